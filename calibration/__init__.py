@@ -1,0 +1,1 @@
+"""What things cost on real hardware: measured and published kernel cost profiles."""

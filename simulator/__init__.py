@@ -1,0 +1,1 @@
+"""What would happen: drafters, budget policies, costs and the event simulator that joins them."""
