@@ -1,0 +1,290 @@
+"""Importers read what other systems log, and name file and line of what they cannot read."""
+
+import builtins
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from traces import io
+from traces.errors import InputError
+from traces.importers import FORMATS, import_trace
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
+
+
+def refused(path, file_format, **options):
+    with pytest.raises(InputError) as refusal:
+        import_trace(path, file_format, **options)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def jsonl(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+# Azure
+
+
+def test_azure_recording(shared_data):
+    table = import_trace(shared_data / "serving" / "AzureLLMInferenceTrace_code.csv", "azure")
+    trace = io.from_table(table)
+    assert len(trace) == len(trace.prompt_ids) == 8819
+    assert trace.prompt_tokens[:2].tolist() == [4808, 3180]
+    assert trace.output_tokens[:2].tolist() == [10, 8]
+    arrival_s = table.column("arrival_s").to_numpy()
+    assert arrival_s[0] == 0.0
+    assert arrival_s[1] == pytest.approx(0.052, abs=1e-6)  # 18:17:03.97996 to 18:17:04.03196
+    assert arrival_s[-1] == pytest.approx(57 * 60 + 15.948056, abs=1e-5)  # to 19:14:19.928016
+    assert io.provenance(table)["dropped_empty"] == 0
+
+
+def test_azure_times_count_from_the_earliest_and_know_zones(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(AZURE + "2024-05-10 00:00:01.5+00:00,5,2\r\n2024-05-10 00:00:01+00:00,5,2\r\n")
+    assert import_trace(path, "azure").column("arrival_s").to_pylist() == [0.5, 0.0]
+
+
+def test_azure_rows_without_output(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(AZURE + "2023-11-16 18:00:00,5,2\n2023-11-16 18:00:01,5,0\n2023-11-16 18:00:02,5,3\n")
+    message = refused(path, "azure")
+    assert message.startswith(f"{path}: line 3: 0 output tokens (1 such rows)")
+    assert "--drop-empty" in message
+    table = import_trace(path, "azure", drop_empty=True)
+    assert table.column("output_tokens").to_pylist() == [2, 3]
+    assert table.column("arrival_s").to_pylist() == [0.0, 2.0]
+    assert io.provenance(table)["dropped_empty"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("2023-11-16 18:00:00,5,2\nyesterday,5,2\n", "line 3, column 'TIMESTAMP': 'yesterday' is not a time"),
+        ("2023-11-16 18:00:00,many,2\n", "line 2, column 'ContextTokens': 'many' is not a whole number"),
+        ("2023-11-16 18:00:00,-1,2\n", "line 2, column 'ContextTokens': -1 is less than 0"),
+        ("2023-11-16 18:00:00,5,2.5\n", "line 2, column 'GeneratedTokens': '2.5' is not a whole number"),
+        ("2023-11-16 18:00:00,5\n", "line 2: 2 cells, but the header has 3"),
+        ('2023-11-16 18:00:00,"5,2\n', "is not CSV"),
+        (f"2023-11-16 18:00:00,{2**31},2\n", "line 2, column 'prompt_tokens': 2147483648 is not int32"),
+        ("", "0 rows"),
+    ],
+)
+def test_azure_refusals(tmp_path, rows, message):
+    path = tmp_path / "a.csv"
+    path.write_text(AZURE + rows)
+    assert message in refused(path, "azure")
+
+
+def test_azure_of_another_format(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("time,tokens\n1,2\n")
+    assert "line 2: no 'TIMESTAMP'; found 'time', 'tokens'" in refused(path, "azure")
+
+
+# Mooncake
+
+
+def test_mooncake_recording(shared_data):
+    path = shared_data / "serving" / "mooncake_conversation_trace.jsonl"
+    table = import_trace(path, "mooncake")
+    assert table.num_rows == 12031
+    with path.open() as file:
+        lines = [json.loads(line) for line in file]
+    assert table.column("block_hashes").to_pylist() == [line["hash_ids"] for line in lines]
+    assert table.column("output_tokens").to_pylist() == [line["output_length"] for line in lines]
+    assert table.column("prompt_tokens").to_pylist() == [line["input_length"] for line in lines]
+    assert table.column("arrival_s").to_pylist() == [line["timestamp"] / 1000 for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"timestamp": 0, "input_length": 5,', "line 2: is not JSON"),
+        ("[1]", "line 2: is list, not a JSON object"),
+        ('{"timestamp": 0, "input_length": 5, "output_length": 1}', "line 2: no 'hash_ids'; found 'timestamp'"),
+        (
+            '{"timestamp": 0, "input_length": true, "output_length": 1, "hash_ids": []}',
+            "line 2, key 'input_length': True is not a whole number",
+        ),
+        (
+            '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1, "x"]}',
+            "line 2, key 'hash_ids': 'x' is not a whole number",
+        ),
+        (
+            '{"timestamp": NaN, "input_length": 5, "output_length": 1, "hash_ids": []}',
+            "line 2, column 'arrival_s': nan is not a time",
+        ),
+    ],
+)
+def test_mooncake_refusals(tmp_path, line, message):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [0]}\n' + line + "\n")
+    text = refused(path, "mooncake")
+    assert text.startswith(f"{path}: ")
+    assert message in text
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [0]}\n{"x": "\xff"}\n')
+    assert "line 2: byte 0xff at position 7 is not UTF-8" in refused(path, "mooncake")
+
+
+# verl
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    """A tokenizer of whole words that would cut at 2 tokens and pad, if it were let."""
+    words = ["[UNK]", "What", "is", "two", "plus", "one", "three", "no", "idea"]
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.enable_truncation(2)
+    made.enable_padding(length=4)
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def verl_line(text, output, step, score=1.0):
+    return {"input": text, "output": output, "gts": "three", "score": score, "step": step, "acc": True}
+
+
+def test_verl_folder(tmp_path, tokenizer):
+    folder = tmp_path / "dump"
+    folder.mkdir()
+    jsonl(folder / "10.jsonl", verl_line("What is two", "three no idea", 10))
+    jsonl(
+        folder / "2.jsonl",
+        verl_line("What is two", "three", 2, 0.5),
+        verl_line("plus one", "no idea", 2),
+        verl_line("What is two", "two plus one", 2, None),
+    )
+    table = import_trace(folder, "verl", tokenizer=tokenizer)
+    trace = io.from_table(table)
+    assert trace.step.tolist() == [2, 2, 2, 10]  # by number, not by name
+    assert trace.prompt.tolist() == [0, 1, 0, 0]
+    assert trace.sample.tolist() == [0, 0, 1, 0]
+    assert trace.prompt_tokens.tolist() == [3, 2, 3, 3]
+    assert trace.output_tokens.tolist() == [1, 2, 3, 3]
+    assert trace.tokens.tolist() == [6, 7, 8, 3, 4, 5, 6, 7, 8]
+    assert table.column("reward").to_pylist() == [0.5, 1.0, None, 1.0]
+    assert "encoding the logged text again" in io.provenance(table)["assumed"][0]
+    single = import_trace(folder / "10.jsonl", "verl", tokenizer=tokenizer)
+    assert single.column("prompt_id")[0].as_py() == trace.prompt_ids[0]  # stable between files and runs
+
+
+def test_verl_empty_output_names_file_and_line(tmp_path, tokenizer):
+    folder = tmp_path / "dump"
+    folder.mkdir()
+    jsonl(folder / "1.jsonl", verl_line("one", "two", 1), verl_line("one", "", 1))
+    assert "1.jsonl line 2: 0 output tokens" in refused(folder, "verl", tokenizer=tokenizer)
+    assert import_trace(folder, "verl", tokenizer=tokenizer, drop_empty=True).num_rows == 1
+
+
+def test_verl_refusals(tmp_path, tokenizer, monkeypatch):
+    path = jsonl(tmp_path / "1.jsonl", verl_line("one", "two", 1), verl_line("one", ["two"], 1))
+    assert "line 2, key 'output': is list, not text" in refused(path, "verl", tokenizer=tokenizer)
+    assert "give the model's tokenizer.json" in refused(path, "verl")
+    assert "no such tokenizer file" in refused(path, "verl", tokenizer=tmp_path / "absent.json")
+    (tmp_path / "bad.json").write_text("{}")
+    assert "is not a tokenizer" in refused(path, "verl", tokenizer=tmp_path / "bad.json")
+    folder = tmp_path / "dump"
+    folder.mkdir()
+    assert "holds no .jsonl file" in refused(folder, "verl", tokenizer=tokenizer)
+    jsonl(folder / "best.jsonl", verl_line("one", "two", 1))
+    assert "is not named by its step" in refused(folder, "verl", tokenizer=tokenizer)
+
+    installed = builtins.__import__
+
+    def without_tokenizers(name, *args, **kwargs):
+        if name == "tokenizers":
+            raise ImportError(name)
+        return installed(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_tokenizers)
+    assert "pip install 'rolloutsim[tokenizer]'" in refused(path, "verl", tokenizer=tokenizer)
+
+
+# Columns under other names
+
+
+def test_csv_with_a_column_map(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        '\ufeffstep,problem,prompt_tokens,gen_len,ids,finish_reason,comment\nx,a,3,2,"[5, 6]",stop,\n'.replace("x", "0")
+        + '0,a,3.0,1,[7],,"said ""hi"", twice"\n'
+    )
+    names = {"prompt_id": "problem", "output_tokens": "gen_len", "token_ids": "ids"}
+    table = import_trace(path, "csv", column_map=names)
+    trace = io.from_table(table)
+    assert trace.prompt_ids == ["a"]
+    assert trace.sample.tolist() == [0, 1]
+    assert trace.tokens.tolist() == [5, 6, 7]
+    assert table.column("finish_reason").to_pylist() == ["stop", None]
+    note = io.provenance(table)
+    assert note["ignored_columns"] == ["comment"]
+    assert any("sample counts" in sentence for sentence in note["assumed"])
+
+
+def test_jsonl_lengths_follow_from_ids(tmp_path):
+    path = jsonl(
+        tmp_path / "t.jsonl",
+        {"prompt_id": 7, "prompt_token_ids": [1], "response": [2, 3], "reward": 1},
+        {"prompt_id": 8, "prompt_token_ids": [], "response": [4]},
+    )
+    trace = io.from_table(import_trace(path, "jsonl", column_map={"token_ids": "response"}))
+    assert trace.prompt_ids == ["7", "8"]
+    assert trace.steps == [0]
+    assert trace.output_tokens.tolist() == [2, 1]
+    assert trace.prompt_tokens.tolist() == [1, 0]
+    assert trace.tokens.tolist() == [2, 3, 4]
+
+
+def test_parquet_with_a_column_map(tmp_path, make_table):
+    table = make_table().rename_columns(
+        ["gen" if name == "output_tokens" else name for name in make_table().column_names]
+    )
+    pq.write_table(table.append_column("note", pa.array(["x", "y", "z"])), tmp_path / "t.parquet")
+    read = import_trace(tmp_path / "t.parquet", "parquet", column_map={"output_tokens": "gen"})
+    assert read.column("output_tokens").to_pylist() == [3, 1, 2]
+    assert read.column("note").to_pylist() == ["x", "y", "z"]
+    assert "gen" not in read.column_names
+
+
+@pytest.mark.parametrize(
+    ("row", "names", "message"),
+    [
+        ({"gen": 2}, {"output_token": "gen"}, "'output_token' is not a trace column: did you mean 'output_tokens'?"),
+        ({"gen_len": 2}, {"output_tokens": "gen_length"}, "the file has no 'gen_length': did you mean 'gen_len'?"),
+        ({"output_tokens": 2, "prompt_tokens": 1}, {}, "column 'prompt_id' is missing"),
+        ({"output_tokens": "long"}, {}, "line 1, column 'output_tokens': 'long' is not a whole number"),
+        ({"token_ids": 5}, {}, "line 1, column 'token_ids': 5 is not a list"),
+        ({"token_ids": ["a"]}, {}, "line 1, column 'token_ids': ['a'] is not list<"),
+        ({"reward": "good"}, {}, "line 1, column 'reward': 'good' is not a number"),
+        (
+            {"prompt_id": "p", "prompt_tokens": 1, "output_tokens": 2, "token_ids": [1]},
+            {},
+            "line 1, column 'token_ids': 1 elements but output_tokens is 2",
+        ),
+        ({"prompt_id": "p", "prompt_tokens": -4, "output_tokens": 2}, {}, "line 1, column 'prompt_tokens': -4 is less"),
+    ],
+)
+def test_column_refusals(tmp_path, row, names, message):
+    path = jsonl(tmp_path / "t.jsonl", row)
+    assert message in refused(path, "jsonl", column_map=names)
+
+
+def test_paths_and_formats(tmp_path):
+    assert "no such file" in refused(tmp_path / "absent.csv", "azure")
+    assert "is a folder" in refused(tmp_path, "jsonl")
+    path = tmp_path / "e.csv"
+    path.touch()
+    assert "is empty" in refused(path, "csv")
+    assert "unknown format 'xlsx': choose from " + ", ".join(FORMATS) in refused(path, "xlsx")
+    assert "has fixed columns" in refused(path, "azure", column_map={"step": "s"})

@@ -1,0 +1,1 @@
+"""What was recorded: the rollout table, its readers, importers, description and synthesis."""

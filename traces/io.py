@@ -1,0 +1,122 @@
+"""Read and write traces as Parquet files."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traces.atomic import replacing
+from traces.casting import canonical
+from traces.errors import InputError
+from traces.schema import METADATA_KEY, SCHEMA_VERSION
+from traces.trace import Trace
+from traces.validation import validate
+
+ROW_GROUP_ROWS = 65_536
+
+
+def read(path: str | os.PathLike[str]) -> Trace:
+    """The trace in a Parquet file, cast to the schema and validated; rows keep the order of the file.
+
+    Raises InputError for a missing, truncated or foreign file, and for whatever canonical() and validate() refuse.
+    """
+    table, sha256 = load(path)
+    return _checked(table, str(path), sha256)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[pa.Table, str]:
+    """The table in a Parquet file as it is, unchecked, and the SHA-256 of the file; InputError where it is none."""
+    path = Path(path)
+    content = read_bytes(path)
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        table.validate(full=True)
+        _ = table.column_names  # raises here, not later, where a name is not UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = "is not a whole Parquet file" if content[:4] == b"PAR1" else "is not a Parquet file"
+        reason = " ".join(str(error).split())[:200]
+        fix = "export it again, or use `rolloutsim trace import` for other formats"
+        raise InputError(f"{path}: {what} ({len(content)} bytes; {reason}): {fix}") from error
+    return table, hashlib.sha256(content).hexdigest()
+
+
+def from_table(table: pa.Table, source: str = "table in memory") -> Trace:
+    """The trace in an Arrow table, cast and validated like a file; sha256 hashes the canonical Arrow stream."""
+    table = canonical(table, source).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return _checked(table, source, hashlib.sha256(sink.getvalue()).hexdigest())
+
+
+def write(table: pa.Table | Trace, path: str | os.PathLike[str], provenance: dict[str, Any]) -> None:
+    """Write a trace as zstd Parquet, atomically; the file says where the rollouts come from.
+
+    `provenance` goes, with schema_version, as JSON under the schema metadata key `rolloutsim`; other keys are kept. A
+    table is cast and validated first, so that what was written can be read. Raises InputError as read() does.
+    """
+    path = Path(path)
+    if isinstance(table, Trace):
+        table = table.table
+    else:
+        table = canonical(table, str(path))
+        validate(table, str(path))
+    with replacing(path) as file:
+        pq.write_table(
+            with_provenance(table, provenance),
+            file,
+            compression="zstd",
+            row_group_size=ROW_GROUP_ROWS,
+            write_page_checksum=True,
+        )
+
+
+def provenance(table: pa.Table) -> dict[str, Any]:
+    """What write() noted about where the rollouts come from; empty where the file was written by something else."""
+    note = (table.schema.metadata or {}).get(METADATA_KEY)
+    return json.loads(note) if note else {}
+
+
+def with_provenance(table: pa.Table, provenance: dict[str, Any]) -> pa.Table:
+    """The table with its provenance metadata replaced; other metadata keys are kept."""
+    note = json.dumps({**provenance, "schema_version": SCHEMA_VERSION}, sort_keys=True, allow_nan=False)
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: note.encode()})
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; InputError where there is none, it is a folder, or it is empty."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file: check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder: give one file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
+    if not content:
+        raise InputError(f"{path}: is empty (0 bytes): export it again")
+    return content
+
+
+def _checked(table: pa.Table, source: str, sha256: str) -> Trace:
+    _check_version(table, source)
+    table = canonical(table, source)
+    validate(table, source)
+    return Trace(table, source, sha256)
+
+
+def _check_version(table: pa.Table, source: str) -> None:
+    try:
+        version = provenance(table).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{source}: schema metadata 'rolloutsim' is not a JSON object: remove or rewrite it"
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{source}: schema version {version}, this rolloutsim reads {SCHEMA_VERSION}: update rolloutsim"
+        )
