@@ -1,0 +1,172 @@
+"""What a cost model is, and the one implementation: a profile, a named sum of operators with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.cost.kernel import outsides, step_times
+from simulator.cost.operators import Affine, Bounds, Operator, Roof, Table
+from simulator.cost.packing import Packed, pack
+from simulator.cost.work import FEATURES, LEAST, StepWork
+from traces.errors import InputError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+KINDS: dict[str, tuple[type, ...]] = {"affine": (Affine,), "roofline": (Affine, Roof), "table": (Affine, Roof, Table)}
+
+
+class CostModel(Protocol):
+    """Anything that prices decode steps, in Python and, through `packed`, in a compiled loop."""
+
+    @property
+    def name(self) -> str:
+        """Name in results."""
+
+    @property
+    def packed(self) -> Packed:
+        """(meta, data) for `simulator.cost.kernel`."""
+
+    def step_time_s(self, work: StepWork) -> FloatArray:
+        """Seconds of each decode step, in the shape of the work."""
+
+    def outside(self, work: StepWork) -> BoolArray:
+        """Whether each decode step lies outside the range that the model is valid in."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Measured, published or estimated costs of one model on one device; a step costs the sum of the operators.
+
+    `valid_range` maps features to (lowest, highest); features that are a table's axis and absent get the table's grid.
+    `relative_error` is a fraction, or None where none was published. `drafter_costs` records what drafters cost, in
+    seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost.
+    Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
+    """
+
+    name: str
+    kind: str
+    operators: tuple[Operator, ...]
+    model: str
+    device: str
+    source: str
+    uncertainty: str
+    valid_range: Bounds = field(default_factory=dict)
+    relative_error: float | None = None
+    notes: str = ""
+    drafter_costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the whole, operators having checked themselves, and complete the valid range."""
+        for key in ("name", "model", "device", "source", "uncertainty"):
+            if not getattr(self, key).strip():
+                raise InputError(f"{key} is empty: say where the numbers come from and how far they can be trusted")
+        self._check_operators()
+        for feature, (lowest, highest) in self.valid_range.items():
+            if feature not in FEATURES:
+                raise InputError(f"valid_range.{feature} is not a feature: use {', '.join(FEATURES)}")
+            least = LEAST[feature]
+            if not (np.isfinite(lowest) and np.isfinite(highest) and 0 <= lowest <= highest and highest >= least):
+                raise InputError(
+                    f"valid_range.{feature} = [{lowest:g}, {highest:g}]: give finite numbers, 0 <= lowest <= highest, "
+                    f"with highest >= {least:g}"
+                )
+        error = self.relative_error
+        if error is not None and not (np.isfinite(error) and error >= 0):
+            raise InputError(f"relative_error = {error:g}: give a fraction >= 0 such as 0.12, or leave it out")
+        for drafter, costs in self.drafter_costs.items():
+            for key, cost in costs.items():
+                if not (np.isfinite(cost) and cost >= 0):
+                    raise InputError(f"drafter_costs.{drafter}.{key} = {cost:g}: a cost is a finite number >= 0")
+        object.__setattr__(self, "valid_range", {**_grid_range(self.operators), **self.valid_range})
+        self._check_positive()
+
+    @cached_property
+    def packed(self) -> Packed:
+        """(meta, data) for `simulator.cost.kernel`."""
+        return pack(self.operators, self.valid_range)
+
+    def step_time_s(self, work: StepWork) -> FloatArray:
+        """Seconds of each decode step, in the shape of the work; says nothing about validity: ask `outside`."""
+        return _evaluate(self.packed, work)
+
+    def outside(self, work: StepWork) -> BoolArray:
+        """Whether each decode step lies outside the valid range, in the shape of the work."""
+        features = [np.ascontiguousarray(values).ravel() for values in work.features]
+        flags: BoolArray = outsides(*self.packed, *features).reshape(work.features[0].shape)
+        return flags
+
+    def operator_times(self, work: StepWork) -> dict[str, FloatArray]:
+        """Seconds by operator name, each in the shape of the work: where the time goes."""
+        return {one.name: _evaluate(pack((one,), {}), work) for one in self.operators}
+
+    def scaled(self, factor: float) -> Profile:
+        """The same profile with every second multiplied by `factor` > 0 (exactly, for powers of two)."""
+        if not (np.isfinite(factor) and factor > 0):
+            raise InputError(f"scale factor {factor:g} is not a finite number > 0: give for example 0.5")
+        drafters = {
+            name: {key: cost if key.endswith("_fraction") else cost * factor for key, cost in costs.items()}
+            for name, costs in self.drafter_costs.items()
+        }
+        return replace(
+            self,
+            name=f"{self.name} x{factor:g}",
+            operators=tuple(one.scaled(factor) for one in self.operators),
+            drafter_costs=drafters,
+            notes=f"{self.notes} All seconds multiplied by {factor:g}.".strip(),
+        )
+
+    def _check_operators(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind {self.kind!r} is unknown: use {', '.join(KINDS)}")
+        if not self.operators:
+            raise InputError("operators is empty: a profile needs at least one cost")
+        names = [one.name for one in self.operators]
+        for index, one in enumerate(self.operators):
+            if not one.name.strip() or one.name in names[:index]:
+                raise InputError(f"operators[{index}].name {one.name!r} is empty or taken: name every operator apart")
+            if not isinstance(one, KINDS[self.kind]):
+                raise InputError(
+                    f"operators[{index}] {one.name!r} is of kind {type(one).__name__.lower()}, which a profile of kind "
+                    f"{self.kind} cannot hold: change the profile's kind"
+                )
+        needed = {"roofline": Roof, "table": Table}.get(self.kind)
+        if needed is not None and not any(isinstance(one, needed) for one in self.operators):
+            raise InputError(f"kind {self.kind}: no operator is a {needed.__name__.lower()}; change the profile's kind")
+
+    def _check_positive(self) -> None:
+        bounds = {name: self.valid_range.get(name, (least, np.inf)) for name, least in LEAST.items()}
+        bounds = {name: (max(lowest, LEAST[name]), highest) for name, (lowest, highest) in bounds.items()}
+        least = {one.name: one.least_s(bounds) for one in self.operators}
+        if sum(least.values()) <= 0:
+            worst = min(least, key=lambda name: least[name])
+            raise InputError(
+                f"operators: a step can cost {sum(least.values()):g} s within the valid range (least of {worst!r}: "
+                f"{least[worst]:g} s): add a constant cost, narrow valid_range to the grid, or correct the values"
+            )
+
+
+def _grid_range(operators: tuple[Operator, ...]) -> Bounds:
+    """For each feature that is an axis of some table, the span that all those tables cover."""
+    spans: Bounds = {}
+    for one in operators:
+        if isinstance(one, Table):
+            for axis, points in zip(one.axes, one.grid, strict=True):
+                lowest, highest = spans.get(axis, (0.0, np.inf))
+                spans[axis] = (max(lowest, float(points[0])), min(highest, float(points[-1])))
+                if spans[axis][0] > spans[axis][1]:
+                    raise InputError(f"operators: the grids of {axis} do not overlap (at {one.name!r}): correct one")
+    return spans
+
+
+def _evaluate(packed: Packed, work: StepWork) -> FloatArray:
+    features = [np.ascontiguousarray(values).ravel() for values in work.features]
+    seconds: FloatArray = step_times(*packed, *features).reshape(work.features[0].shape)
+    return seconds
