@@ -1,0 +1,93 @@
+"""What a drafter would propose at every position of every rollout, and how much of it would be accepted."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+UInt8 = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+LARGEST_BUDGET = 255
+NO_TABLE = -1
+
+
+@dataclass
+class Acceptance:
+    """Drafted and accepted tokens by position, for a set of n rollouts with `positions` tokens in all.
+
+    offsets: int64[n + 1], rollout i owns positions offsets[i] to offsets[i + 1]; tables: uint8[t, positions, 2], tokens
+    accepted and tokens drafted when a decode step begins at a position; table_of: int64[256], the table that serves a
+    budget (`accepted(k) = min(k, table)`), NO_TABLE for budgets not asked for yet.
+
+    Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
+    budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget.
+    """
+
+    offsets: Int64
+    compute: Callable[[int], UInt8]
+    prefix: bool
+    tables: UInt8 = field(init=False)
+    table_of: Int64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with the table that serves every budget, or with none."""
+        self.table_of = np.full(LARGEST_BUDGET + 1, NO_TABLE, np.int64)
+        self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
+        if self.prefix:
+            self.tables[0] = self.compute(LARGEST_BUDGET)
+            self.table_of[:] = 0
+        else:
+            self.table_of[0] = 0
+
+    def serve(self, budgets: Iterable[int]) -> None:
+        """Make sure that there is a table for each budget in [0, 255]."""
+        missing = [k for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE]
+        if missing:
+            self.table_of[missing] = len(self.tables) + np.arange(len(missing))
+            self.tables = np.concatenate([self.tables, *(self.compute(k)[None] for k in missing)])
+
+
+@dataclass(frozen=True)
+class AcceptanceCounts:
+    """Sums over rollouts replayed alone, each decode step with the same budget."""
+
+    rollouts: int
+    output_tokens: int
+    sequence_steps: int
+    drafted_tokens: int
+    accepted_tokens: int
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Emitted tokens per sequence per decode step, the bonus token included."""
+        return self.output_tokens / self.sequence_steps
+
+    @property
+    def draft_acceptance_rate(self) -> float | None:
+        """Accepted over drafted tokens; None where nothing was drafted."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
+
+
+@njit(cache=True, nogil=True)
+def _count(offsets, table, budget):  # type: ignore[no-untyped-def]
+    steps = drafted = accepted = 0
+    for i in range(offsets.size - 1):
+        p, end = offsets[i], offsets[i + 1]
+        while p < end:
+            right = min(budget, int(table[p, 0]))
+            steps += 1
+            accepted += right
+            drafted += min(budget, int(table[p, 1]))
+            p += right + 1
+    return steps, drafted, accepted
+
+
+def count_at(acceptance: Acceptance, budget: int) -> AcceptanceCounts:
+    """Replay every rollout with a constant budget from its first token on, drafting there too where a table says so."""
+    acceptance.serve([budget])
+    table = acceptance.tables[acceptance.table_of[budget]]
+    steps, drafted, accepted = _count(acceptance.offsets, table, budget)
+    return AcceptanceCounts(len(acceptance.offsets) - 1, int(acceptance.offsets[-1]), steps, drafted, accepted)

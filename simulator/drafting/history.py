@@ -1,0 +1,105 @@
+"""History as suffix automata: built once per RL step from the rollouts of the steps before it, then frozen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from simulator.drafting.automaton import (
+    EDGE,
+    EDGES_AT,
+    HEADER,
+    MASK,
+    N_EDGES,
+    N_STATES,
+    STATE,
+    TABLE_AT,
+    block_size,
+    clear_table,
+    file_edge,
+    observe,
+    plant,
+    start_sequence,
+    table_size,
+)
+from simulator.drafting.memory import address, load, store
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Frozen suffix automata, one per group of past rollouts.
+
+    words: int32, the automata's blocks one after another; at: int64[groups], where each group's block begins in `words`
+    (-1: the group has no past); depth: longest string counted, in tokens; tokens: how many were inserted.
+    """
+
+    words: Int32
+    at: Int64
+    depth: int
+    tokens: int
+
+
+@njit(cache=True, nogil=True)
+def _grow(tokens, starts, ends, weights, depth, at):  # type: ignore[no-untyped-def]
+    plant(at, (ends - starts).sum(), starts.size)
+    for i in range(starts.size):
+        start_sequence(at)
+        for p in range(starts[i], ends[i]):
+            observe(at, tokens[p], weights[i], depth)
+
+
+@njit(cache=True, nogil=True)
+def _compact_size(at):  # type: ignore[no-untyped-def]
+    edges = load(at, N_EDGES)
+    return HEADER + STATE * load(at, N_STATES) + EDGE * edges + table_size(edges)
+
+
+@njit(cache=True, nogil=True)
+def _compact(source, to):  # type: ignore[no-untyped-def]
+    states, edges = load(source, N_STATES), load(source, N_EDGES)
+    for word in range(HEADER + STATE * states):
+        store(to, word, load(source, word))
+    store(to, EDGES_AT, HEADER + STATE * states)
+    store(to, TABLE_AT, HEADER + STATE * states + EDGE * edges)
+    store(to, MASK, table_size(edges) - 1)
+    for word in range(EDGE * edges):
+        store(to, load(to, EDGES_AT) + word, load(source, load(source, EDGES_AT) + word))
+    clear_table(to)
+    for number in range(edges):
+        file_edge(to, number)
+
+
+def build_forest(
+    tokens: Int32, starts: Int64, ends: Int64, groups: Int64, n_groups: int, depth: int, weights: Int64 | None = None
+) -> Forest:
+    """Build one automaton per group over the sequences tokens[starts[i]:ends[i]], in the order given within a group.
+
+    groups: int64[n] in [0, n_groups); weights: int64[n], how much one occurrence counts (default 1); depth: longest
+    string counted, in tokens. Each automaton grows in one scratch block, which stays in cache, and is then copied to
+    its final size: 57 to 62 bytes per token on recorded rollouts.
+    """
+    weights = np.ones(starts.size, np.int64) if weights is None else weights
+    lengths = ends - starts
+    sizes = np.bincount(groups, lengths, n_groups).astype(np.int64)
+    counts = np.bincount(groups, minlength=n_groups)
+    scratch = np.empty(max((block_size(int(n), int(c)) for n, c in zip(sizes, counts, strict=True)), default=0), np.int32)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.cumsum(counts)[:-1]) if n_groups else []
+    at = np.full(n_groups, -1, np.int64)
+    blocks: list[Int32] = []
+    used = 0
+    for group, rows in enumerate(members):
+        if sizes[group] == 0:
+            continue
+        _grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
+        block = np.empty(_compact_size(address(scratch)), np.int32)
+        _compact(address(scratch), address(block))
+        at[group] = used
+        used += block.size
+        blocks.append(block)
+    words = np.concatenate(blocks) if blocks else np.empty(0, np.int32)
+    return Forest(words, at, depth, int(lengths.sum()))

@@ -1,0 +1,129 @@
+"""The suffix drafter: continue as earlier rollouts, or this one so far, continued (arXiv 2511.13841; 2411.04975)."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
+from simulator.drafting.automaton import block_size
+from simulator.drafting.history import Forest, build_forest
+from simulator.drafting.longest import accept_longest
+from simulator.drafting.memory import address
+from simulator.drafting.scored import accept_scored
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+Scope = Literal["problem", "global", "request"]
+Match = Literal["longest", "scored"]
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """Suffix-automaton drafter, lossless; learns from earlier RL steps and from the rollout's own prompt and output.
+
+    scope: the past responses that are searched: those to the same problem, all of them, or none (`request`).
+    own: also search the rollout's own prompt and output. match: `longest` takes the longest match, `scored` the draft of
+    the highest expected number of accepted tokens. window: RL steps of history. depth: longest string known, in tokens
+    (a context has at most depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where
+    its path probability falls below. prompt: whether the prompt is context; without it the context starts empty.
+    """
+
+    scope: Scope = "problem"
+    own: bool = True
+    match: Match = "longest"
+    window: int = 16
+    depth: int = 24
+    factor: float = 1.0
+    min_prob: float = 0.1
+    prompt: bool = True
+
+    name = "suffix"
+    lossless = True
+
+    def history_rows(self, trace: Trace, step: int) -> Int64:
+        """Rows of `trace` in the `window` recorded RL steps before `step`, oldest first."""
+        before = [s for s in trace.steps if s < step][-self.window :]
+        rows = np.flatnonzero(np.isin(trace.step, before))
+        return rows[np.argsort(trace.step[rows], kind="stable")]
+
+    def learn(self, trace: Trace, rows: Int64) -> Forest:
+        """Build the frozen history from the responses in `rows`, in that order."""
+        rows = rows[:0] if self.scope == "request" else rows
+        groups = trace.prompt[rows].astype(np.int64) if self.scope == "problem" else np.zeros(rows.size, np.int64)
+        n_groups = len(trace.prompt_ids) if self.scope == "problem" else 1
+        return build_forest(trace.tokens, trace.offsets[rows], trace.offsets[rows + 1], groups, n_groups, self.depth)
+
+    def accept(self, trace: Trace, rows: Int64, history: Forest) -> Acceptance:
+        """Draft at every position of the rollouts in `rows` from the frozen history and their own output."""
+        replay = _Replay(self, trace, rows, history)
+        return Acceptance(replay.offsets, replay.table, prefix=self.match == "longest")
+
+    def count(self, trace: Trace, rows: Int64, history: Forest, budget: int) -> AcceptanceCounts:
+        """Replay `rows` alone with a constant budget, drafting only where a decode step begins."""
+        replay = _Replay(self, trace, rows, history)
+        if self.match == "longest":
+            return count_at(Acceptance(replay.offsets, replay.table, prefix=True), budget)
+        accepted, drafted = replay.outputs()
+        steps = replay.run_scored(budget, False, accepted, drafted)
+        return AcceptanceCounts(rows.size, int(replay.offsets[-1]), steps, int(drafted.sum()), int(accepted.sum()))
+
+
+class _Replay:
+    """The rollouts of one replay, laid out for the compiled drafters; two threads share them."""
+
+    def __init__(self, drafter: Suffix, trace: Trace, rows: Int64, history: Forest) -> None:
+        self.drafter, self.trace, self.rows, self.history = drafter, trace, rows, history
+        self.offsets = np.zeros(rows.size + 1, np.int64)
+        np.cumsum(trace.output_tokens[rows], out=self.offsets[1:])
+        if drafter.scope == "problem":
+            self.at = history.at[trace.prompt[rows]]
+        elif drafter.scope == "global":
+            self.at = np.repeat(history.at, rows.size)
+        else:
+            self.at = np.full(rows.size, -1, np.int64)
+        if drafter.prompt and trace.has_prompts:
+            self.prompt = trace.prompt_token_ids_flat
+            self.prompt_starts, self.prompt_ends = trace.prompt_offsets[rows], trace.prompt_offsets[rows + 1]
+        else:
+            self.prompt = np.empty(0, np.int32)
+            self.prompt_starts = self.prompt_ends = np.zeros(rows.size, np.int64)
+
+    def outputs(self) -> tuple[UInt8, UInt8]:
+        return np.zeros(self.offsets[-1], np.uint8), np.zeros(self.offsets[-1], np.uint8)
+
+    def table(self, budget: int) -> UInt8:
+        accepted, drafted = self.outputs()
+        if self.drafter.match == "longest":
+            self._each_part(accept_longest, (), (), accepted, drafted)
+        else:
+            self.run_scored(budget, True, accepted, drafted)
+        return np.stack([accepted, drafted], axis=1)
+
+    def run_scored(self, budget: int, everywhere: bool, accepted: UInt8, drafted: UInt8) -> int:
+        return sum(self._each_part(accept_scored, (budget,), (everywhere,), accepted, drafted))
+
+    def _each_part(self, kernel, before, after, accepted: UInt8, drafted: UInt8) -> list[int]:  # type: ignore[no-untyped-def]
+        cuts = np.searchsorted(self.offsets, np.linspace(0, self.offsets[-1], THREADS + 1)[1:-1])
+        parts = [part for part in np.split(np.arange(self.rows.size), cuts) if part.size]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda part: self._run(kernel, before, after, accepted, drafted, part), parts))
+
+    def _run(self, kernel, before, after, accepted: UInt8, drafted: UInt8, part: Int64) -> int:  # type: ignore[no-untyped-def]
+        d, rows = self.drafter, self.rows[part]
+        starts, ends = self.trace.offsets[rows], self.trace.offsets[rows + 1]
+        prompt_starts, prompt_ends = self.prompt_starts[part], self.prompt_ends[part]
+        longest = int((ends - starts + prompt_ends - prompt_starts).max())
+        own = np.empty(block_size(longest, 1) if d.own else 0, np.int32)
+        scratch = np.empty(2 * d.depth, np.int32)
+        steps: int = kernel(
+            address(self.trace.tokens), starts, ends, address(self.prompt), prompt_starts, prompt_ends,
+            address(self.history.words), self.at[part], address(own), d.own, *((address(scratch), *before) if before else ()),
+            d.depth, d.factor, d.min_prob, *after, self.offsets[part], accepted, drafted,
+        )  # fmt: skip
+        return steps or 0
