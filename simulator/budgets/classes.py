@@ -1,0 +1,56 @@
+"""DAS's length classes (arXiv 2511.13841 §4.2.3): what a rollout will turn out to be, from history and tokens so far."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+CLASSES = ("short", "medium", "long")
+NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Short: fewer than `short` tokens; Long: `long` or more; Medium between."""
+
+    short: int
+    long: int
+
+    def classes(self, tokens: npt.ArrayLike) -> Int64:
+        """Return 0 Short, 1 Medium or 2 Long for each length."""
+        return np.searchsorted([self.short, self.long], np.asarray(tokens), side="right").astype(np.int64)
+
+
+def initial_rows(prompt: Int64, tokens: Int64, n_prompts: int, thresholds: Thresholds) -> Int64:
+    """Return Init of every prompt: the class most of its past rollouts ended in (ties: the longer), 3 where none is known."""
+    counts = np.zeros((n_prompts, 3), np.int64)
+    np.add.at(counts, (prompt, thresholds.classes(tokens)), 1)
+    longest_mode = 2 - counts[:, ::-1].argmax(axis=1)
+    return np.where(counts.sum(axis=1) > 0, longest_mode, 3).astype(np.int64)
+
+
+def upgrade_points(init: Int64, tokens: Int64, thresholds: Thresholds) -> Int64:
+    """Return int64[4, 2]: emitted tokens from which a rollout of Init 0..3 is taken for Medium, and for Long.
+
+    The class at t emitted tokens is argmax_c P(c | length > t, Init), counted over past rollouts whose prompt had that
+    Init (Init 3: over all); ties go to the longer class, and where no past rollout was longer than t the class is Long.
+    As t grows only the counts of the shorter classes fall, so the class never goes down. `init` and `tokens` are int64[h].
+    """
+    points = np.empty((4, 2), np.int64)
+    for row in range(4):
+        lengths = np.sort(tokens if row == 3 else tokens[init == row])
+        if not lengths.size and row < 3:
+            points[row] = [0 if row >= 1 else thresholds.short, 0 if row >= 2 else thresholds.long]
+            continue
+        longest = int(lengths[-1]) if lengths.size else 0
+        at = np.arange(longest + 2)
+        short, medium, long = (
+            (members := lengths[thresholds.classes(lengths) == c]).size - np.searchsorted(members, at, side="right")
+            for c in range(3)
+        )
+        is_long = (long >= medium) & (long >= short)
+        beyond_short = is_long | (medium >= short)
+        points[row] = [int(beyond_short.argmax()), int(is_long.argmax())]
+    return points

@@ -1,0 +1,42 @@
+"""What is known before an RL step starts, for policies that prepare: earlier rollouts, costs, the engine's settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.cost.model import CostModel
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class DraftCurve:
+    """How much of what budget is drafted and accepted, measured on m earlier rollouts under each of b constant budgets.
+
+    budgets: int64[b], ascending; lengths: int64[m]; drafted, accepted: int64[b, m], sums over a rollout.
+    """
+
+    budgets: Int64
+    lengths: Int64
+    drafted: Int64
+    accepted: Int64
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What an engine knows before an RL step.
+
+    n_prompts: distinct prompts in the trace; prompt, output_tokens: int64[h], prompt index and length of the rollouts in
+    the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica;
+    draft_curve: measures the drafter on the history; called only by policies that need it, None on a cold start.
+    """
+
+    n_prompts: int
+    prompt: Int64
+    output_tokens: Int64
+    cost: CostModel
+    max_num_seqs: int
+    draft_curve: Callable[[], DraftCurve | None]

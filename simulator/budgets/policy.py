@@ -1,0 +1,59 @@
+"""The interface of a budget policy, and the one class that holds every policy that is a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.view import BatchView
+
+Int64 = npt.NDArray[np.int64]
+
+UNLIMITED = 255
+"""The largest budget: a drafter proposes as much as it can, and never more than this."""
+
+
+class BudgetPolicy(Protocol):
+    """Any callable from a view of the batch to a budget for each live sequence, int[live] in [0, 255].
+
+    An attribute `every` (int, default 1) says after how many decode steps it wants to be asked again; 0: only when the
+    batch changes. It is always asked when a rollout joins or leaves. A method `prepare(context) -> BudgetPolicy`, where
+    there is one, is called once per RL step with a `context.Context` and returns the policy to use.
+    """
+
+    def __call__(self, view: BatchView) -> npt.ArrayLike:
+        """Return the budget of every live sequence."""
+
+
+@dataclass(frozen=True, eq=False)
+class TablePolicy:
+    """A policy whose budgets are a table of what a sequence is, how far it is and how many are live.
+
+    boundaries: int64[rows, stages - 1], ascending; a sequence of a row is in stage s once it has emitted
+    boundaries[row, s - 1] tokens. budgets: int64[rows, stages, b], by live sequences 0..b-1; beyond that the last holds.
+    row_of_prompt: int64[prompts], or None where there is one row. facts: what a result should say about it.
+    The engine looks these up in compiled code; calling the policy gives the same budgets.
+    """
+
+    boundaries: Int64
+    budgets: Int64
+    row_of_prompt: Int64 | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, prompt: Int64) -> Int64:
+        """Return the table row of each prompt index."""
+        return np.zeros(prompt.size, np.int64) if self.row_of_prompt is None else self.row_of_prompt[prompt]
+
+    def __call__(self, view: BatchView) -> Int64:
+        """Return the budget of every live sequence."""
+        rows = self.rows(view.prompt)
+        stage = (self.boundaries[rows] <= view.emitted_tokens[:, None]).sum(axis=1)
+        return self.budgets[rows, stage, min(view.live, self.budgets.shape[2] - 1)]
+
+
+def by_live(budgets: npt.ArrayLike, facts: Mapping[str, Any] | None = None) -> TablePolicy:
+    """Return the policy that gives every sequence budgets[live] (the last one beyond)."""
+    table = np.asarray(budgets, np.int64)
+    return TablePolicy(np.empty((1, 0), np.int64), table[None, None, :], facts=facts or {})

@@ -1,0 +1,106 @@
+"""Replicas under one SimPy clock: who gets which rollout when, and what came of the whole RL step."""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from heapq import heappush
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from simulator.budgets.policy import BudgetPolicy
+from simulator.cost.model import CostModel
+from simulator.engine import kernel
+from simulator.engine.replica import Ledger, Replica
+from simulator.engine.workload import Workload
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+Dispatch = Literal["shared", "static"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One simulated RL step.
+
+    ledger: per rollout, in queue order; logs: per replica, float64[steps, len(kernel.LOG_COLUMNS)]; busy_s,
+    extrapolated_s: float64[replicas], seconds that each replica decoded, and those outside the profile's valid range.
+    """
+
+    ledger: Ledger
+    logs: list[Float64]
+    busy_s: Float64
+    extrapolated_s: Float64
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds from the first admission, at 0, to the last completion."""
+        return float(self.ledger.times[kernel.FINISHED_S].max())
+
+
+class Clock(simpy.Environment):
+    """SimPy's clock, with events at an absolute time: `now + delay` would round equal times apart."""
+
+    def at(self, time_s: float, priority: int) -> simpy.Event:
+        """Return an event at `time_s`; of events at the same instant, the lowest priority number comes first."""
+        event = simpy.Event(self)
+        event._ok, event._value = True, None
+        heappush(self._queue, (time_s, priority, next(self._eid), event))
+        return event
+
+
+def simulate(
+    workload: Workload,
+    cost: CostModel,
+    policy: BudgetPolicy,
+    max_num_seqs: int,
+    replicas: int = 1,
+    dispatch: Dispatch = "shared",
+    check: bool = False,
+) -> Outcome:
+    """Decode a workload on `replicas` equal replicas and return what happened.
+
+    dispatch: `shared`, one FIFO queue; at time 0 its head goes to the replica with the fewest rollouts, later to the one
+    that has room first. `static`: the queue is cut into contiguous, nearly equal parts before the start. `check`: assert
+    every replica's invariants at every event.
+    """
+    ledger = Ledger(workload, policy)
+    workers = [Replica(number, workload, ledger, policy, cost, max_num_seqs) for number in range(replicas)]
+    order = np.arange(len(workload))
+    if dispatch == "static":
+        parts, rest = np.array_split(order, replicas), order[:0]
+    else:
+        first = order[: replicas * max_num_seqs]
+        parts, rest = [first[number::replicas] for number in range(replicas)], order[first.size :]
+    queue = deque(rest.tolist())
+    clock = Clock()
+    for number, worker in enumerate(workers):
+        worker.enqueue(parts[number])
+        clock.process(_work(clock, number, worker, queue, check))
+    clock.run()
+    assert not queue
+    assert not np.isnan(ledger.times).any(), "every rollout completes"
+    return Outcome(
+        ledger,
+        [worker.log for worker in workers],
+        np.array([worker.now_s for worker in workers]),
+        np.array([worker.extrapolated_s for worker in workers]),
+    )
+
+
+def _work(
+    clock: Clock, number: int, worker: Replica, queue: "deque[int]", check: bool
+) -> Generator[simpy.Event, None, None]:
+    """One replica: decode ahead to the next moment at which it could take from the shared queue, and sleep until then."""
+    while True:
+        reason = worker.advance(wait_when_free=bool(queue))
+        if check:
+            worker.check()
+        yield clock.at(worker.now_s, number)
+        if room := min(worker.room, len(queue)):
+            worker.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
+        elif reason == kernel.IDLE:
+            return

@@ -1,0 +1,170 @@
+"""One inference engine instance as pure state: its batch, its queue, its clock. SimPy decides when it may go on."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.policy import BudgetPolicy, TablePolicy
+from simulator.budgets.view import BatchView
+from simulator.cost.model import CostModel
+from simulator.engine import kernel as k
+from simulator.engine.workload import Workload
+from traces.errors import InputError
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+LOG_ROWS = 16_384
+NO_TABLE = (np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
+
+
+class Ledger:
+    """What becomes of every rollout of a workload, written by whichever replica decodes it.
+
+    counts: int64[4, n] (`kernel.R_*`: decode steps, drafted, accepted, replica); times: float64[2, n], admission and
+    completion in seconds; given: int64[4, n], what the kernel reads of each rollout.
+    """
+
+    def __init__(self, workload: Workload, policy: BudgetPolicy) -> None:
+        n = len(workload)
+        rows = policy.rows(workload.prompt) if isinstance(policy, TablePolicy) else np.zeros(n, np.int64)
+        offsets = workload.acceptance.offsets
+        self.given: Int64 = np.stack([offsets[:-1], offsets[1:], workload.prompt_tokens, rows])
+        self.counts: Int64 = np.full((4, n), -1, np.int64)
+        self.times: Float64 = np.full((2, n), np.nan)
+
+
+class Replica:
+    """State of one replica; `advance` decodes on until the cluster must know (`kernel.IDLE` or `kernel.FREED`)."""
+
+    def __init__(
+        self, number: int, workload: Workload, ledger: Ledger, policy: BudgetPolicy, cost: CostModel, max_num_seqs: int
+    ) -> None:
+        self.workload, self.ledger, self.policy = workload, ledger, policy
+        self.max_num_seqs = max_num_seqs
+        self.every = 0 if isinstance(policy, TablePolicy) else int(getattr(policy, "every", 1))
+        self._table = (policy.boundaries, policy.budgets) if isinstance(policy, TablePolicy) else NO_TABLE
+        self._cost = cost.packed
+        self._slots: Int64 = np.zeros((k.SLOT_FIELDS, max_num_seqs), np.int64)
+        self._state: Int64 = np.zeros(k.STATE_FIELDS, np.int64)
+        self._state[k.NUMBER] = number
+        self._clock: Float64 = np.zeros(2)
+        self._queue: Int64 = np.empty(0, np.int64)
+        self._log: Float64 = np.empty((LOG_ROWS, len(k.LOG_COLUMNS)))
+        self._full_logs: list[Float64] = []
+        if isinstance(policy, TablePolicy):
+            workload.acceptance.serve(np.unique(policy.budgets))
+
+    @property
+    def now_s(self) -> float:
+        """The replica's clock."""
+        return float(self._clock[k.NOW_S])
+
+    @property
+    def extrapolated_s(self) -> float:
+        """Seconds spent in decode steps outside the cost model's valid range."""
+        return float(self._clock[k.EXTRAPOLATED_S])
+
+    @property
+    def room(self) -> int:
+        """Rollouts that it could still admit, those in its own queue counted as admitted."""
+        return self.max_num_seqs - int(self._state[k.LIVE] + self._state[k.TAIL] - self._state[k.HEAD])
+
+    @property
+    def log(self) -> Float64:
+        """One row per decode step; columns are `kernel.LOG_COLUMNS`."""
+        return np.concatenate([*self._full_logs, self._log[: self._state[k.LOGGED]]])
+
+    def enqueue(self, rollouts: Int64) -> None:
+        """Append rollouts to the replica's own queue."""
+        waiting = self._queue[self._state[k.HEAD] :]
+        self._queue = np.concatenate([waiting, rollouts]) if waiting.size else rollouts
+        self._state[k.HEAD], self._state[k.TAIL] = 0, self._queue.size
+
+    def advance(self, wait_when_free: bool) -> int:
+        """Decode until the batch and the own queue are empty (IDLE) or, if asked to wait, a slot is free (FREED)."""
+        asked = not isinstance(self.policy, TablePolicy)
+        acceptance, ledger = self.workload.acceptance, self.ledger
+        reason = k.ASK
+        while True:
+            if asked and reason == k.ASK:
+                self._ask()
+            reason = k.advance(
+                self._slots, self._state, self._queue, ledger.given, self._clock, ledger.counts, ledger.times,
+                acceptance.tables, acceptance.table_of, *self._table, *self._cost, self._log,
+                self.max_num_seqs, wait_when_free, asked, self.every,
+            )  # fmt: skip
+            if reason == k.LOG_FULL:
+                self._full_logs.append(self._log)
+                self._log = np.empty_like(self._log)
+                self._state[k.LOGGED] = 0
+            elif reason != k.ASK:
+                return reason
+
+    def view(self) -> BatchView:
+        """What a policy may know of the batch now."""
+        state, live = self._state, int(self._state[k.LIVE])
+        slots = self._slots[:, :live]
+        rollouts = slots[k.ROLLOUT]
+        prompt_tokens = self.workload.prompt_tokens[rollouts]
+        emitted = slots[k.POSITION] - slots[k.ORIGIN] - prompt_tokens
+        steps = state[k.STEPS] - slots[k.SINCE]
+        arrays = {
+            "prompt": self.workload.prompt[rollouts],
+            "sample": self.workload.sample[rollouts],
+            "prompt_tokens": prompt_tokens,
+            "emitted_tokens": emitted,
+            "decode_steps": steps,
+            "drafted_tokens": slots[k.DRAFTED].copy(),
+            "accepted_tokens": emitted - steps,
+            "budget": slots[k.BUDGET].copy(),
+        }
+        for array in arrays.values():
+            array.flags.writeable = False
+        return BatchView(self.now_s, self.max_num_seqs, int(state[k.TAIL] - state[k.HEAD]), **arrays)
+
+    def check(self) -> None:
+        """Assert what must hold between decode steps, whatever happened before."""
+        state, live = self._state, int(self._state[k.LIVE])
+        slots, given = self._slots[:, :live], self.ledger.given
+        rollouts = slots[k.ROLLOUT]
+        assert 0 <= state[k.DECODING] <= live <= self.max_num_seqs
+        assert 0 <= state[k.HEAD] <= state[k.TAIL] == self._queue.size
+        assert np.unique(rollouts).size == live, "a rollout holds one slot"
+        assert (slots[k.POSITION] >= given[k.START, rollouts]).all()
+        assert (slots[k.POSITION] < given[k.END, rollouts]).all(), "a live rollout has tokens left"
+        assert (slots[k.POSITION] < slots[k.LIMIT])[: state[k.DECODING]].all()
+        assert ((slots[k.BUDGET] >= 0) & (slots[k.BUDGET] <= 255)).all()
+        assert np.isnan(self.ledger.times[k.FINISHED_S, rollouts]).all()
+        done = self.ledger.counts[k.R_REPLICA] == state[k.NUMBER]
+        lengths = given[k.END] - given[k.START]
+        emitted = int(lengths[done].sum() + (slots[k.POSITION] - given[k.START, rollouts]).sum())
+        assert emitted == int(self.log[:, k.LOG_COLUMNS.index("emitted_tokens")].sum()), "tokens are conserved"
+        assert (self.ledger.counts[k.R_ACCEPTED, done] <= self.ledger.counts[k.R_DRAFTED, done]).all()
+
+    def _ask(self) -> None:
+        """Admit, show the policy the batch and put its budgets into the slots."""
+        k.admit(
+            self._slots, self._state, self._queue, self.ledger.given, self._clock, self.ledger.times, self.max_num_seqs
+        )
+        live = int(self._state[k.LIVE])
+        if not live:
+            return
+        budgets = _checked(self.policy(self.view()), live, self.policy)
+        acceptance = self.workload.acceptance
+        acceptance.serve(np.unique(budgets))
+        self._slots[k.BUDGET, :live] = budgets
+        self._slots[k.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
+
+
+def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
+    budgets = np.asarray(answer)
+    name = getattr(policy, "__qualname__", type(policy).__qualname__)
+    if budgets.shape not in {(live,), ()}:
+        raise InputError(f"policy {name} returned shape {budgets.shape} for {live} live sequences: return one budget each")
+    if budgets.dtype.kind not in "iu":
+        raise InputError(f"policy {name} returned {budgets.dtype} budgets: return whole numbers")
+    if budgets.min() < 0 or budgets.max() > 255:
+        raise InputError(f"policy {name} returned a budget of {budgets.min()} to {budgets.max()}: stay within 0 to 255")
+    return np.broadcast_to(budgets, (live,)).astype(np.int64)

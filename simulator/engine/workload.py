@@ -1,0 +1,34 @@
+"""What one RL step asks of the engine: rollouts in queue order, and what would be accepted of their drafts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.drafting.acceptance import Acceptance
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The n rollouts of an RL step in queue order; arrays are int64[n].
+
+    prompt: index of the prompt in the trace; sample: index in the group; prompt_tokens, output_tokens: lengths
+    (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths.
+    """
+
+    prompt: Int64
+    sample: Int64
+    prompt_tokens: Int64
+    output_tokens: Int64
+    acceptance: Acceptance
+
+    def __post_init__(self) -> None:
+        """Assert that lengths and acceptance describe the same rollouts."""
+        assert (np.diff(self.acceptance.offsets) == self.output_tokens).all()
+        assert (self.output_tokens >= 1).all()
+
+    def __len__(self) -> int:
+        """Return the number of rollouts."""
+        return self.prompt.size
