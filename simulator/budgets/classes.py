@@ -36,16 +36,16 @@ def upgrade_points(init: Int64, tokens: Int64, thresholds: Thresholds) -> Int64:
 
     The class at t emitted tokens is argmax_c P(c | length > t, Init), counted over past rollouts whose prompt had that
     Init (Init 3: over all); ties go to the longer class, and where no past rollout was longer than t the class is Long.
-    As t grows only the counts of the shorter classes fall, so the class never goes down. `init` and `tokens` are int64[h].
+    As t grows only the counts of the shorter classes fall, so the class never goes down. Without past rollouts the class
+    is the one that the emitted tokens alone have reached. `init` and `tokens` are int64[h].
     """
     points = np.empty((4, 2), np.int64)
     for row in range(4):
         lengths = np.sort(tokens if row == 3 else tokens[init == row])
-        if not lengths.size and row < 3:
-            points[row] = [0 if row >= 1 else thresholds.short, 0 if row >= 2 else thresholds.long]
+        if not lengths.size:
+            points[row] = [thresholds.short, thresholds.long]
             continue
-        longest = int(lengths[-1]) if lengths.size else 0
-        at = np.arange(longest + 2)
+        at = np.arange(int(lengths[-1]) + 1)
         short, medium, long = (
             (members := lengths[thresholds.classes(lengths) == c]).size - np.searchsorted(members, at, side="right")
             for c in range(3)

@@ -65,7 +65,9 @@ def das(argument: str, context: Context) -> TablePolicy:
     """DAS: Long and Medium rollouts speculate by the closed-form optimum, Short ones do not: `das:key=value,...`."""
     settings = parse(argument)
     known = context.output_tokens.size > 0
-    quantiles = np.quantile(context.output_tokens, [0.5, 0.9]) if known else (COLD_THRESHOLDS.short, COLD_THRESHOLDS.long)
+    quantiles = (
+        np.quantile(context.output_tokens, [0.5, 0.9]) if known else (COLD_THRESHOLDS.short, COLD_THRESHOLDS.long)
+    )
     short = int(quantiles[0]) if settings.short is None else settings.short
     thresholds = Thresholds(short, max(short, int(quantiles[1]) if settings.long is None else settings.long))
     row_of_prompt = initial_rows(context.prompt, context.output_tokens, context.n_prompts, thresholds)

@@ -50,7 +50,8 @@ class TablePolicy:
         """Return the budget of every live sequence."""
         rows = self.rows(view.prompt)
         stage = (self.boundaries[rows] <= view.emitted_tokens[:, None]).sum(axis=1)
-        return self.budgets[rows, stage, min(view.live, self.budgets.shape[2] - 1)]
+        budgets: Int64 = self.budgets[rows, stage, min(view.live, self.budgets.shape[2] - 1)]
+        return budgets
 
 
 def by_live(budgets: npt.ArrayLike, facts: Mapping[str, Any] | None = None) -> TablePolicy:

@@ -72,22 +72,30 @@ class AcceptanceCounts:
 
 
 @njit(cache=True, nogil=True)
-def _count(offsets, table, budget):  # type: ignore[no-untyped-def]
-    steps = drafted = accepted = 0
+def _count(offsets, table, budget, counts):  # type: ignore[no-untyped-def]
     for i in range(offsets.size - 1):
         p, end = offsets[i], offsets[i + 1]
         while p < end:
             right = min(budget, int(table[p, 0]))
-            steps += 1
-            accepted += right
-            drafted += min(budget, int(table[p, 1]))
+            counts[0, i] += 1
+            counts[1, i] += min(budget, int(table[p, 1]))
+            counts[2, i] += right
             p += right + 1
-    return steps, drafted, accepted
+
+
+def count_each(acceptance: Acceptance, budget: int) -> Int64:
+    """Replay every rollout with a constant budget from its first token on, drafting there too where a table says so.
+
+    Returns int64[3, n]: decode steps, drafted and accepted tokens of each rollout.
+    """
+    acceptance.serve([budget])
+    counts = np.zeros((3, acceptance.offsets.size - 1), np.int64)
+    _count(acceptance.offsets, acceptance.tables[acceptance.table_of[budget]], budget, counts)
+    return counts
 
 
 def count_at(acceptance: Acceptance, budget: int) -> AcceptanceCounts:
-    """Replay every rollout with a constant budget from its first token on, drafting there too where a table says so."""
-    acceptance.serve([budget])
-    table = acceptance.tables[acceptance.table_of[budget]]
-    steps, drafted, accepted = _count(acceptance.offsets, table, budget)
-    return AcceptanceCounts(len(acceptance.offsets) - 1, int(acceptance.offsets[-1]), steps, drafted, accepted)
+    """Sum `count_each` over the rollouts."""
+    steps, drafted, accepted = count_each(acceptance, budget).sum(axis=1)
+    rollouts, tokens = acceptance.offsets.size - 1, int(acceptance.offsets[-1])
+    return AcceptanceCounts(rollouts, tokens, int(steps), int(drafted), int(accepted))

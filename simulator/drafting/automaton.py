@@ -95,7 +95,7 @@ def start_sequence(at: int) -> None:
 def slot_of(state: int, token: int, mask: int) -> int:
     """Return the first slot to look for (state, token) in."""
     key = np.uint64(state) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xC2B2AE3D27D4EB4F)
-    return np.int64((key ^ (key >> np.uint64(29))) & np.uint64(mask))
+    return np.int64((key ^ (key >> np.uint64(29))) & np.uint64(mask))  # type: ignore[return-value]
 
 
 @njit(cache=True)

@@ -86,7 +86,9 @@ def build_forest(
     lengths = ends - starts
     sizes = np.bincount(groups, lengths, n_groups).astype(np.int64)
     counts = np.bincount(groups, minlength=n_groups)
-    scratch = np.empty(max((block_size(int(n), int(c)) for n, c in zip(sizes, counts, strict=True)), default=0), np.int32)
+    scratch = np.empty(
+        max((block_size(int(n), int(c)) for n, c in zip(sizes, counts, strict=True)), default=0), np.int32
+    )
     order = np.argsort(groups, kind="stable")
     members = np.split(order, np.cumsum(counts)[:-1]) if n_groups else []
     at = np.full(n_groups, -1, np.int64)

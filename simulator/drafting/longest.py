@@ -97,7 +97,9 @@ def accept_longest(  # type: ignore[no-untyped-def]
             n_drafted = n_accepted = 0
             if best_len > 0:
                 limit = min(int(factor * best_len + 1e-9), LONGEST_DRAFT)
-                n_drafted, n_accepted = draft_along(best, state, best_len, limit, depth, min_prob, actual + 4 * p, n - p)
+                n_drafted, n_accepted = draft_along(
+                    best, state, best_len, limit, depth, min_prob, actual + 4 * p, n - p
+                )
             drafted[offsets[i] + p] = n_drafted
             accepted[offsets[i] + p] = n_accepted
             token = load(actual, p)

@@ -4,11 +4,11 @@ Numba counts references to every array that one compiled function hands to anoth
 automaton insert. A block of words passed as a plain address costs nothing to pass. The caller keeps the owning array alive.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -27,22 +27,31 @@ def _pointer(builder: Any, base: Any, index: Any) -> Any:
     return builder.gep(builder.inttoptr(base, WORD.as_pointer()), [index], source_etype=WORD)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def load(typingctx: Any, base: Any, index: Any) -> Any:
-    """Return the word at base + 4 * index, sign-extended to int64."""
+if TYPE_CHECKING:
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.sext(builder.load(_pointer(builder, args[0], args[1]), typ=WORD), WIDE)
+    def load(base: int, index: int) -> int:
+        """Return the word at base + 4 * index, sign-extended to int64."""
 
-    return types.int64(types.int64, types.int64), codegen
+    def store(base: int, index: int, value: int) -> None:
+        """Write the low 32 bits of `value` at base + 4 * index."""
 
+else:
 
-@intrinsic  # type: ignore[untyped-decorator]
-def store(typingctx: Any, base: Any, index: Any, value: Any) -> Any:
-    """Write the low 32 bits of `value` at base + 4 * index."""
+    @intrinsic
+    def load(typingctx: Any, base: Any, index: Any) -> Any:
+        """Return the word at base + 4 * index, sign-extended to int64."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(builder.trunc(args[2], WORD), _pointer(builder, args[0], args[1]))
-        return context.get_dummy_value()
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.sext(builder.load(_pointer(builder, args[0], args[1]), typ=WORD), WIDE)
 
-    return types.void(types.int64, types.int64, types.int64), codegen
+        return types.int64(types.int64, types.int64), codegen
+
+    @intrinsic
+    def store(typingctx: Any, base: Any, index: Any, value: Any) -> Any:
+        """Write the low 32 bits of `value` at base + 4 * index."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.store(builder.trunc(args[2], WORD), _pointer(builder, args[0], args[1]))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen

@@ -162,7 +162,18 @@ def accept_scored(  # type: ignore[no-untyped-def]
                 o_len = min(load(own, ACTIVE_LEN), longest) if use_own else 0
                 o = load(own, ACTIVE) if use_own else ROOT
                 n_drafted, _, draft = best_draft(
-                    past, matched, min(length, longest), own, o, o_len, budget, depth, factor, min_prob, scratch, scratch + 4 * depth
+                    past,
+                    matched,
+                    min(length, longest),
+                    own,
+                    o,
+                    o_len,
+                    budget,
+                    depth,
+                    factor,
+                    min_prob,
+                    scratch,
+                    scratch + 4 * depth,
                 )
                 n_drafted = min(n_drafted, n - p)
                 right = 0

@@ -46,6 +46,14 @@ class Suffix:
     name = "suffix"
     lossless = True
 
+    def describe(self) -> str:
+        """Name it with every setting that a result depends on."""
+        own = "+own" if self.own and self.scope != "request" else ""
+        return (
+            f"suffix({self.scope}{own}, {self.match}, window={self.window}, depth={self.depth}, "
+            f"factor={self.factor:g}, min_prob={self.min_prob:g})"
+        )
+
     def history_rows(self, trace: Trace, step: int) -> Int64:
         """Rows of `trace` in the `window` recorded RL steps before `step`, oldest first."""
         before = [s for s in trace.steps if s < step][-self.window :]

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from heapq import heappush
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +14,10 @@ from simulator.cost.model import CostModel
 from simulator.engine import kernel
 from simulator.engine.replica import Ledger, Replica
 from simulator.engine.workload import Workload
+from simulator.scheduling.dispatch import Dispatch, split
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-
-Dispatch = Literal["shared", "static"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Clock(simpy.Environment):
         """Return an event at `time_s`; of events at the same instant, the lowest priority number comes first."""
         event = simpy.Event(self)
         event._ok, event._value = True, None
-        heappush(self._queue, (time_s, priority, next(self._eid), event))
+        heappush(self._queue, (time_s, priority, next(self._eid), event))  # type: ignore[misc]
         return event
 
 
@@ -63,18 +61,12 @@ def simulate(
 ) -> Outcome:
     """Decode a workload on `replicas` equal replicas and return what happened.
 
-    dispatch: `shared`, one FIFO queue; at time 0 its head goes to the replica with the fewest rollouts, later to the one
-    that has room first. `static`: the queue is cut into contiguous, nearly equal parts before the start. `check`: assert
-    every replica's invariants at every event.
+    dispatch: see `scheduling.dispatch`; replicas that have room at the same instant are served in order of their numbers.
+    check: assert every replica's invariants at every event.
     """
     ledger = Ledger(workload, policy)
     workers = [Replica(number, workload, ledger, policy, cost, max_num_seqs) for number in range(replicas)]
-    order = np.arange(len(workload))
-    if dispatch == "static":
-        parts, rest = np.array_split(order, replicas), order[:0]
-    else:
-        first = order[: replicas * max_num_seqs]
-        parts, rest = [first[number::replicas] for number in range(replicas)], order[first.size :]
+    parts, rest = split(len(workload), replicas, max_num_seqs, dispatch)
     queue = deque(rest.tolist())
     clock = Clock()
     for number, worker in enumerate(workers):

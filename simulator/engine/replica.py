@@ -86,7 +86,7 @@ class Replica:
         """Decode until the batch and the own queue are empty (IDLE) or, if asked to wait, a slot is free (FREED)."""
         asked = not isinstance(self.policy, TablePolicy)
         acceptance, ledger = self.workload.acceptance, self.ledger
-        reason = k.ASK
+        reason: int = k.ASK
         while True:
             if asked and reason == k.ASK:
                 self._ask()
@@ -151,18 +151,29 @@ class Replica:
         live = int(self._state[k.LIVE])
         if not live:
             return
-        budgets = _checked(self.policy(self.view()), live, self.policy)
+        try:
+            answer = self.policy(self.view())
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InputError(f"policy {_name(self.policy)} raised {told}: mend the policy") from error
+        budgets = _checked(answer, live, self.policy)
         acceptance = self.workload.acceptance
         acceptance.serve(np.unique(budgets))
         self._slots[k.BUDGET, :live] = budgets
         self._slots[k.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 
+def _name(policy: BudgetPolicy) -> str:
+    return str(getattr(policy, "__qualname__", type(policy).__qualname__))
+
+
 def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
     budgets = np.asarray(answer)
-    name = getattr(policy, "__qualname__", type(policy).__qualname__)
+    name = _name(policy)
     if budgets.shape not in {(live,), ()}:
-        raise InputError(f"policy {name} returned shape {budgets.shape} for {live} live sequences: return one budget each")
+        raise InputError(
+            f"policy {name} returned shape {budgets.shape} for {live} live sequences: return one budget each"
+        )
     if budgets.dtype.kind not in "iu":
         raise InputError(f"policy {name} returned {budgets.dtype} budgets: return whole numbers")
     if budgets.min() < 0 or budgets.max() > 255:

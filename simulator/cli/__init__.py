@@ -1,0 +1,75 @@
+"""The `rolloutsim` command: the only package that prints. Commands load when they are called, so that help is instant."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies."),
+    "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
+    "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
+    "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
+    "profile": ("simulator.cli.profile", "profile", "List and show cost profiles: what a decode step takes."),
+}  # fmt: skip
+
+USAGE, INVALID = 2, 3
+
+
+class _Lazy(click.Group):
+    """A group that knows its commands' one-line help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rolloutsim", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Which speculation policy, on my rollouts, on my GPU, and how sure are we.
+
+    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; every error that is the user's to mend is one line on stderr."""
+    from traces.errors import InputError
+
+    try:
+        code: Any = cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(USAGE)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "rolloutsim"
+        _fail(f"{' '.join(error.format_message().split())} (see {command} --help)", USAGE)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except click.Abort:
+        _fail("interrupted", 130)
+    except InputError as error:
+        _fail(str(error), INVALID)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

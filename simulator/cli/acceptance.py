@@ -1,0 +1,57 @@
+"""`rolloutsim acceptance`: what a drafter proposes on recorded rollouts and what of it is accepted; no cost model."""
+
+import json
+from typing import Any
+
+import click
+
+from simulator.cli.replay import drafter_options, parse_steps
+
+
+@click.command()
+@click.argument("trace", metavar="TRACE")
+@click.option("--drafter", type=click.Choice(["suffix"]), default="suffix", show_default=True)
+@drafter_options
+@click.option(
+    "--max-spec", type=click.IntRange(0, 255), default=255, help="Draft tokens per decode step [default: unlimited]."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), help="Replay only the first N samples of each prompt; history stays whole."
+)
+@click.option(
+    "--no-prompt", is_flag=True, help="Start from an empty context: the first token is emitted without a draft."
+)
+@click.option("--no-history", is_flag=True, help="Draft from the rollout's own output alone.")
+@click.option(
+    "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to replay, such as 1 or 2,4-7 [default: all]."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def acceptance(
+    trace: str, drafter: str, max_spec: int, samples: int | None, no_prompt: bool, no_history: bool,
+    steps: list[int] | None, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Replay every rollout of TRACE alone, each decode step with the same budget, and count what is accepted.
+
+    Each RL step is drafted from the --window recorded steps before it, frozen, and from the rollout's own output.
+    """
+    from simulator.run import acceptance_by_step
+    from simulator.scenario import DrafterSettings
+    from traces.io import read
+
+    if no_history:
+        settings["scope"] = "request"
+    if settings["scope"] == "request" and not settings["own"]:
+        raise click.UsageError("--no-own with no history leaves nothing to draft from: drop one of the two")
+    rows = acceptance_by_step(read(trace), DrafterSettings(**settings), max_spec, steps, samples, prompt=not no_prompt)
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))
+        return
+    names = list(rows[0])
+    lines = [names, *([_shown(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    for line in lines:
+        click.echo("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

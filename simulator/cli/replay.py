@@ -1,0 +1,175 @@
+"""`rolloutsim replay` and `rolloutsim run`: simulate recorded rollouts and say what each policy would have taken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from simulator.results import Result
+    from simulator.scenario import Scenario
+
+Command = Callable[..., Any]
+
+
+def drafter_options(command: Command) -> Command:
+    """Add the flags that describe a suffix drafter."""
+    for option in reversed([
+        click.option("--scope", type=click.Choice(["problem", "global", "request"]), default="problem", show_default=True,
+                     help="Past responses searched: those to the same problem, all, or none."),
+        click.option("--own/--no-own", default=True, show_default=True, help="Also search the rollout's own prompt and output."),
+        click.option("--match", type=click.Choice(["longest", "scored"]), default="longest", show_default=True,
+                     help="Draft from the longest match, or the draft of the highest expected acceptance."),
+        click.option("--window", type=click.IntRange(1), default=16, show_default=True, help="RL steps of history."),
+        click.option("--depth", type=click.IntRange(2, 255), default=24, show_default=True, help="Longest string known, tokens."),
+        click.option("--factor", type=click.FloatRange(0, 255, min_open=True), default=1.0, show_default=True,
+                     help="Drafted tokens per matched token, at most."),
+        click.option("--min-prob", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+                     help="A draft ends where its path probability falls below."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """Add the flags that say where results go."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")(command)
+    return click.option("--out", type=click.Path(path_type=Path), help="Folder for the result tables and plots.")(
+        command
+    )
+
+
+@click.command()
+@click.argument("trace", metavar="TRACE")
+@click.option("--profile", required=True, help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
+@click.option("--drafter", type=click.Choice(["suffix", "none"]), default="suffix", show_default=True)
+@drafter_options
+@click.option("--policy", "policies", multiple=True, required=True, callback=lambda c, p, v: _checked_policies(v),
+              help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
+              " The first is the baseline of every speed-up.")  # fmt: skip
+@click.option(
+    "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to simulate, such as 1 or 2,4-7 [default: all]."
+)
+@click.option(
+    "--max-num-seqs", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Slots of a replica."
+)
+@click.option(
+    "--replicas", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Inference engine instances."
+)
+@click.option("--dispatch", type=click.Choice(["shared", "static"]), default="shared", show_default=True,
+              help="One queue for all replicas, or the rollouts split among them beforehand.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Recorded with the results.")
+@click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
+@output_options
+def replay(
+    trace: str, profile: str, drafter: str, policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
+    replicas: int, dispatch: str, seed: int, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+) -> None:  # fmt: skip
+    """Simulate the rollouts recorded in TRACE under each --policy and compare makespans.
+
+    Every RL step is drafted from the recorded steps in the window before it and from each rollout's own output.
+    """
+    from simulator.scenario import build
+
+    scenario = build({
+        "trace": trace, "profile": profile, "policies": list(policies), "steps": steps, "seed": seed,
+        "drafter": {"kind": drafter, **settings},
+        "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch},
+    })  # fmt: skip
+    if print_scenario:
+        click.echo(scenario.yaml(), nl=False)
+        return
+    _simulate(scenario, out, as_json)
+
+
+@click.command("run")
+@click.argument("scenario", metavar="SCENARIO", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as engine.replicas=4."
+)
+@output_options
+def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Simulate what the YAML file SCENARIO describes; `replay --print-scenario` writes one."""
+    from simulator.scenario import load
+
+    _simulate(load(scenario, list(overrides)), out, as_json)
+
+
+def parse_steps(text: str | None) -> list[int] | None:
+    """Read `1` or `2,4-7` into a list of RL steps."""
+    if text is None:
+        return None
+    steps: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise click.BadParameter(f"{text!r} is not a list of RL steps: write for example 1 or 2,4-7")
+        if dash and int(last) - int(first) > 1_000_000:
+            raise click.BadParameter(f"{part.strip()!r} spans over a million RL steps: give fewer")
+        steps.extend(range(int(first), int(last or first) + 1))
+    return steps
+
+
+def _checked_policies(specs: tuple[str, ...]) -> tuple[str, ...]:
+    from simulator.budgets.resolve import check_spec
+    from traces.errors import InputError
+
+    for spec in specs:
+        try:
+            check_spec(spec)
+        except InputError as error:
+            raise click.BadParameter(str(error)) from None
+        if specs.count(spec) > 1:
+            raise click.BadParameter(f"{spec!r} is given twice: name each policy once")
+    return specs
+
+
+def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
+    from simulator.run import run
+    from traces.errors import InputError
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file: give --out a folder")
+    result = run(scenario)
+    if out is not None:
+        from simulator.report.folder import write_folder
+
+        write_folder(result, scenario, out)
+    if as_json:
+        click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
+    else:
+        _print(result, out)
+
+
+def _print(result: "Result", out: Path | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    runs = result.runs.to_pylist()
+    about = result.about
+    first = runs[0]
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    headings = ("policy", "makespan s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
+                "draft acc.\nrate", "wasted\ndrafts", "straggler s")  # fmt: skip
+    for heading in headings:
+        grid.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
+    for run in runs:
+        rate = run["draft_acceptance_rate"]
+        grid.add_row(
+            run["policy"], f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
+            f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
+            "-" if rate is None else f"{rate:.3f}", f"{run['wasted_tokens']:,}", f"{run['straggler_s']:.2f}",
+        )  # fmt: skip
+    console = Console(width=None if Console().is_terminal else 132, highlight=False)
+    console.print(
+        f"{about['trace']['path']}: {first['rollouts']:,} rollouts, {first['output_tokens']:,} tokens, "
+        f"{first['rl_steps']} RL step(s)\nprofile {about['profile']['name']}, drafter {first['drafter']}"
+    )
+    console.print(grid)
+    for warning in about["warnings"]:
+        console.print(f"note: {warning}")
+    if out is not None:
+        console.print(f"tables and plots: {out}")

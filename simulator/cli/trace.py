@@ -1,0 +1,219 @@
+"""`rolloutsim trace`: look at, check, bring in and make up recorded rollouts."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("parquet", "csv", "jsonl", "verl", "azure", "mooncake")
+TRACE = click.argument("path", metavar="TRACE", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace file to write (Parquet).")
+FORCE = click.option("--force", is_flag=True, help="Replace the file that is there.")
+
+
+@click.group("trace")
+def trace() -> None:
+    """Describe, validate, import or synthesise traces of rollouts."""
+
+
+@trace.command()
+@TRACE
+@JSON
+@click.option("--out", type=click.Path(path_type=Path), help="Also draw the response lengths to this PNG.")
+@FORCE
+def describe(path: Path, as_json: bool, out: Path | None, force: bool) -> None:
+    """Show sizes, response lengths, the tail and the columns of a trace."""
+    from traces import io
+    from traces.description import describe as figures_of
+
+    if out:
+        _refuse_existing(out, force)
+    recorded = io.read(path)
+    figures = figures_of(recorded)
+    if out:
+        from traces.plots import plot_lengths, save
+
+        save(plot_lengths(recorded), out)
+    if as_json:
+        click.echo(json.dumps(figures, allow_nan=False))
+    else:
+        _print_description(figures)
+
+
+@trace.command()
+@TRACE
+@JSON
+def validate(path: Path, as_json: bool) -> None:
+    """Check every rule of the trace format; exit code 3 names the first that is broken."""
+    from traces import io
+
+    try:
+        recorded = io.read(path)
+    except InputError as error:
+        if as_json:
+            click.echo(json.dumps({"valid": False, "source": str(path), "error": str(error)}))
+        raise
+    tokens = int(recorded.offsets[-1])
+    if as_json:
+        answer = {"valid": True, "source": recorded.source, "sha256": recorded.sha256}
+        click.echo(json.dumps({**answer, "rollouts": len(recorded), "output_tokens": tokens}))
+    else:
+        click.echo(f"{path}: valid, {len(recorded):,} rollouts, {tokens:,} response tokens")
+
+
+def _column_map(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    names = {}
+    for pair in pairs:
+        column, equals, found = pair.partition("=")
+        if not (column and equals and found):
+            raise click.BadParameter(f"'{pair}' is not COLUMN=NAME, like output_tokens=gen_len", context, option)
+        names[column] = found
+    return names
+
+
+@trace.command("import")
+@click.argument("path", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.option("--format", "file_format", type=click.Choice(FORMATS), required=True, help="What SOURCE is.")
+@click.option(
+    "--map",
+    "column_map",
+    multiple=True,
+    metavar="COLUMN=NAME",
+    callback=_column_map,
+    help="Trace column and its name in SOURCE, for parquet, csv and jsonl; repeatable.",
+)
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="The model's tokenizer.json, for verl (text).")
+@click.option("--drop-empty", is_flag=True, help="Leave out rollouts of 0 tokens, and say how many.")
+@OUT
+@FORCE
+def import_(
+    path: Path,
+    file_format: str,
+    column_map: dict[str, str],
+    tokenizer: Path | None,
+    drop_empty: bool,
+    out: Path,
+    force: bool,
+) -> None:
+    """Turn what another system logged into a trace."""
+    from traces import io
+    from traces.importers import import_trace
+
+    _refuse_existing(out, force)
+    table = import_trace(path, file_format, column_map=column_map, tokenizer=tokenizer, drop_empty=drop_empty)
+    note = io.provenance(table)
+    _write(table, out)
+    if note["dropped_empty"]:
+        click.echo(f"dropped {note['dropped_empty']:,} rollouts of 0 tokens")
+    for sentence in note["assumed"]:
+        click.echo(f"assumed: {sentence}")
+    if note.get("ignored_columns"):
+        click.echo(f"ignored columns: {', '.join(note['ignored_columns'])}")
+
+
+@trace.command()
+@click.option("--prompts", default=64, show_default=True, help="Prompts, all of them in every step.")
+@click.option("--samples", default=8, show_default=True, help="Rollouts of a prompt in a step.")
+@click.option("--steps", default=4, show_default=True, help="RL steps.")
+@click.option("--seed", default=0, show_default=True, help="Seed; the same options give the same trace.")
+@click.option("--median-tokens", default=1000.0, show_default=True, help="Median response length of step 0.")
+@click.option("--max-tokens", default=16_000, show_default=True, help="Length at which a response is cut.")
+@click.option("--log-sigma", default=0.85, show_default=True, help="Standard deviation of the logarithm of lengths.")
+@click.option("--prompt-share", default=0.5, show_default=True, help="Share of its variance that is the prompt's.")
+@click.option("--drift", default=0.0, show_default=True, help="Growth of the median per step, as a logarithm.")
+@click.option("--prompt-tokens", default=128, show_default=True, help="Mean prompt length.")
+@click.option("--vocabulary", default=32_000, show_default=True, help="Distinct token ids.")
+@click.option("--zipf", default=1.1, show_default=True, help="Exponent of the frequencies of new token ids.")
+@click.option("--sibling-reuse", default=0.3, show_default=True, help="Probability that a span copies a sibling.")
+@click.option("--history-reuse", default=0.4, show_default=True, help="Probability that it copies an earlier step.")
+@click.option("--span-tokens", default=24.0, show_default=True, help="Mean length of a span.")
+@OUT
+@FORCE
+def synth(out: Path, force: bool, **settings: Any) -> None:
+    """Make up a trace with a heavy tail and controlled repetition."""
+    from traces.synthesis import synth as make_up
+
+    _refuse_existing(out, force)
+    _write(make_up(**settings), out)
+
+
+def _refuse_existing(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise InputError(f"{out}: already exists: choose another name, or pass --force to replace it")
+
+
+def _write(table: "pa.Table", out: Path) -> None:
+    from traces import io
+
+    io.write(table, out, io.provenance(table))
+    tokens = int(table.column("output_tokens").to_numpy().sum(dtype="int64"))
+    click.echo(f"wrote {out}: {table.num_rows:,} rollouts, {tokens:,} response tokens")
+
+
+def _print_description(figures: dict[str, Any]) -> None:
+    console = Console()
+    console.print(figures["source"], style="bold", markup=False, highlight=False, soft_wrap=True)
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for label, text in _facts(figures):
+        facts.add_row(label, text)
+    console.print(facts)
+    names = list(figures["length_tokens"])
+    lengths = Table("step", "rollouts", *names, "tail share", title="Response length (tokens)", title_justify="left")
+    for part in figures["per_step"]:
+        lengths.add_row(str(part["step"]), *_length_cells(part))
+    lengths.add_section()
+    lengths.add_row("all", *_length_cells(figures))
+    for column in lengths.columns[1:]:
+        column.justify = "right"
+    console.print(lengths)
+    described = Table("column", "unit", "description", title="Columns", title_justify="left")
+    for entry in figures["columns"]:
+        described.add_row(entry["column"], entry["unit"], entry["description"])
+    console.print(described)
+    if figures["other_columns"]:
+        console.print(
+            f"other columns, kept but not used: {', '.join(figures['other_columns'])}", markup=False, soft_wrap=True
+        )
+    for hint in figures["hints"]:
+        console.print(f"hint: {hint}", markup=False, soft_wrap=True)
+
+
+def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in figures["finish_reasons"].items() if count)
+    between = figures["between_prompt_share"]
+    return [
+        ("rollouts", f"{figures['rollouts']:,} in {figures['groups']:,} groups"),
+        ("steps", f"{figures['steps']:,}"),
+        ("prompts", f"{figures['prompts']:,}"),
+        (
+            "response tokens",
+            f"{figures['output_tokens']:,}, ids {'recorded' if figures['has_token_ids'] else 'absent'}",
+        ),
+        ("finish reasons", counts),
+        ("censored", _percent(figures["censored_share"], "unknown")),
+        ("tail", f"{_percent(figures['tail_share'])} of the shortest makespan has less than a tenth of rollouts live"),
+        (
+            "length variance",
+            "cannot be split: needs several prompts in a step, and several rollouts of one"
+            if between is None
+            else f"{_percent(between)} between prompts, {_percent(1 - between)} within",
+        ),
+    ]
+
+
+def _length_cells(part: dict[str, Any]) -> list[str]:
+    lengths = [f"{value:,.0f}" for value in part["length_tokens"].values()]
+    return [f"{part['rollouts']:,}", *lengths, _percent(part["tail_share"])]
+
+
+def _percent(share: float | None, absent: str = "") -> str:
+    return absent if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,136 @@
+"""What a run found: three tidy Arrow tables and where they came from."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traces.atomic import replacing
+
+SCHEMA_VERSION = 1
+
+
+def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
+    """Make a schema of (name, type, what it means)."""
+    return pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns])
+
+
+RUNS = _schema(
+    ("policy", pa.string(), "budget policy, as it was named"),
+    ("drafter", pa.string(), "drafter and its settings"),
+    ("lossless", pa.bool_(), "whether outputs keep the target model's distribution"),
+    ("rl_steps", pa.int32(), "RL steps simulated, one after another"),
+    ("rollouts", pa.int64(), "rollouts completed"),
+    ("makespan_s", pa.float64(), "first admission to last completion, summed over RL steps"),
+    ("speedup", pa.float64(), "makespan of the first policy named / this makespan"),
+    ("decode_steps", pa.int64(), "forward passes, over all replicas"),
+    ("sequence_steps", pa.int64(), "live sequences summed over decode steps"),
+    ("output_tokens", pa.int64(), "tokens emitted"),
+    ("drafted_tokens", pa.int64(), "tokens proposed and verified"),
+    ("accepted_tokens", pa.int64(), "drafts that matched"),
+    ("wasted_tokens", pa.int64(), "drafts verified in vain"),
+    ("mean_acceptance_length", pa.float64(), "output_tokens / sequence_steps; the bonus counts"),
+    ("draft_acceptance_rate", pa.float64(), "accepted / drafted; null without drafts"),
+    ("mean_live_batch", pa.float64(), "sequence_steps / decode_steps"),
+    ("straggler_s", pa.float64(), "seconds in which only stragglers are live, summed over RL steps"),
+    ("extrapolated_fraction", pa.float64(), "share of decoding time outside the profile's valid range"),
+    ("wall_s", pa.float64(), "seconds that the simulation itself took"),
+    ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
+)  # fmt: skip
+
+ROLLOUTS = _schema(
+    ("policy", pa.string(), "budget policy, as it was named"),
+    ("step", pa.int32(), "RL step"),
+    ("prompt_id", pa.string(), "prompt, as in the trace"),
+    ("sample", pa.int32(), "index within the group"),
+    ("replica", pa.int32(), "which inference engine instance"),
+    ("prompt_tokens", pa.int32(), "prompt length"),
+    ("output_tokens", pa.int32(), "response length"),
+    ("admitted_s", pa.float64(), "seconds after the RL step's start"),
+    ("finished_s", pa.float64(), "seconds after the RL step's start"),
+    ("decode_steps", pa.int64(), "decode steps it was live in"),
+    ("drafted_tokens", pa.int64(), "proposed and verified"),
+    ("accepted_tokens", pa.int64(), "drafts that matched"),
+    ("straggler", pa.bool_(), "still live in the last tenth of the makespan"),
+)  # fmt: skip
+
+STEPS = _schema(
+    ("policy", pa.string(), "budget policy, as it was named"),
+    ("step", pa.int32(), "RL step"),
+    ("replica", pa.int32(), "which inference engine instance"),
+    ("start_s", pa.float64(), "seconds after the RL step's start"),
+    ("duration_s", pa.float64(), "seconds of the step"),
+    ("live", pa.int32(), "sequences in the batch"),
+    ("query_tokens", pa.int64(), "tokens fed: one per decoding sequence, its drafts, prompts"),
+    ("kv_tokens", pa.int64(), "context tokens of the batch, prompts included"),
+    ("prefill_tokens", pa.int64(), "prompt tokens of rollouts admitted at this step"),
+    ("drafted_tokens", pa.int64(), "proposed and verified"),
+    ("accepted_tokens", pa.int64(), "drafts that matched"),
+    ("emitted_tokens", pa.int64(), "accepted and bonus tokens"),
+    ("extrapolated", pa.bool_(), "outside the profile's valid range"),
+)  # fmt: skip
+
+ACCEPTANCE = _schema(
+    ("by", pa.string(), "`position`: of a token in its draft; `emitted`: tokens emitted so far"),
+    ("low", pa.int64(), "position, or first count of the bin"),
+    ("high", pa.int64(), "position, or last count of the bin"),
+    ("drafted_tokens", pa.int64(), "drafted there with an unlimited budget, over all positions"),
+    ("accepted_tokens", pa.int64(), "of them accepted"),
+    ("drafts", pa.int64(), "positions of rollouts in the bin; for `position` as drafted_tokens"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Tables of one run: `runs` has a row per policy, `rollouts` per policy and rollout, `steps` per decode step.
+
+    `acceptance` describes the drafter, whatever the policy. `about` says what was run: scenario, trace and profile with
+    their SHA-256, versions, seed, and in `warnings` what a reader must know; it goes into every table's metadata.
+    """
+
+    runs: pa.Table
+    rollouts: pa.Table
+    steps: pa.Table
+    acceptance: pa.Table
+    about: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """The `runs` table and what was run, as plain data for JSON."""
+        runs = self.runs.to_pylist()
+        for run in runs:
+            run["facts"] = json.loads(run["facts"])
+        return {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs}
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write every table as zstd Parquet into `folder`; returns the paths."""
+        note = json.dumps({**self.about, "schema_version": SCHEMA_VERSION}).encode()
+        paths = []
+        for name in ("runs", "rollouts", "steps", "acceptance"):
+            table: pa.Table = getattr(self, name)
+            table = table.replace_schema_metadata({b"rolloutsim": note})
+            paths.append(folder / f"{name}.parquet")
+            with replacing(paths[-1]) as file:
+                pq.write_table(table, file, compression="zstd")
+        return paths
+
+
+def table(schema: pa.Schema, columns: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Stack blocks of equally long columns into one table; scalars repeat over their block."""
+    batches = []
+    for block in columns:
+        rows = next(
+            (len(values) for values in block.values() if hasattr(values, "__len__") and not isinstance(values, str)), 1
+        )
+        arrays = []
+        for field in schema:
+            values = block[field.name]
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                arrays.append(pa.repeat(pa.scalar(values, field.type), rows))
+            else:
+                arrays.append(pa.array(values).cast(field.type))
+        batches.append(pa.Table.from_arrays(arrays, schema=schema))
+    return pa.concat_tables(batches) if batches else schema.empty_table()

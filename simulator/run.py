@@ -1,0 +1,247 @@
+"""run(scenario) -> Result: the call that the command line and the notebooks share."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.context import Context, DraftCurve
+from simulator.budgets.policy import TablePolicy, by_live
+from simulator.budgets.resolve import resolve_policy
+from simulator.cost.model import Profile
+from simulator.cost.profiles import load_profile
+from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.measure import draft_curve, profile_of
+from simulator.drafting.suffix import Suffix
+from simulator.engine import kernel
+from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.workload import Workload
+from simulator.results import ACCEPTANCE, ROLLOUTS, RUNS, STEPS, Result, table
+from simulator.scenario import DrafterSettings, Scenario
+from traces.errors import InputError
+from traces.io import read
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+STRAGGLER_FROM = 0.9
+"""A straggler completes after this share of the makespan."""
+
+
+class _Episode(NamedTuple):
+    """One policy's simulation of one RL step."""
+
+    policy: str
+    step: int
+    workload: Workload
+    outcome: Outcome
+    wall_s: float
+    facts: dict[str, Any]
+
+
+def run(scenario: Scenario, trace: Trace | None = None) -> Result:
+    """Replay the scenario's RL steps under each of its policies; InputError says what cannot be used and why.
+
+    Each RL step is drafted from the recorded steps in the window before it, frozen, and from each rollout's own output.
+    `trace` saves reading the file again. Nothing here draws random numbers; `seed` is recorded for those who plug in.
+    """
+    trace = read(scenario.trace) if trace is None else trace
+    cost = load_profile(scenario.profile)
+    steps = _chosen(trace, scenario.steps)
+    suffix = suffix_of(scenario.drafter) if scenario.drafter.kind == "suffix" else None
+    if suffix and not trace.has_tokens:
+        raise InputError(
+            f"{trace.source}: has no token_ids, which drafter suffix replays: record them, or use drafter none"
+        )
+    _warm_up(cost)
+    episodes, measured = [], []
+    for step in steps:
+        rows = np.flatnonzero(trace.step == step)
+        past = (suffix or Suffix()).history_rows(trace, step)
+        acceptance = suffix.accept(trace, rows, suffix.learn(trace, past)) if suffix else _nothing(trace, rows)
+        measured.append(acceptance)
+        workload = Workload(
+            prompt=trace.prompt[rows].astype(np.int64),
+            sample=trace.sample[rows].astype(np.int64),
+            prompt_tokens=trace.prompt_tokens[rows].astype(np.int64),
+            output_tokens=trace.output_tokens[rows].astype(np.int64),
+            acceptance=acceptance,
+        )
+        context = Context(
+            len(trace.prompt_ids), trace.prompt[past].astype(np.int64), trace.output_tokens[past].astype(np.int64),
+            cost, scenario.engine.max_num_seqs, _curve(suffix, trace, past),
+        )  # fmt: skip
+        for spec in scenario.policies:
+            policy = resolve_policy(spec, context)
+            if isinstance(policy, TablePolicy):
+                acceptance.serve(np.unique(policy.budgets))
+            started = time.perf_counter()
+            outcome = simulate(workload, cost, policy, **scenario.engine.model_dump())
+            wall_s = time.perf_counter() - started
+            facts = dict(getattr(policy, "facts", {}))
+            episodes.append(_Episode(spec, step, workload, outcome, wall_s, facts))
+    drafter = suffix.describe() if suffix else "none"
+    runs = [_run_row(spec, drafter, [e for e in episodes if e.policy == spec]) for spec in scenario.policies]
+    for row in runs:
+        row["speedup"] = runs[0]["makespan_s"] / row["makespan_s"]
+    about = {
+        "rolloutsim": version("rolloutsim"),
+        "seed": scenario.seed,
+        "trace": {"path": trace.source, "sha256": trace.sha256},
+        "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
+        "scenario": scenario.model_dump(mode="json"),
+        "warnings": _warnings(runs, trace, steps, cost),
+    }
+    return Result(
+        table(RUNS, runs),
+        table(ROLLOUTS, (_rollout_block(e, trace.prompt_ids) for e in episodes)),
+        table(STEPS, (block for e in episodes for block in _step_blocks(e))),
+        table(ACCEPTANCE, profile_of(measured)),
+        about,
+    )
+
+
+def acceptance_by_step(
+    trace: Trace, settings: DrafterSettings, budget: int, steps: list[int] | None, samples: int | None, prompt: bool
+) -> list[dict[str, Any]]:
+    """Replay rollouts alone with a constant budget and return the counts of each RL step.
+
+    samples: replay only the first so many samples of each prompt, in sample order (history stays whole); prompt: whether
+    prompts are context.
+    """
+    drafter = replace(suffix_of(settings), prompt=prompt)
+    found = []
+    for step in _chosen(trace, steps):
+        rows = np.flatnonzero(trace.step == step)
+        if samples is not None:
+            rows = rows[_rank_in_group(trace.prompt[rows], trace.sample[rows]) < samples]
+        counts = drafter.count(trace, rows, drafter.learn(trace, drafter.history_rows(trace, step)), budget)
+        found.append({"step": step, **asdict(counts), "mean_acceptance_length": counts.mean_acceptance_length,
+                      "draft_acceptance_rate": counts.draft_acceptance_rate})  # fmt: skip
+    return found
+
+
+def suffix_of(settings: DrafterSettings) -> Suffix:
+    """Return the suffix drafter that the settings describe."""
+    return Suffix(**settings.model_dump(exclude={"kind"}))
+
+
+def _rank_in_group(prompt: npt.NDArray[np.int32], sample: npt.NDArray[np.int32]) -> Int64:
+    """Return how many samples of the same prompt come before each rollout, by sample number."""
+    order = np.lexsort((sample, prompt))
+    starts = np.flatnonzero(np.diff(prompt[order], prepend=-1))
+    rank = np.empty(prompt.size, np.int64)
+    rank[order] = np.arange(prompt.size) - np.repeat(starts, np.diff(starts, append=prompt.size))
+    return rank
+
+
+def _warnings(runs: list[dict[str, Any]], trace: Trace, steps: list[int], cost: Profile) -> list[str]:
+    """Say what a reader of the numbers must know."""
+    notes = []
+    if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
+        notes.append(
+            f"up to {most:.0%} of decoding time lies outside the valid range of profile {cost.name}: extrapolated"
+        )
+    if steps[0] == trace.steps[0]:
+        notes.append(f"RL step {steps[0]} has no recorded step before it: no history to draft or to predict from")
+    return notes
+
+
+def _chosen(trace: Trace, steps: list[int] | None) -> list[int]:
+    if steps is None:
+        return trace.steps
+    if missing := sorted(set(steps) - set(trace.steps)):
+        known = ", ".join(map(str, trace.steps[:8])) + (", ..." if len(trace.steps) > 8 else "")
+        raise InputError(f"{trace.source}: has no RL step {missing[0]}: choose from {known}")
+    return sorted(set(steps))
+
+
+def _nothing(trace: Trace, rows: Int64) -> Acceptance:
+    offsets = np.concatenate([[0], np.cumsum(trace.output_tokens[rows], dtype=np.int64)])
+    return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True)
+
+
+def _curve(suffix: Suffix | None, trace: Trace, past: Int64) -> Callable[[], DraftCurve | None]:
+    @cache
+    def measure() -> DraftCurve | None:
+        return draft_curve(suffix, trace, past) if suffix and past.size else None
+
+    return measure
+
+
+def _warm_up(cost: Any) -> None:
+    """Load the compiled engine before the clock starts, so that `wall_s` is the simulation's alone."""
+    one = np.ones(1, np.int64)
+    tables = Acceptance(np.array([0, 1]), lambda budget: np.zeros((1, 2), np.uint8), prefix=True)
+    simulate(Workload(one, one, one, one, tables), cost, by_live([0]), 1)
+
+
+def _run_row(spec: str, drafter: str, episodes: list[_Episode]) -> dict[str, Any]:
+    counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
+    sequence_steps = int(counts[kernel.R_STEPS].sum())
+    drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
+    output = sum(int(e.workload.output_tokens.sum()) for e in episodes)
+    decode_steps = sum(len(log) for e in episodes for log in e.outcome.logs)
+    busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
+    return {
+        "policy": spec,
+        "drafter": drafter,
+        "lossless": True,
+        "rl_steps": len(episodes),
+        "rollouts": counts.shape[1],
+        "makespan_s": sum(e.outcome.makespan_s for e in episodes),
+        "decode_steps": decode_steps,
+        "sequence_steps": sequence_steps,
+        "output_tokens": output,
+        "drafted_tokens": drafted,
+        "accepted_tokens": accepted,
+        "wasted_tokens": drafted - accepted,
+        "mean_acceptance_length": output / sequence_steps,
+        "draft_acceptance_rate": accepted / drafted if drafted else None,
+        "mean_live_batch": sequence_steps / decode_steps,
+        "straggler_s": sum(_straggling(e.outcome)[1] for e in episodes),
+        "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
+        "wall_s": sum(e.wall_s for e in episodes),
+        "facts": json.dumps({str(e.step): e.facts for e in episodes if e.facts}),
+    }
+
+
+def _straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
+    """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
+    finished = outcome.ledger.times[kernel.FINISHED_S]
+    late = finished > STRAGGLER_FROM * outcome.makespan_s
+    return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
+
+
+def _rollout_block(episode: _Episode, prompt_ids: list[str]) -> dict[str, Any]:
+    ledger, workload = episode.outcome.ledger, episode.workload
+    return {
+        "policy": episode.policy,
+        "step": episode.step,
+        "prompt_id": np.array(prompt_ids, dtype=object)[workload.prompt],
+        "sample": workload.sample,
+        "replica": ledger.counts[kernel.R_REPLICA],
+        "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.output_tokens,
+        "admitted_s": ledger.times[kernel.ADMITTED_S],
+        "finished_s": ledger.times[kernel.FINISHED_S],
+        "decode_steps": ledger.counts[kernel.R_STEPS],
+        "drafted_tokens": ledger.counts[kernel.R_DRAFTED],
+        "accepted_tokens": ledger.counts[kernel.R_ACCEPTED],
+        "straggler": _straggling(episode.outcome)[0],
+    }
+
+
+def _step_blocks(episode: _Episode) -> list[dict[str, Any]]:
+    return [
+        {"policy": episode.policy, "step": episode.step, "replica": replica}
+        | {name: log[:, column] for column, name in enumerate(kernel.LOG_COLUMNS)}
+        for replica, log in enumerate(episode.outcome.logs)
+    ]

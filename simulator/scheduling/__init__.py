@@ -1,0 +1,1 @@
+"""Which rollout runs where and when: pure decisions, taken by nobody's clock."""

@@ -1,0 +1,23 @@
+"""How the rollouts of an RL step reach the replicas."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+
+Dispatch = Literal["shared", "static"]
+
+
+def split(rollouts: int, replicas: int, max_num_seqs: int, dispatch: Dispatch) -> tuple[list[Int64], Int64]:
+    """Return (rollouts that each replica gets before the start, rollouts left in the shared queue), in queue order.
+
+    shared: the head of the queue goes one by one to the replica with the fewest, the lowest number first, until all
+    slots are taken; the rest waits for whichever replica has room first. static: contiguous, nearly equal parts.
+    """
+    queue = np.arange(rollouts)
+    if dispatch == "static":
+        return np.array_split(queue, replicas), queue[:0]
+    first = queue[: replicas * max_num_seqs]
+    return [first[number::replicas] for number in range(replicas)], queue[first.size :]
