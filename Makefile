@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/rolloutsim replay traces/data/demo.parquet --profile h100-llama-3.1-8b-published --drafter suffix \
-		--policy none --policy fixed:4 --policy unlimited --policy das --steps 3 --max-num-seqs 64 --out out/demo
+		--policy none --policy fixed:4 --policy unlimited --policy das --steps 3 --max-num-seqs 256 --out out/demo
 
 lint: setup
 	$(BIN)/ruff check .

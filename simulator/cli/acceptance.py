@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from simulator.cli.replay import drafter_options, parse_steps
+from simulator.cli.replay import drafter_options, parse_steps, require_source
 
 
 @click.command()
@@ -40,8 +40,7 @@ def acceptance(
 
     if no_history:
         settings["scope"] = "request"
-    if settings["scope"] == "request" and not settings["own"]:
-        raise click.UsageError("--no-own with no history leaves nothing to draft from: drop one of the two")
+    require_source(settings["scope"], settings["own"])
     rows = acceptance_by_step(read(trace), DrafterSettings(**settings), max_spec, steps, samples, prompt=not no_prompt)
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))

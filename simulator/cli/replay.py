@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
+class Finite(click.FloatRange):
+    """A float within a range; `nan` is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what compares with nothing."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 def drafter_options(command: Command) -> Command:
     """Add the flags that describe a suffix drafter."""
     for option in reversed([
@@ -24,9 +35,9 @@ def drafter_options(command: Command) -> Command:
                      help="Draft from the longest match, or the draft of the highest expected acceptance."),
         click.option("--window", type=click.IntRange(1), default=16, show_default=True, help="RL steps of history."),
         click.option("--depth", type=click.IntRange(2, 255), default=24, show_default=True, help="Longest string known, tokens."),
-        click.option("--factor", type=click.FloatRange(0, 255, min_open=True), default=1.0, show_default=True,
+        click.option("--factor", type=Finite(0, 255, min_open=True), default=1.0, show_default=True,
                      help="Drafted tokens per matched token, at most."),
-        click.option("--min-prob", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+        click.option("--min-prob", type=Finite(0, 1), default=0.1, show_default=True,
                      help="A draft ends where its path probability falls below."),
     ]):  # fmt: skip
         command = option(command)
@@ -73,6 +84,8 @@ def replay(
     """
     from simulator.scenario import build
 
+    if drafter == "suffix":
+        require_source(settings["scope"], settings["own"])
     scenario = build({
         "trace": trace, "profile": profile, "policies": list(policies), "steps": steps, "seed": seed,
         "drafter": {"kind": drafter, **settings},
@@ -95,6 +108,12 @@ def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as
     from simulator.scenario import load
 
     _simulate(load(scenario, list(overrides)), out, as_json)
+
+
+def require_source(scope: str, own: bool) -> None:
+    """Refuse a suffix drafter that has nothing to draft from."""
+    if scope == "request" and not own:
+        raise click.UsageError("--no-own without a history leaves nothing to draft from: drop one of the two")
 
 
 def parse_steps(text: str | None) -> list[int] | None:

@@ -1,0 +1,100 @@
+"""The commands on good input: what they print, write and agree on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.conftest import PROFILE, Shell
+
+POLICIES = [flag for name in ("none", "fixed:4", "unlimited", "das") for flag in ("--policy", name)]
+
+
+def test_help_names_every_command(shell: Callable[..., Shell]) -> None:
+    help_ = shell("--help")
+    assert help_.code == 0
+    for command in ("replay", "run", "acceptance", "trace", "profile"):
+        assert command in help_.out
+        assert shell(command, "--help").code == 0
+
+
+def test_replay_writes_tables_plots_and_the_scenario(shell: Callable[..., Shell], small: Path, tmp_path: Path) -> None:
+    result = shell(
+        "replay", small, "--profile", PROFILE, *POLICIES, "--steps", 2, "--max-num-seqs", 4, "--out", tmp_path
+    )
+    assert result.code == 0, result.err
+    for name in ("none", "fixed:4", "unlimited", "das"):
+        assert name in result.out
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"runs.parquet", "rollouts.parquet", "steps.parquet", "acceptance.parquet", "scenario.yaml",
+                       "live_batch.png", "makespan.png", "acceptance.png"}  # fmt: skip
+    runs = pq.read_table(tmp_path / "runs.parquet")
+    assert json.loads(runs.schema.metadata[b"rolloutsim"])["schema_version"] == 1
+    assert shell("run", tmp_path / "scenario.yaml", "--json").code == 0
+
+
+def test_json_run_and_print_scenario_agree(shell: Callable[..., Shell], small: Path, tmp_path: Path) -> None:
+    flags = ["replay", small, "--profile", PROFILE, *POLICIES, "--steps", "1-2", "--max-num-seqs", 4, "--match", "scored",
+             "--replicas", 2, "--dispatch", "static", "--no-own", "--min-prob", 0.2]  # fmt: skip
+    document = json.loads(shell(*flags, "--json").out)
+    file = tmp_path / "scenario.yaml"
+    file.write_text(shell(*flags, "--print-scenario").out)
+    again = json.loads(shell("run", file, "--json").out)
+    for one in (document, again):
+        for run in one["runs"]:
+            assert run.pop("wall_s") > 0
+    assert again == document
+    wider = json.loads(shell("run", file, "--json", "--set", "engine.max_num_seqs=64", "--set", "policies=[none]").out)
+    assert wider["scenario"]["engine"]["max_num_seqs"] == 64
+    assert [run["policy"] for run in wider["runs"]] == ["none"]
+    needed = {"policy", "drafter", "makespan_s", "speedup", "decode_steps", "output_tokens", "drafted_tokens",
+              "accepted_tokens", "mean_acceptance_length", "draft_acceptance_rate", "mean_live_batch", "straggler_s",
+              "extrapolated_fraction"}  # fmt: skip
+    assert all(needed <= run.keys() for run in document["runs"])
+    assert document["runs"][0]["speedup"] == 1
+    assert document["runs"][0]["draft_acceptance_rate"] is None
+
+
+def test_a_policy_of_the_users_own(
+    shell: Callable[..., Shell], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_policies.py").write_text("def four(view):\n    return [4] * view.live\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    document = json.loads(
+        shell(
+            "replay", small, "--profile", PROFILE, "--policy", "fixed:4", "--policy", "my_policies:four", "--json"
+        ).out
+    )
+    built_in, own = document["runs"]
+    for key in ("makespan_s", "decode_steps", "drafted_tokens", "accepted_tokens"):
+        assert own[key] == built_in[key], key
+
+
+def test_acceptance_agrees_with_replay(shell: Callable[..., Shell], small: Path) -> None:
+    for match in ("longest", "scored"):
+        flags = ["--match", match, "--steps", 2]
+        alone = json.loads(shell("acceptance", small, *flags, "--max-spec", 4, "--json").out)
+        assert alone["schema_version"] == 1
+        (step,) = alone["steps"]
+        replay = ["replay", small, "--profile", PROFILE, "--policy", "fixed:4", *flags, "--json"]
+        (run,) = json.loads(shell(*replay).out)["runs"]
+        assert step["output_tokens"] == run["output_tokens"]
+        # the engine's first token comes from the prefill, without a draft; alone, the prompt may draft it
+        assert run["mean_acceptance_length"] == pytest.approx(step["mean_acceptance_length"], rel=0.02)
+        assert run["draft_acceptance_rate"] == pytest.approx(step["draft_acceptance_rate"], rel=0.05)
+
+
+def test_acceptance_options(shell: Callable[..., Shell], small: Path) -> None:
+    def steps(*flags: object) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = json.loads(shell("acceptance", small, "--json", *flags).out)["steps"]
+        return found
+
+    whole, one = steps(), steps("--samples", 1)
+    assert [s["rollouts"] for s in whole] == [18, 18, 18]
+    assert [s["rollouts"] for s in one] == [6, 6, 6]
+    assert steps("--max-spec", 0)[2]["sequence_steps"] == whole[2]["output_tokens"]
+    assert steps("--no-history")[2]["accepted_tokens"] < whole[2]["accepted_tokens"]
+    assert steps("--window", 1, "--steps", 1) == [steps()[1]]
+    assert steps("--no-history", "--no-prompt", "--max-spec", 4)[0]["drafted_tokens"] >= 0
