@@ -188,6 +188,12 @@ def _print(result: "Result", out: Path | None) -> None:
         f"{first['rl_steps']} RL step(s)\nprofile {about['profile']['name']}, drafter {first['drafter']}"
     )
     console.print(grid)
+    for run in runs:
+        for step, facts in list(json.loads(run["facts"]).items())[-1:]:
+            told = ", ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+            )
+            console.print(f"{run['policy']} in RL step {step}: {told}", soft_wrap=True)
     for warning in about["warnings"]:
         console.print(f"note: {warning}")
     if out is not None:

@@ -35,18 +35,21 @@ def draft_curve(drafter: Suffix, trace: Trace, past: Int64) -> DraftCurve:
 
 
 def profile_of(measured: Sequence[Acceptance]) -> Iterator[dict[str, Any]]:
-    """Yield the blocks of `results.ACCEPTANCE`: drafts with an unlimited budget, over all positions of all rollouts."""
+    """Yield the blocks of `results.ACCEPTANCE`: drafts with an unlimited budget, over all positions of all rollouts.
+
+    First tokens are left out: an engine gets them from the prefill, without a draft.
+    """
     longest = LARGEST_BUDGET + 1
     drafted, accepted = np.zeros(longest + 1, np.int64), np.zeros(longest + 1, np.int64)
     bins = np.zeros((3, 64), np.int64)
     for acceptance in measured:
         acceptance.serve([LARGEST_BUDGET])
         table = acceptance.tables[acceptance.table_of[LARGEST_BUDGET]]
+        emitted = np.arange(len(table)) - np.repeat(acceptance.offsets[:-1], np.diff(acceptance.offsets))
+        table, emitted = table[emitted > 0], emitted[emitted > 0]
         drafted[:longest] += np.bincount(table[:, 1], minlength=longest)
         accepted[:longest] += np.bincount(table[:, 0], minlength=longest)
-        lengths = np.diff(acceptance.offsets)
-        emitted = np.arange(len(table)) - np.repeat(acceptance.offsets[:-1], lengths)
-        which = np.log2(emitted + 1).astype(np.int64)
+        which = np.log2(emitted).astype(np.int64)
         for row, weight in enumerate((None, table[:, 1], table[:, 0])):
             bins[row] += np.bincount(which, weight, 64).astype(np.int64)
     at_least_drafted, at_least_accepted = (counts[::-1].cumsum()[::-1][1:] for counts in (drafted, accepted))
@@ -55,5 +58,5 @@ def profile_of(measured: Sequence[Acceptance]) -> Iterator[dict[str, Any]]:
         yield {"by": "position", "low": j + 1, "high": j + 1, "drafted_tokens": n,
                "accepted_tokens": int(at_least_accepted[j]), "drafts": n}  # fmt: skip
     for b in range(int(bins[0].nonzero()[0].max(initial=-1)) + 1):
-        yield {"by": "emitted", "low": 2**b - 1, "high": 2 ** (b + 1) - 2, "drafted_tokens": int(bins[1, b]),
+        yield {"by": "emitted", "low": 2**b, "high": 2 ** (b + 1) - 1, "drafted_tokens": int(bins[1, b]),
                "accepted_tokens": int(bins[2, b]), "drafts": int(bins[0, b])}  # fmt: skip
