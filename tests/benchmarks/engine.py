@@ -56,8 +56,7 @@ def main() -> None:
     small = workload(256, 200, 1000)
     table, ends = small.acceptance.tables[0], small.acceptance.offsets
     plain = [
-        reference.Rollout(200, int(b - a), table[a:b, 0].tolist(), table[a:b, 1].tolist())
-        for a, b in pairwise(ends)
+        reference.Rollout(200, int(b - a), table[a:b, 0].tolist(), table[a:b, 1].tolist()) for a, b in pairwise(ends)
     ]
     price = affine(7.093e-3, query=2.101e-5, kv=3.926e-8)
     slow_s = median_s(lambda: reference.simulate(plain, price, fixed(4), LIVE), 3)

@@ -94,21 +94,21 @@ def draft_scored(
 ) -> set[Draft]:
     """Every draft, with its score, that scored matching may propose: one per way to resolve equal counts.
 
-    The winner has the highest (score, joint before local, longer match). The nodes of two walks differ, so ties are
-    resolved in each walk on its own; a draft is admissible when each other walk can come out below it.
-    Without a history the joint table is the own one; without an own table there is no local one.
+    The winner has the highest (score, local before joint, longer match); a match is shorter than the context. The nodes
+    of two walks differ, so ties are resolved in each walk on its own; a draft is admissible when each other walk can
+    come out below it. Without a history the joint table is the own one; without an own table there is no local one.
     """
     candidates: list[list[tuple[float, bool, int, tuple[int, ...]]]] = []  # one list per walk
     joint = [table for table in (history, own) if table is not None]
-    for is_joint, tables in ((False, [own] if own is not None else []), (True, joint)):
+    for is_local, tables in ((True, [own] if own is not None else []), (False, joint)):
         depth = tables[0].depth if tables else 0
-        for m in range(1, min(len(context), depth - 1) + 1):
+        for m in range(1, min(len(context), depth)):
             w = tuple(context[-m:])
             if not _occurrences(tables, w):
                 break
             limit = min(budget, math.floor(factor * m + 1e-9), depth - m)
             ends = _walks(tables, w, limit, min_prob, (), 1.0, 0.0)
-            candidates.append([(score, is_joint, m, draft) for draft, score in ends])
+            candidates.append([(score, is_local, m, draft) for draft, score in ends])
     if not candidates:
         return {((), 0.0)}
     at_least = max(min(walk[:3] for walk in walks) for walks in candidates)
@@ -194,6 +194,15 @@ def sequence_steps(
     return steps, drafted, accepted
 
 
+def reachable(pairs: Sequence[set[tuple[int, int]]]) -> set[tuple[int, int, int]]:
+    """Every (sequence-steps, drafted, accepted) that some choice among the admissible (A, D) by position leads to."""
+    ahead: list[set[tuple[int, int, int]]] = [*(set() for _ in pairs), {(0, 0, 0)}]
+    for p in reversed(range(len(pairs))):
+        for a, d in pairs[p]:
+            ahead[p] |= {(s + 1, x + d, y + a) for s, x, y in ahead[min(p + a + 1, len(pairs))]}
+    return ahead[0]
+
+
 def _longest_match(table: Counts, context: Tokens) -> int:
     lengths = range(1, min(len(context), table.depth - 1) + 1)
     return max((m for m in lengths if table.best(context[-m:]) is not None), default=0)
@@ -243,9 +252,9 @@ def _tables(history: Counts | None, own: Counts | None, depth: int) -> dict[str,
 
 
 def _context(prompt: Tokens, output: Tokens, p: int, depth: int) -> list[int]:
-    """The last depth - 1 tokens known after p were emitted: longer matches are never asked for."""
+    """The last `depth` tokens known after p were emitted: no match is longer than depth - 1."""
     known = [*prompt[max(0, len(prompt) - depth) :], *output[max(0, p - depth) : p]]
-    return known[max(0, len(known) - (depth - 1)) :]
+    return known[-depth:]
 
 
 def _common_prefix(draft: Tokens, actual: Tokens) -> int:

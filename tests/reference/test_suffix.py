@@ -4,7 +4,15 @@ import random
 
 import pytest
 
-from tests.reference.suffix import Counts, draft_longest, draft_scored, replay_longest, replay_scored, sequence_steps
+from tests.reference.suffix import (
+    Counts,
+    draft_longest,
+    draft_scored,
+    reachable,
+    replay_longest,
+    replay_scored,
+    sequence_steps,
+)
 
 
 def test_counts_by_hand() -> None:
@@ -78,21 +86,23 @@ def test_scored_match_by_hand() -> None:
     history = Counts(4)
     for sequence in ([1, 2, 3], [1, 2, 3], [1, 2, 4]):
         history.insert(sequence)
-    assert draft_scored(history, None, [1, 2], 4) == {((3,), 2 / 3)}
-    assert draft_scored(history, None, [1], 4, factor=2.0) == {((2, 3), 1 + 2 / 3)}
-    assert draft_scored(history, None, [1], 1, factor=2.0) == {((2,), 1.0)}
-    assert draft_scored(history, None, [9], 4) == draft_scored(history, None, [], 4) == {((), 0.0)}
+    assert draft_scored(history, None, [9, 1, 2], 4) == {((3,), 2 / 3)}
+    assert draft_scored(history, None, [9, 1], 4, factor=2.0) == {((2, 3), 1 + 2 / 3)}
+    assert draft_scored(history, None, [9, 1], 1, factor=2.0) == {((2,), 1.0)}
+    for unmatched in ([8, 9], [1], []):  # a match leaves out at least one token of the context
+        assert draft_scored(history, None, unmatched, 4) == {((), 0.0)}
     shallow = Counts(3)
     shallow.insert([1, 2, 3, 4])
-    assert draft_scored(shallow, None, [1, 2], 4) == {((3,), 1.0)}  # match and draft together stay within the depth
+    assert draft_scored(shallow, None, [9, 1, 2], 4) == {((3,), 1.0)}  # match and draft stay within the depth
     deep = Counts(4)
     deep.insert([1, 2, 3, 4])
-    assert draft_scored(deep, None, [1, 2], 4) == {((3, 4), 2.0)}
+    assert draft_scored(deep, None, [9, 1, 2], 4) == {((3, 4), 2.0)}
+    assert draft_scored(deep, None, [1, 2], 4) == {((3,), 1.0)}  # all of the context is no match
     # After 2 half the time 3, after 1 2 4 half the time: equal scores, so the longer match is taken.
     tied = Counts(3)
     for sequence in ([1, 2, 4], [1, 2], [2, 3], [2, 3]):
         tied.insert(sequence)
-    assert draft_scored(tied, None, [1, 2], 4) == {((4,), 0.5)}
+    assert draft_scored(tied, None, [9, 1, 2], 4) == {((4,), 0.5)}
 
 
 def test_scored_match_keeps_every_way_to_break_a_tie() -> None:
@@ -100,19 +110,19 @@ def test_scored_match_keeps_every_way_to_break_a_tie() -> None:
     history.insert([1, 2, 5], weight=3)
     history.insert([0, 1, 3], weight=3)
     # After 1: 2 (then 5) or 3 (then nothing), three of six each.
-    assert draft_scored(history, None, [1], 4, factor=2.0) == {((2, 5), 1.0), ((3,), 0.5)}
+    assert draft_scored(history, None, [9, 1], 4, factor=2.0) == {((2, 5), 1.0), ((3,), 0.5)}
     # One more "0 1": after 1, 3 of 7 each, so 6/7 or 3/7; after 0 1, 3 in 3 of 4. That beats 3/7 but not 6/7.
     history.insert([0, 1])
-    assert draft_scored(history, None, [0, 1], 4, factor=2.0) == {((2, 5), 6 / 7), ((3,), 0.75)}
+    assert draft_scored(history, None, [9, 0, 1], 4, factor=2.0) == {((2, 5), 6 / 7), ((3,), 0.75)}
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(1, ((6,), 1 / 2)), (2, ((7,), 1 / 2)), (3, ((7,), 3 / 5))])
-def test_scored_match_prefers_the_better_table_then_joint(weight: int, expected: tuple[tuple[int, ...], float]) -> None:
+@pytest.mark.parametrize(("weight", "expected"), [(1, ((6,), 1 / 2)), (2, ((6,), 1 / 2)), (3, ((7,), 3 / 5))])
+def test_scored_match_prefers_the_better_table_then_local(weight: int, expected: tuple[tuple[int, ...], float]) -> None:
     # Own 5 6 5: locally 6 after one of two 5s. Joint: 7 after `weight` of 2 + weight 5s; below, equal, above 1/2.
     history, own = Counts(4), Counts(4)
     own.insert([5, 6, 5])
     history.insert([5, 7], weight)
-    assert draft_scored(history, own, [6, 5][1:], 4) == {expected}
+    assert draft_scored(history, own, [9, 5], 4) == {expected}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -129,12 +139,3 @@ def test_step_by_step_drafting_equals_replay_by_position(seed: int, budget: int)
     scored = replay_scored(history, prompt, output, budget, depth=6, factor=2.0)
     decoded = sequence_steps(history, prompt, output, budget, depth=6, matching="scored", factor=2.0)
     assert decoded in reachable(scored)
-
-
-def reachable(pairs: list[set[tuple[int, int]]]) -> set[tuple[int, int, int]]:
-    """Every (steps, drafted, accepted) that some choice among the admissible (A, D) by position leads to."""
-    ahead: list[set[tuple[int, int, int]]] = [*(set() for _ in pairs), {(0, 0, 0)}]
-    for p in reversed(range(len(pairs))):
-        for a, d in pairs[p]:
-            ahead[p] |= {(s + 1, x + d, y + a) for s, x, y in ahead[min(p + a + 1, len(pairs))]}
-    return ahead[0]
