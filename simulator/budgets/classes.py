@@ -8,7 +8,6 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 
 CLASSES = ("short", "medium", "long")
-NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)

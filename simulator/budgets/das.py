@@ -44,9 +44,11 @@ def parse(argument: str) -> Settings:
         key, equals, value = part.partition("=")
         if not equals or key not in Settings.__dataclass_fields__:
             raise InputError(f"policy {spec!r} has setting {part!r}: use short=, long=, budgets=, form= or cap=")
+        if key in values:
+            raise InputError(f"policy {spec!r} sets {key} twice: give it once")
         values[key] = value
     for key in ("short", "long"):
-        if key in values and not values[key].isdecimal():
+        if key in values and not (values[key].isdecimal() and len(values[key]) <= 9):
             raise InputError(f"policy {spec!r} has {key}={values[key]}: give a whole number of tokens")
     budgets = tuple(budget_of(text, spec) for text in values["budgets"].split("/")) if "budgets" in values else None
     if budgets is not None and len(budgets) != 3:
@@ -137,6 +139,8 @@ def _fit_class(curve: DraftCurve, thresholds: Thresholds, which: int | None) -> 
 
 def _budget_that_drafts(wanted: float, curve: DraftCurve, member: npt.NDArray[np.bool_]) -> int:
     """Return the smallest measured budget under which `wanted` tokens are drafted per decode step, else UNLIMITED."""
+    if wanted <= 0:
+        return 0
     steps = (curve.lengths[member] - curve.accepted[:, member]).sum(axis=1)
     per_step = curve.drafted[:, member].sum(axis=1) / np.maximum(steps, 1)
     enough = per_step >= wanted

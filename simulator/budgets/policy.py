@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.view import BatchView
+from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 
@@ -41,6 +42,23 @@ class TablePolicy:
     budgets: Int64
     row_of_prompt: Int64 | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a table that compiled code could not look up."""
+        rows, stages = self.boundaries.shape[0], self.boundaries.shape[1] + 1
+        if self.budgets.ndim != 3 or self.budgets.shape[:2] != (rows, stages) or self.budgets.shape[2] < 1:
+            raise InputError(
+                f"budget table of shape {self.budgets.shape}: {rows} rows and {stages} stages need {(rows, stages, 'b')}"
+            )
+        if self.budgets.min() < 0 or self.budgets.max() > UNLIMITED:
+            raise InputError(
+                f"budget table from {self.budgets.min()} to {self.budgets.max()}: stay within 0 to {UNLIMITED}"
+            )
+        if self.boundaries.size and (self.boundaries.min() < 0 or (np.diff(self.boundaries, axis=1) < 0).any()):
+            raise InputError("boundaries of a budget table must be 0 or more tokens, ascending in each row: sort them")
+        used = self.row_of_prompt
+        if used is not None and used.size and (used.min() < 0 or used.max() >= rows):
+            raise InputError(f"row_of_prompt names rows {used.min()} to {used.max()}: the budget table has {rows}")
 
     def rows(self, prompt: Int64) -> Int64:
         """Return the table row of each prompt index."""

@@ -24,7 +24,7 @@ def threshold(argument: str, context: Context) -> TablePolicy:
     """K drafts while at most B sequences are live, else none: `threshold:K@B`."""
     spec = f"threshold:{argument}"
     budget, at, live = argument.partition("@")
-    if not at or not live.isdecimal() or int(live) < 1:
+    if not at or not live.isdecimal() or len(live) > 9 or int(live) < 1:
         raise InputError(f"policy {spec!r} is not threshold:K@B: for example threshold:4@32, with B at least 1")
     k, most = budget_of(budget, spec), min(int(live), context.max_num_seqs)
     return by_live([k] * (most + 1) + [0])
@@ -32,6 +32,6 @@ def threshold(argument: str, context: Context) -> TablePolicy:
 
 def budget_of(text: str, spec: str) -> int:
     """Read a budget out of a policy's name, or raise InputError."""
-    if not text.isdecimal() or int(text) > UNLIMITED:
-        raise InputError(f"policy {spec!r} has budget {text!r}: give a whole number from 0 to {UNLIMITED}")
+    if not text.isdecimal() or len(text) > 9 or int(text) > UNLIMITED:
+        raise InputError(f"policy {spec[:60]!r} has budget {text[:20]!r}: give a whole number from 0 to {UNLIMITED}")
     return int(text)

@@ -12,7 +12,8 @@ Int64 = npt.NDArray[np.int64]
 class BatchView:
     """One replica's live batch at the start of a decode step; arrays are int64[live], in order of admission, read-only.
 
-    time_s: the replica's clock; max_num_seqs: slots; waiting: rollouts queued on this replica. prompt: index of the
+    time_s: the replica's clock; max_num_seqs: slots; waiting: rollouts in the replica's own queue (a
+    queue shared with others is not counted). prompt: index of the
     prompt, the same for all samples of a group and in the history; sample: index within the group; prompt_tokens,
     emitted_tokens: lengths so far (0 emitted: this step is the prefill, which drafts nothing); decode_steps,
     drafted_tokens, accepted_tokens: of each rollout until now; budget: the budget it had in the last step.

@@ -19,8 +19,8 @@ ADMITTED_S, FINISHED_S = range(2)
 ROLLOUT, POSITION, LIMIT, BUDGET, SHIFT, ORIGIN, DRAFTED, SINCE, STAGE = range(9)
 SLOT_FIELDS = 9
 # fields of `state`
-LIVE, DECODING, HEAD, TAIL, STEPS, LOGGED, NUMBER = range(7)
-STATE_FIELDS = 7
+LIVE, DECODING, HEAD, TAIL, STEPS, LOGGED, NUMBER, ASKED = range(8)
+STATE_FIELDS = 8
 # fields of `clock`
 NOW_S, EXTRAPOLATED_S = range(2)
 # columns of `log`, one row per decode step
@@ -70,8 +70,8 @@ def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
         stage += 1
     slots[STAGE, i] = stage
     limit = rollouts[END, rollout]
-    if stage < boundaries.shape[1]:
-        limit = min(limit, start + boundaries[row, stage])
+    if stage < boundaries.shape[1] and boundaries[row, stage] < limit - start:
+        limit = start + boundaries[row, stage]
     slots[LIMIT, i] = limit
 
 
@@ -113,12 +113,12 @@ def retire(slots, state, rollouts, clock, counts, times):  # type: ignore[no-unt
 @njit(cache=True)
 def advance(  # type: ignore[no-untyped-def]
     slots, state, queue, rollouts, clock, counts, times, tables, table_of, boundaries, budgets, meta, data, log,
-    max_num_seqs, wait_when_free, asked, max_steps,
+    max_num_seqs, wait_when_free, asked, every,
 ):  # fmt: skip
     """Decode until the batch is empty, a slot is free for others to fill, the policy must be asked, or the log is full.
 
     tables: uint8[t, positions, 2]; boundaries, budgets: the budget table, not read when `asked`; then budgets are those in
-    the slots, and the return comes when a rollout completes, or after `max_steps` decode steps if that is not 0.
+    the slots, and the return comes when a rollout completes, or `every` decode steps (0: never) after state[ASKED].
     """
     position, limit, budget = slots[POSITION], slots[LIMIT], slots[BUDGET]
     shift, origin, slot_drafted = slots[SHIFT], slots[ORIGIN], slots[DRAFTED]
@@ -128,7 +128,6 @@ def advance(  # type: ignore[no-untyped-def]
     for i in range(state[DECODING]):
         context += position[i] - origin[i]
     stale = True
-    steps_left = max_steps
     while True:
         if state[LOGGED] == log.shape[0]:
             return LOG_FULL
@@ -197,7 +196,5 @@ def advance(  # type: ignore[no-untyped-def]
             stale = True
             if wait_when_free and state[HEAD] == state[TAIL]:
                 return FREED
-        if asked:
-            steps_left -= 1
-            if steps_left == 0 or done > 0:
-                return ASK
+        if asked and (done > 0 or (every > 0 and state[STEPS] - state[ASKED] >= every)):
+            return ASK

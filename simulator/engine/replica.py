@@ -156,6 +156,7 @@ class Replica:
         except Exception as error:
             told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(f"policy {_name(self.policy)} raised {told}: mend the policy") from error
+        self._state[k.ASKED] = self._state[k.STEPS]
         budgets = _checked(answer, live, self.policy)
         acceptance = self.workload.acceptance
         acceptance.serve(np.unique(budgets))
@@ -168,8 +169,11 @@ def _name(policy: BudgetPolicy) -> str:
 
 
 def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
-    budgets = np.asarray(answer)
     name = _name(policy)
+    try:
+        budgets = np.asarray(answer)
+    except ValueError:
+        raise InputError(f"policy {name} returned lists of different lengths: return one budget each") from None
     if budgets.shape not in {(live,), ()}:
         raise InputError(
             f"policy {name} returned shape {budgets.shape} for {live} live sequences: return one budget each"
