@@ -17,13 +17,14 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.cost.model import Profile
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.measure import draft_curve, profile_of
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.settings import SuffixSettings
 from simulator.engine import kernel
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.workload import Workload
 from simulator.results import ACCEPTANCE, ROLLOUTS, RUNS, STEPS, Result, table
-from simulator.scenario import DrafterSettings, Scenario
+from simulator.scenario import Scenario
 from traces.errors import InputError
 from traces.io import read
 from traces.trace import Trace
@@ -55,17 +56,18 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     trace = read(scenario.trace) if trace is None else trace
     cost = load_profile(scenario.profile)
     steps = _chosen(trace, scenario.steps)
-    suffix = suffix_of(scenario.drafter) if scenario.drafter.kind == "suffix" else None
-    if suffix and not trace.has_tokens:
+    drafter = scenario.drafter.drafter()
+    if drafter.needs_tokens and not trace.has_tokens:
+        name = scenario.drafter.kind
         raise InputError(
-            f"{trace.source}: has no token_ids, which drafter suffix replays: record them, or use drafter none"
+            f"{trace.source}: has no token_ids, which drafter {name} replays: record them, or use drafter none"
         )
     _warm_up(cost)
     episodes, measured = [], []
     for step in steps:
         rows = np.flatnonzero(trace.step == step)
-        past = (suffix or Suffix()).history_rows(trace, step)
-        acceptance = suffix.accept(trace, rows, suffix.learn(trace, past)) if suffix else _nothing(trace, rows)
+        past = past_rows(trace, step, drafter.window)
+        acceptance = drafter.accept(trace, rows, past, scenario.seed)
         measured.append(acceptance)
         workload = Workload(
             prompt=trace.prompt[rows].astype(np.int64),
@@ -76,7 +78,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         )
         context = Context(
             len(trace.prompt_ids), trace.prompt[past].astype(np.int64), trace.output_tokens[past].astype(np.int64),
-            cost, scenario.engine.max_num_seqs, _curve(suffix, trace, past),
+            cost, scenario.engine.max_num_seqs, _curve(drafter, trace, past, scenario.seed),
         )  # fmt: skip
         for spec in scenario.policies:
             policy = resolve_policy(spec, context)
@@ -87,7 +89,6 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             wall_s = time.perf_counter() - started
             facts = dict(getattr(policy, "facts", {}))
             episodes.append(_Episode(spec, step, workload, outcome, wall_s, facts))
-    drafter = suffix.describe() if suffix else "none"
     runs = [_run_row(spec, drafter, [e for e in episodes if e.policy == spec]) for spec in scenario.policies]
     for row in runs:
         row["speedup"] = runs[0]["makespan_s"] / row["makespan_s"]
@@ -109,28 +110,24 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
 
 
 def acceptance_by_step(
-    trace: Trace, settings: DrafterSettings, budget: int, steps: list[int] | None, samples: int | None, prompt: bool
+    trace: Trace, settings: SuffixSettings, budget: int, steps: list[int] | None, samples: int | None, prompt: bool
 ) -> list[dict[str, Any]]:
     """Replay rollouts alone with a constant budget and return the counts of each RL step.
 
     samples: replay only the first so many samples of each prompt, in sample order (history stays whole); prompt: whether
     prompts are context.
     """
-    drafter = replace(suffix_of(settings), prompt=prompt)
+    drafter = replace(settings.drafter(), prompt=prompt)
     found = []
     for step in _chosen(trace, steps):
         rows = np.flatnonzero(trace.step == step)
         if samples is not None:
             rows = rows[_rank_in_group(trace.prompt[rows], trace.sample[rows]) < samples]
-        counts = drafter.count(trace, rows, drafter.learn(trace, drafter.history_rows(trace, step)), budget)
+        history = drafter.learn(trace, past_rows(trace, step, drafter.window))
+        counts = drafter.count(trace, rows, history, budget)
         found.append({"step": step, **asdict(counts), "mean_acceptance_length": counts.mean_acceptance_length,
                       "draft_acceptance_rate": counts.draft_acceptance_rate})  # fmt: skip
     return found
-
-
-def suffix_of(settings: DrafterSettings) -> Suffix:
-    """Return the suffix drafter that the settings describe."""
-    return Suffix(**settings.model_dump(exclude={"kind"}))
 
 
 def _rank_in_group(prompt: npt.NDArray[np.int32], sample: npt.NDArray[np.int32]) -> Int64:
@@ -163,15 +160,10 @@ def _chosen(trace: Trace, steps: list[int] | None) -> list[int]:
     return sorted(set(steps))
 
 
-def _nothing(trace: Trace, rows: Int64) -> Acceptance:
-    offsets = np.concatenate([[0], np.cumsum(trace.output_tokens[rows], dtype=np.int64)])
-    return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True)
-
-
-def _curve(suffix: Suffix | None, trace: Trace, past: Int64) -> Callable[[], DraftCurve | None]:
+def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
     @cache
     def measure() -> DraftCurve | None:
-        return draft_curve(suffix, trace, past) if suffix and past.size else None
+        return draft_curve(drafter, trace, past, seed) if past.size else None
 
     return measure
 
@@ -183,7 +175,7 @@ def _warm_up(cost: Any) -> None:
     simulate(Workload(one, one, one, one, tables), cost, by_live([0]), 1)
 
 
-def _run_row(spec: str, drafter: str, episodes: list[_Episode]) -> dict[str, Any]:
+def _run_row(spec: str, drafter: Drafter, episodes: list[_Episode]) -> dict[str, Any]:
     counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
     sequence_steps = int(counts[kernel.R_STEPS].sum())
     drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
@@ -192,8 +184,8 @@ def _run_row(spec: str, drafter: str, episodes: list[_Episode]) -> dict[str, Any
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
         "policy": spec,
-        "drafter": drafter,
-        "lossless": True,
+        "drafter": drafter.describe(),
+        "lossless": drafter.lossless,
         "rl_steps": len(episodes),
         "rollouts": counts.shape[1],
         "makespan_s": sum(e.outcome.makespan_s for e in episodes),

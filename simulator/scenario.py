@@ -2,30 +2,18 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from simulator.drafting.settings import DrafterSettings, SuffixSettings
 from simulator.strict_yaml import load_mapping, load_value
 from traces.errors import InputError
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class DrafterSettings(_Model):
-    """What proposes drafts; see `simulator.drafting.suffix.Suffix`. `none` proposes nothing and needs no token ids."""
-
-    kind: Literal["suffix", "none"] = "suffix"
-    scope: Literal["problem", "global", "request"] = "problem"
-    own: bool = True
-    match: Literal["longest", "scored"] = "longest"
-    window: Annotated[int, Field(ge=1)] = 16
-    depth: Annotated[int, Field(ge=2, le=255)] = 24
-    factor: Annotated[float, Field(gt=0, le=255, strict=False)] = 1.0
-    min_prob: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.1
 
 
 class EngineSettings(_Model):
@@ -44,9 +32,14 @@ class Scenario(_Model):
     profile: str
     policies: Annotated[list[str], Field(min_length=1)]
     steps: list[Annotated[int, Field(ge=0)]] | None = None
-    drafter: DrafterSettings = DrafterSettings()
+    drafter: DrafterSettings = SuffixSettings()
     engine: EngineSettings = EngineSettings()
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("drafter", mode="before")
+    @classmethod
+    def _suffix_unless_named(cls, settings: Any) -> Any:
+        return {"kind": "suffix", **settings} if isinstance(settings, dict) else settings
 
     def yaml(self) -> str:
         """The file that `load` reads back to this scenario."""
@@ -96,6 +89,8 @@ def _override(document: dict[Any, Any], override: str) -> None:
 
 def _explain(fault: Any, count: int) -> str:
     path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "union_tag_invalid":
+        return f"{path}.kind = {fault['ctx']['tag']!r}: use {fault['ctx']['expected_tags']}"
     more = f" (and {count - 1} more faults)" if count > 1 else ""
     if fault["type"] == "extra_forbidden":
         known = _known_keys(fault["loc"][:-1])
@@ -111,7 +106,13 @@ def _explain(fault: Any, count: int) -> str:
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Scenario
+    """Return the keys of the section at `location`; a union's section is named by its kind after its key."""
+    models: tuple[Any, ...] = (Scenario,)
     for part in location:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+        named = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        models = tuple(named) or _alternatives(models[0].model_fields[part].annotation)
+    return list(models[0].model_fields)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)

@@ -34,14 +34,14 @@ def acceptance(
 
     Each RL step is drafted from the --window recorded steps before it, frozen, and from the rollout's own output.
     """
+    from simulator.drafting.settings import SuffixSettings
     from simulator.run import acceptance_by_step
-    from simulator.scenario import DrafterSettings
     from traces.io import read
 
     if no_history:
         settings["scope"] = "request"
     require_source(settings["scope"], settings["own"])
-    rows = acceptance_by_step(read(trace), DrafterSettings(**settings), max_spec, steps, samples, prompt=not no_prompt)
+    rows = acceptance_by_step(read(trace), SuffixSettings(**settings), max_spec, steps, samples, prompt=not no_prompt)
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))
         return

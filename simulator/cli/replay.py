@@ -88,7 +88,7 @@ def replay(
         require_source(settings["scope"], settings["own"])
     scenario = build({
         "trace": trace, "profile": profile, "policies": list(policies), "steps": steps, "seed": seed,
-        "drafter": {"kind": drafter, **settings},
+        "drafter": {"kind": drafter, **settings} if drafter == "suffix" else {"kind": drafter},
         "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch},
     })  # fmt: skip
     if print_scenario:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from simulator.budgets.context import DraftCurve
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance, count_each
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.drafter import Drafter
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -17,7 +17,7 @@ CURVE_BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 CURVE_ROLLOUTS = 256
 
 
-def draft_curve(drafter: Suffix, trace: Trace, past: Int64) -> DraftCurve:
+def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> DraftCurve:
     """Replay up to 256 rollouts of the latest past RL step, drafted from all other rollouts in the history.
 
     Leaving the replayed rollouts out makes a single past step enough: their siblings stand for an earlier step.
@@ -27,7 +27,7 @@ def draft_curve(drafter: Suffix, trace: Trace, past: Int64) -> DraftCurve:
     if replayed.size == past.size:
         replayed = replayed[::2]
     others = past[~np.isin(past, replayed)]
-    acceptance = drafter.accept(trace, replayed, drafter.learn(trace, others))
+    acceptance = drafter.accept(trace, replayed, others, seed)
     counts = np.array([count_each(acceptance, budget) for budget in CURVE_BUDGETS])
     return DraftCurve(
         np.array(CURVE_BUDGETS), trace.output_tokens[replayed].astype(np.int64), counts[:, 1], counts[:, 2]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
 from simulator.drafting.automaton import block_size
+from simulator.drafting.drafter import DraftCost, Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
 from simulator.drafting.longest import accept_longest
 from simulator.drafting.memory import address
@@ -43,8 +44,16 @@ class Suffix:
     min_prob: float = 0.1
     prompt: bool = True
 
-    name = "suffix"
     lossless = True
+    needs_tokens = True
+    cost = DraftCost()
+
+    @property
+    def learns_from(self) -> frozenset[Source]:
+        """The history unless the scope is `request`; prompt and own output if `own`."""
+        own: set[Source] = {"prompt", "own"} if self.own else set()
+        past: set[Source] = {"history"} if self.scope != "request" else set()
+        return frozenset(own | past)
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
@@ -54,12 +63,6 @@ class Suffix:
             f"factor={self.factor:g}, min_prob={self.min_prob:g})"
         )
 
-    def history_rows(self, trace: Trace, step: int) -> Int64:
-        """Rows of `trace` in the `window` recorded RL steps before `step`, oldest first."""
-        before = [s for s in trace.steps if s < step][-self.window :]
-        rows = np.flatnonzero(np.isin(trace.step, before))
-        return rows[np.argsort(trace.step[rows], kind="stable")]
-
     def learn(self, trace: Trace, rows: Int64) -> Forest:
         """Build the frozen history from the responses in `rows`, in that order."""
         rows = rows[:0] if self.scope == "request" else rows
@@ -67,8 +70,12 @@ class Suffix:
         n_groups = len(trace.prompt_ids) if self.scope == "problem" else 1
         return build_forest(trace.tokens, trace.offsets[rows], trace.offsets[rows + 1], groups, n_groups, self.depth)
 
-    def accept(self, trace: Trace, rows: Int64, history: Forest) -> Acceptance:
-        """Draft at every position of the rollouts in `rows` from the frozen history and their own output."""
+    def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int = 0) -> Acceptance:
+        """Draft at every position of the rollouts in `rows` from the frozen history in `past` and their own output."""
+        return self.accept_from(trace, rows, self.learn(trace, past))
+
+    def accept_from(self, trace: Trace, rows: Int64, history: Forest) -> Acceptance:
+        """Do what `accept` does from a history that is built already."""
         replay = _Replay(self, trace, rows, history)
         return Acceptance(replay.offsets, replay.table, prefix=self.match == "longest")
 
@@ -87,8 +94,7 @@ class _Replay:
 
     def __init__(self, drafter: Suffix, trace: Trace, rows: Int64, history: Forest) -> None:
         self.drafter, self.trace, self.rows, self.history = drafter, trace, rows, history
-        self.offsets = np.zeros(rows.size + 1, np.int64)
-        np.cumsum(trace.output_tokens[rows], out=self.offsets[1:])
+        self.offsets = offsets_of(trace, rows)
         if drafter.scope == "problem":
             self.at = history.at[trace.prompt[rows]]
         elif drafter.scope == "global":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
 from tests.benchmarks.timing import median_s, row
 from traces.io import read
@@ -21,17 +22,17 @@ def main() -> None:
     positions = int(trace.output_tokens[rows].sum())
     for scope, insert_target, accept_target in (("problem", "≥ 10 M", "≥ 4 M"), ("global", "", "")):
         drafter = Suffix(scope=scope, own=False)  # type: ignore[arg-type]
-        past = drafter.history_rows(trace, step)
+        past = past_rows(trace, step, drafter.window)
         forest = drafter.learn(trace, past)
         note = f"{Path(trace.source).name}, {forest.tokens / 1e6:.1f} M tokens"
         insert = forest.tokens / median_s(lambda d=drafter, p=past: d.learn(trace, p))  # type: ignore[misc]
         row(f"suffix automaton insert, {scope}", insert / 1e6, "M tokens/s", insert_target, note)
         row(f"suffix automaton memory, {scope}", forest.words.nbytes / forest.tokens, "B/token", "≤ 100", "")
-        accept = positions / median_s(lambda d=drafter, f=forest: d.accept(trace, rows, f))  # type: ignore[misc]
+        accept = positions / median_s(lambda d=drafter, f=forest: d.accept_from(trace, rows, f))  # type: ignore[misc]
         row(f"A and D, frozen history, {scope}", accept / 1e6, "M positions/s", accept_target, "two threads")
     for match in ("longest", "scored"):
         drafter = Suffix(match=match)  # type: ignore[arg-type]
-        forest = drafter.learn(trace, drafter.history_rows(trace, step))
+        forest = drafter.learn(trace, past_rows(trace, step, drafter.window))
         counts = drafter.count(trace, rows, forest, 8)
         seconds = median_s(lambda d=drafter, f=forest: d.count(trace, rows, f, 8), 3)  # type: ignore[misc]
         work = positions if match == "longest" else counts.sequence_steps

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from simulator.drafting.acceptance import Acceptance, count_at, count_each
+from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
 from tests.drafting.rollouts import Case, random_case, random_drafter, replay_rows
 from tests.reference.suffix import replay_longest, sequence_steps
@@ -17,7 +18,7 @@ SEEDS = range(50)
 
 def accept(drafter: Suffix, case: Case) -> Acceptance:
     trace = case.trace()
-    return drafter.accept(trace, replay_rows(trace), drafter.learn(trace, drafter.history_rows(trace, 1)))
+    return drafter.accept_from(trace, replay_rows(trace), drafter.learn(trace, past_rows(trace, 1, drafter.window)))
 
 
 @pytest.mark.parametrize("scope", ["problem", "global", "request"])
@@ -52,7 +53,7 @@ def test_counts_at_a_constant_budget_equal_decoding_step_by_step(seed: int) -> N
     case = random_case(rng, prompts=6, samples=3, longest=40)
     d = random_drafter(rng, rng.choice(("problem", "global", "request")), True, bool(seed % 2), "longest")
     trace = case.trace()
-    rows, history = replay_rows(trace), d.learn(trace, d.history_rows(trace, 1))
+    rows, history = replay_rows(trace), d.learn(trace, past_rows(trace, 1, d.window))
     replayed = case.replayed(d.scope, d.depth, d.prompt)
     settings = {"depth": d.depth, "factor": d.factor, "min_prob": d.min_prob}
     for budget in (0, 1, 2, 5, 255):
@@ -60,7 +61,7 @@ def test_counts_at_a_constant_budget_equal_decoding_step_by_step(seed: int) -> N
         counts = d.count(trace, rows, history, budget)
         assert (counts.sequence_steps, counts.drafted_tokens, counts.accepted_tokens) == tuple(np.sum(each, axis=0))
         assert (counts.rollouts, counts.output_tokens) == (len(replayed), sum(len(r[2]) for r in replayed))
-        acceptance = d.accept(trace, rows, history)
+        acceptance = d.accept_from(trace, rows, history)
         assert counts == count_at(acceptance, budget)
         np.testing.assert_array_equal(count_each(acceptance, budget).T, each)
 
@@ -87,7 +88,7 @@ def test_history_is_the_window_of_steps_before() -> None:
     at = whole.table.column_names.index("step")
     steps = pa.array([3, 1, 4], pa.int32())  # one rollout each, not in the order of time
     trace = from_table(whole.table.set_column(at, whole.table.schema.field(at), steps))
-    assert Suffix(window=1).history_rows(trace, 4).tolist() == [0]
-    assert Suffix(window=2).history_rows(trace, 4).tolist() == [1, 0]
-    assert Suffix(window=9).history_rows(trace, 5).tolist() == [1, 0, 2]
-    assert Suffix(window=9).history_rows(trace, 1).tolist() == []
+    assert past_rows(trace, 4, 1).tolist() == [0]
+    assert past_rows(trace, 4, 2).tolist() == [1, 0]
+    assert past_rows(trace, 5, 9).tolist() == [1, 0, 2]
+    assert past_rows(trace, 1, 9).tolist() == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from simulator.drafting.acceptance import NO_TABLE, count_at
+from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
 from tests.drafting.rollouts import Case, random_case, random_drafter, replay_rows
 from tests.reference.suffix import reachable, replay_scored
@@ -26,8 +27,8 @@ def test_tables_and_counts_lie_among_what_brute_force_admits(scope: str, own: bo
         d = random_drafter(rng, scope, own, prompt, "scored")
         budget = rng.choice((1, 2, 3, 5, 255))
         trace = case.trace()
-        rows, history = replay_rows(trace), d.learn(trace, d.history_rows(trace, 1))
-        acceptance = d.accept(trace, rows, history)
+        rows, history = replay_rows(trace), d.learn(trace, past_rows(trace, 1, d.window))
+        acceptance = d.accept_from(trace, rows, history)
         acceptance.serve([budget])
         table, offsets = acceptance.tables[acceptance.table_of[budget]], acceptance.offsets
         settings = {"depth": d.depth, "factor": d.factor, "min_prob": d.min_prob, "use_own": own}
@@ -50,7 +51,7 @@ def test_a_table_is_computed_for_each_budget_once() -> None:
     trace = case.trace()
     drafter = Suffix(match="scored", factor=2.0)
     rows = replay_rows(trace)
-    acceptance = drafter.accept(trace, rows, drafter.learn(trace, drafter.history_rows(trace, 1)))
+    acceptance = drafter.accept_from(trace, rows, drafter.learn(trace, past_rows(trace, 1, drafter.window)))
     assert acceptance.table_of.tolist() == [0] + [NO_TABLE] * 255
     acceptance.serve([3, 1, 3, 0])
     acceptance.serve([1])

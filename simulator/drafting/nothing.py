@@ -1,0 +1,32 @@
+"""The drafter that proposes nothing, for traces without token ids and for baselines."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No drafts at all; budgets are granted and stay unused."""
+
+    lossless = True
+    learns_from: frozenset[Source] = frozenset()
+    window = 16
+    needs_tokens = False
+    cost = DraftCost()
+
+    def describe(self) -> str:
+        """Return `none`."""
+        return "none"
+
+    def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
+        """Tables of zeros."""
+        offsets = offsets_of(trace, rows)
+        return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True)
