@@ -7,6 +7,7 @@ few nanoseconds. Everything here is exact integer arithmetic but for the clock, 
 import numpy as np
 from numba import njit
 
+from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SEEN_FIELDS, SINCE
 from simulator.cost.kernel import outside, step_time
 
 # rows of `rollouts` (what is given): first position, end, prompt tokens, row of the budget table
@@ -15,9 +16,10 @@ START, END, PROMPT, ROW = range(4)
 R_STEPS, R_DRAFTED, R_ACCEPTED, R_REPLICA = range(4)
 # rows of `times`
 ADMITTED_S, FINISHED_S = range(2)
-# rows of `slots`: the live rollouts; LIMIT is the next position at which anything but emitting happens
-ROLLOUT, POSITION, LIMIT, BUDGET, SHIFT, ORIGIN, DRAFTED, SINCE, STAGE = range(9)
-SLOT_FIELDS = 9
+# further rows of `slots`, the live rollouts: the next position at which anything but emitting happens, which a policy must
+# not see; where the table of the current budget begins; the stage in the policy's table
+LIMIT, SHIFT, STAGE = range(SEEN_FIELDS, SEEN_FIELDS + 3)
+SLOT_FIELDS = SEEN_FIELDS + 3
 # fields of `state`
 LIVE, DECODING, HEAD, TAIL, STEPS, LOGGED, NUMBER, ASKED = range(8)
 STATE_FIELDS = 8

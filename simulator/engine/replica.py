@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
-from simulator.budgets.view import BatchView
+from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
 from simulator.engine import kernel as k
 from simulator.engine.workload import Workload
@@ -104,42 +104,27 @@ class Replica:
 
     def view(self) -> BatchView:
         """What a policy may know of the batch now."""
-        state, live = self._state, int(self._state[k.LIVE])
-        slots = self._slots[:, :live]
-        rollouts = slots[k.ROLLOUT]
-        prompt_tokens = self.workload.prompt_tokens[rollouts]
-        emitted = slots[k.POSITION] - slots[k.ORIGIN] - prompt_tokens
-        steps = state[k.STEPS] - slots[k.SINCE]
-        arrays = {
-            "prompt": self.workload.prompt[rollouts],
-            "sample": self.workload.sample[rollouts],
-            "prompt_tokens": prompt_tokens,
-            "emitted_tokens": emitted,
-            "decode_steps": steps,
-            "drafted_tokens": slots[k.DRAFTED].copy(),
-            "accepted_tokens": emitted - steps,
-            "budget": slots[k.BUDGET].copy(),
-        }
-        for array in arrays.values():
-            array.flags.writeable = False
-        return BatchView(self.now_s, self.max_num_seqs, int(state[k.TAIL] - state[k.HEAD]), **arrays)
+        state = self._state
+        seen = self._slots[:SEEN_FIELDS, : state[k.LIVE]].copy()
+        waiting = int(state[k.TAIL] - state[k.HEAD])
+        return BatchView(self.now_s, self.max_num_seqs, waiting, int(state[k.STEPS]), seen, self.workload.requests)
 
     def check(self) -> None:
         """Assert what must hold between decode steps, whatever happened before."""
         state, live = self._state, int(self._state[k.LIVE])
         slots, given = self._slots[:, :live], self.ledger.given
-        rollouts = slots[k.ROLLOUT]
+        rollouts = slots[ROLLOUT]
         assert 0 <= state[k.DECODING] <= live <= self.max_num_seqs
         assert 0 <= state[k.HEAD] <= state[k.TAIL] == self._queue.size
         assert np.unique(rollouts).size == live, "a rollout holds one slot"
-        assert (slots[k.POSITION] >= given[k.START, rollouts]).all()
-        assert (slots[k.POSITION] < given[k.END, rollouts]).all(), "a live rollout has tokens left"
-        assert (slots[k.POSITION] < slots[k.LIMIT])[: state[k.DECODING]].all()
-        assert ((slots[k.BUDGET] >= 0) & (slots[k.BUDGET] <= 255)).all()
+        assert (slots[POSITION] >= given[k.START, rollouts]).all()
+        assert (slots[POSITION] < given[k.END, rollouts]).all(), "a live rollout has tokens left"
+        assert (slots[POSITION] < slots[k.LIMIT])[: state[k.DECODING]].all()
+        assert ((slots[BUDGET] >= 0) & (slots[BUDGET] <= 255)).all()
         assert np.isnan(self.ledger.times[k.FINISHED_S, rollouts]).all()
         done = self.ledger.counts[k.R_REPLICA] == state[k.NUMBER]
         lengths = given[k.END] - given[k.START]
-        emitted = int(lengths[done].sum() + (slots[k.POSITION] - given[k.START, rollouts]).sum())
+        emitted = int(lengths[done].sum() + (slots[POSITION] - given[k.START, rollouts]).sum())
         assert emitted == int(self.log[:, k.LOG_COLUMNS.index("emitted_tokens")].sum()), "tokens are conserved"
         assert (self.ledger.counts[k.R_ACCEPTED, done] <= self.ledger.counts[k.R_DRAFTED, done]).all()
 
@@ -159,8 +144,9 @@ class Replica:
         self._state[k.ASKED] = self._state[k.STEPS]
         budgets = _checked(answer, live, self.policy)
         acceptance = self.workload.acceptance
-        acceptance.serve(np.unique(budgets))
-        self._slots[k.BUDGET, :live] = budgets
+        if not acceptance.prefix:
+            acceptance.serve(np.unique(budgets))
+        self._slots[BUDGET, :live] = budgets
         self._slots[k.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 
@@ -182,4 +168,4 @@ def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
         raise InputError(f"policy {name} returned {budgets.dtype} budgets: return whole numbers")
     if budgets.min() < 0 or budgets.max() > 255:
         raise InputError(f"policy {name} returned a budget of {budgets.min()} to {budgets.max()}: stay within 0 to 255")
-    return np.broadcast_to(budgets, (live,)).astype(np.int64)
+    return budgets.astype(np.int64) if budgets.ndim else np.full(live, budgets, np.int64)

@@ -1,10 +1,12 @@
 """What one RL step asks of the engine: rollouts in queue order, and what would be accepted of their drafts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from simulator.budgets.view import Requests
 from simulator.drafting.acceptance import Acceptance
 
 Int64 = npt.NDArray[np.int64]
@@ -28,6 +30,11 @@ class Workload:
         """Assert that lengths and acceptance describe the same rollouts."""
         assert (np.diff(self.acceptance.offsets) == self.output_tokens).all()
         assert (self.output_tokens >= 1).all()
+
+    @cached_property
+    def requests(self) -> Requests:
+        """What a policy may know of the rollouts."""
+        return Requests(self.prompt, self.sample, self.prompt_tokens)
 
     def __len__(self) -> int:
         """Return the number of rollouts."""

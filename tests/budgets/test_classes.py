@@ -7,7 +7,7 @@ import pytest
 
 from simulator.budgets.classes import Thresholds, initial_rows, upgrade_points
 from simulator.budgets.policy import TablePolicy, by_live
-from simulator.budgets.view import BatchView
+from simulator.budgets.view import BatchView, Requests
 from tests.reference import policies
 
 
@@ -53,7 +53,9 @@ def test_thresholds_belong_to_the_longer_class() -> None:
 
 def view(prompt: list[int], emitted: list[int]) -> BatchView:
     zeros = np.zeros(len(prompt), np.int64)
-    return BatchView(0.0, 64, 0, np.array(prompt), zeros, zeros, np.array(emitted), zeros, zeros, zeros, zeros)
+    numbers = np.arange(len(prompt))
+    seen = np.stack([numbers, np.array(emitted), zeros, zeros, zeros, zeros])
+    return BatchView(0.0, 64, 0, 0, seen, Requests(np.array(prompt), zeros, zeros))
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.budgets.policy import by_live
+from simulator.budgets.view import POSITION, ROLLOUT
 from simulator.engine import kernel
 from simulator.engine.replica import Ledger, Replica
 from tests.engine.workloads import affine_pair, workload_of
@@ -21,7 +22,7 @@ def half_way() -> Replica:
     replica = Replica(0, workload, Ledger(workload, policy), policy, UNIT, max_num_seqs=5)
     replica.enqueue(np.arange(4))
     assert replica.advance(wait_when_free=True) == kernel.FREED
-    assert replica._slots[kernel.ROLLOUT, :3].tolist() == [0, 2, 3]
+    assert replica._slots[ROLLOUT, :3].tolist() == [0, 2, 3]
     assert (replica.now_s, replica.room) == (4.0, 2)
     return replica
 
@@ -52,14 +53,14 @@ def lose_a_token(replica: Replica) -> None:
 
 
 TAMPERINGS = {
-    "a token too many": set_slot(kernel.POSITION, 0, 5),
-    "before its start": set_slot(kernel.POSITION, 1, 3),
-    "past its end": set_slot(kernel.POSITION, 0, 9),
+    "a token too many": set_slot(POSITION, 0, 5),
+    "before its start": set_slot(POSITION, 1, 3),
+    "past its end": set_slot(POSITION, 0, 9),
     "past its limit": set_slot(kernel.LIMIT, 0, 4),
-    "twice in the batch": set_slot(kernel.ROLLOUT, 1, 0),
+    "twice in the batch": set_slot(ROLLOUT, 1, 0),
     "a negative budget": set_slot(kernel.BUDGET, 0, -1),
     "a budget beyond a byte": set_slot(kernel.BUDGET, 2, 256),
-    "a done rollout in the batch": set_slot(kernel.ROLLOUT, 0, 1),
+    "a done rollout in the batch": set_slot(ROLLOUT, 0, 1),
     "more live than slots": set_state(kernel.LIVE, 6),
     "fewer live": set_state(kernel.LIVE, 2),
     "more decoding than live": set_state(kernel.DECODING, 4),

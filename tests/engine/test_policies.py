@@ -1,7 +1,6 @@
 """What the engine shows a policy, and what it refuses to take from one."""
 
 import random
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -91,17 +90,15 @@ def test_a_policy_sees_what_happened_so_far_and_nothing_more(seed: int) -> None:
     assert steps > 5
     assert (drafted, accepted) == (0, 0)
     assert_same(outcome, result)
-    assert not {field.name for field in fields(BatchView)} & {"output_tokens", "length", "remaining_tokens"}
+    assert not set(dir(BatchView)) & {"output_tokens", "length", "remaining_tokens"}
 
 
 def test_a_policy_cannot_write_into_the_engine() -> None:
     views: list[BatchView] = []
     simulate(workload_of(rollouts_of(1)), UNIT, Hidden(lambda view: views.append(view) or 0), 3)
-    for field in fields(BatchView):
-        value = getattr(views[3], field.name)
-        if isinstance(value, np.ndarray):
-            with pytest.raises(ValueError, match="read-only"):
-                value[0] = 7
+    for array in (views[3].seen, views[3].rollout, views[3].budget, views[3].drafted_tokens):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 7
     with pytest.raises(AttributeError):
         views[3].time_s = 0.0  # type: ignore[misc]
 
