@@ -38,6 +38,7 @@ RUNS = _schema(
     ("mean_live_batch", pa.float64(), "sequence_steps / decode_steps"),
     ("straggler_s", pa.float64(), "seconds in which only stragglers are live, summed over RL steps"),
     ("extrapolated_fraction", pa.float64(), "share of decoding time outside the profile's valid range"),
+    ("draft_s", pa.float64(), "seconds spent drafting, within the decode steps, over all replicas"),
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
 )  # fmt: skip
@@ -72,6 +73,7 @@ STEPS = _schema(
     ("accepted_tokens", pa.int64(), "drafts that matched"),
     ("emitted_tokens", pa.int64(), "accepted and bonus tokens"),
     ("extrapolated", pa.bool_(), "outside the profile's valid range"),
+    ("draft_s", pa.float64(), "of the duration, spent drafting"),
 )  # fmt: skip
 
 ACCEPTANCE = _schema(

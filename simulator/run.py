@@ -36,6 +36,9 @@ STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
 
 
+DRAFT_S = kernel.LOG_COLUMNS.index("draft_s")
+
+
 class _Episode(NamedTuple):
     """One policy's simulation of one RL step."""
 
@@ -85,7 +88,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             if isinstance(policy, TablePolicy):
                 acceptance.serve(np.unique(policy.budgets))
             started = time.perf_counter()
-            outcome = simulate(workload, cost, policy, **scenario.engine.model_dump())
+            outcome = simulate(workload, cost, policy, **scenario.engine.model_dump(), draft_cost=drafter.cost)
             wall_s = time.perf_counter() - started
             facts = dict(getattr(policy, "facts", {}))
             episodes.append(_Episode(spec, step, workload, outcome, wall_s, facts))
@@ -200,6 +203,7 @@ def _run_row(spec: str, drafter: Drafter, episodes: list[_Episode]) -> dict[str,
         "mean_live_batch": sequence_steps / decode_steps,
         "straggler_s": sum(_straggling(e.outcome)[1] for e in episodes),
         "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
+        "draft_s": sum(float(log[:, DRAFT_S].sum()) for e in episodes for log in e.outcome.logs),
         "wall_s": sum(e.wall_s for e in episodes),
         "facts": json.dumps({str(e.step): e.facts for e in episodes if e.facts}),
     }

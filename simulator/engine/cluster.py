@@ -11,8 +11,9 @@ import simpy
 
 from simulator.budgets.policy import BudgetPolicy
 from simulator.cost.model import CostModel
+from simulator.drafting.drafter import DraftCost
 from simulator.engine import kernel
-from simulator.engine.replica import Ledger, Replica
+from simulator.engine.replica import FREE, Ledger, Replica
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch, split
 
@@ -57,15 +58,16 @@ def simulate(
     max_num_seqs: int,
     replicas: int = 1,
     dispatch: Dispatch = "shared",
+    draft_cost: DraftCost = FREE,
     check: bool = False,
 ) -> Outcome:
     """Decode a workload on `replicas` equal replicas and return what happened.
 
     dispatch: see `scheduling.dispatch`; replicas that have room at the same instant are served in order of their numbers.
-    check: assert every replica's invariants at every event.
+    draft_cost: what drafting adds to a decode step. check: assert every replica's invariants at every event.
     """
     ledger = Ledger(workload, policy)
-    workers = [Replica(number, workload, ledger, policy, cost, max_num_seqs) for number in range(replicas)]
+    workers = [Replica(number, workload, ledger, policy, cost, max_num_seqs, draft_cost) for number in range(replicas)]
     parts, rest = split(len(workload), replicas, max_num_seqs, dispatch)
     queue = deque(rest.tolist())
     clock = Clock()

@@ -28,7 +28,7 @@ NOW_S, EXTRAPOLATED_S = range(2)
 # columns of `log`, one row per decode step
 LOG_COLUMNS = (
     "start_s", "duration_s", "live", "query_tokens", "kv_tokens", "prefill_tokens",
-    "drafted_tokens", "accepted_tokens", "emitted_tokens", "extrapolated",
+    "drafted_tokens", "accepted_tokens", "emitted_tokens", "extrapolated", "draft_s",
 )  # fmt: skip
 # why `advance` returned
 IDLE, FREED, ASK, LOG_FULL = range(4)
@@ -38,6 +38,23 @@ IDLE, FREED, ASK, LOG_FULL = range(4)
 def smaller(a, b):  # type: ignore[no-untyped-def]
     """Return min(a, b) without a branch: whether a draft exceeds its budget is a coin toss that costs 4 ns to miss."""
     return b + ((a - b) & ((a - b) >> 63))
+
+
+@njit(cache=True)
+def larger(a, b):  # type: ignore[no-untyped-def]
+    """Return max(a, b) without a branch."""
+    return a - ((a - b) & ((a - b) >> 63))
+
+
+@njit(cache=True)
+def draft_time(cost, asking, longest, drafted, emitted, kv, step_s):  # type: ignore[no-untyped-def]
+    """Return the seconds that drafting adds to a decode step; `cost` is `drafting.drafter.DraftCost.packed`."""
+    if asking == 0:
+        return 0.0
+    return (
+        cost[0] + cost[1] * asking + (cost[2] + cost[3] * kv) * longest + cost[4] * drafted + cost[5] * emitted
+        + cost[6] * step_s
+    )  # fmt: skip
 
 
 @njit(cache=True)
@@ -114,7 +131,7 @@ def retire(slots, state, rollouts, clock, counts, times):  # type: ignore[no-unt
 
 @njit(cache=True)
 def advance(  # type: ignore[no-untyped-def]
-    slots, state, queue, rollouts, clock, counts, times, tables, table_of, boundaries, budgets, meta, data, log,
+    slots, state, queue, rollouts, clock, counts, times, tables, table_of, boundaries, budgets, meta, data, draft_cost, log,
     max_num_seqs, wait_when_free, asked, every,
 ):  # fmt: skip
     """Decode until the batch is empty, a slot is free for others to fill, the policy must be asked, or the log is full.
@@ -141,7 +158,7 @@ def advance(  # type: ignore[no-untyped-def]
             give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions)
         stale = False
 
-        drafted = emitted = draft_pairs = ended = 0
+        drafted = emitted = draft_pairs = ended = longest = asking = 0
         for i in range(decoding):
             p = position[i]
             at = p + shift[i]
@@ -149,6 +166,8 @@ def advance(  # type: ignore[no-untyped-def]
             draft_pairs += drafts * (p - origin[i])
             slot_drafted[i] += drafts
             drafted += drafts
+            longest = larger(longest, drafts)
+            asking += budget[i] > 0
             p += right + 1
             emitted += right + 1
             position[i] = p
@@ -168,10 +187,12 @@ def advance(  # type: ignore[no-untyped-def]
 
         seconds = step_time(meta, data, live, query, kv, pairs, prefill)
         extrapolated = outside(meta, data, live, query, kv, pairs, prefill)
+        draft_s = draft_time(draft_cost, asking, longest, drafted, emitted, context, seconds)
+        seconds += draft_s
         row = log[state[LOGGED]]
         state[LOGGED] += 1
         row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, live, query, kv, prefill
-        row[6], row[7], row[9] = drafted, accepted, extrapolated
+        row[6], row[7], row[9], row[10] = drafted, accepted, extrapolated, draft_s
         clock[NOW_S] += seconds
         if extrapolated:
             clock[EXTRAPOLATED_S] += seconds

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
+from simulator.drafting.drafter import DraftCost
 from simulator.engine import kernel as k
 from simulator.engine.workload import Workload
 from traces.errors import InputError
@@ -16,6 +17,7 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 LOG_ROWS = 16_384
+FREE = DraftCost()
 NO_TABLE = (np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
 
@@ -39,13 +41,20 @@ class Replica:
     """State of one replica; `advance` decodes on until the cluster must know (`kernel.IDLE` or `kernel.FREED`)."""
 
     def __init__(
-        self, number: int, workload: Workload, ledger: Ledger, policy: BudgetPolicy, cost: CostModel, max_num_seqs: int
+        self,
+        number: int,
+        workload: Workload,
+        ledger: Ledger,
+        policy: BudgetPolicy,
+        cost: CostModel,
+        max_num_seqs: int,
+        draft_cost: DraftCost = FREE,
     ) -> None:
         self.workload, self.ledger, self.policy = workload, ledger, policy
         self.max_num_seqs = max_num_seqs
         self.every = 0 if isinstance(policy, TablePolicy) else int(getattr(policy, "every", 1))
         self._table = (policy.boundaries, policy.budgets) if isinstance(policy, TablePolicy) else NO_TABLE
-        self._cost = cost.packed
+        self._cost = (*cost.packed, draft_cost.packed)
         self._slots: Int64 = np.zeros((k.SLOT_FIELDS, max_num_seqs), np.int64)
         self._state: Int64 = np.zeros(k.STATE_FIELDS, np.int64)
         self._state[k.NUMBER] = number

@@ -13,6 +13,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.view import BatchView
 from simulator.engine import replica
 from simulator.engine.cluster import simulate
+from simulator.engine.kernel import LOG_COLUMNS
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import (
     BUDGETS,
@@ -23,6 +24,7 @@ from tests.engine.workloads import (
     context_of,
     profile,
     random_cost,
+    random_drafting,
     random_rollout,
     random_table,
     roofline_pair,
@@ -94,8 +96,11 @@ def assert_engine_is_the_reference(
     else:
         every = {"every step": 1, "every n": rng.randint(2, 6), "on change": 0}[kind]
         policy, policy_reference = Hidden(scatter, every), asked_every(scatter_reference, every)
-    outcome = simulate(workload_of(rollouts, prompt), cost, policy, max_num_seqs, replicas, dispatch, check=True)
-    result = reference.simulate(rollouts, cost_reference, policy_reference, max_num_seqs, replicas, dispatch)
+    draft_cost, drafting = random_drafting(rng)
+    outcome = simulate(
+        workload_of(rollouts, prompt), cost, policy, max_num_seqs, replicas, dispatch, draft_cost, check=True
+    )
+    result = reference.simulate(rollouts, cost_reference, policy_reference, max_num_seqs, replicas, dispatch, drafting)
     assert_same(outcome, result)
 
 
@@ -187,4 +192,7 @@ def test_seconds_outside_the_valid_range_are_added_up_per_replica() -> None:
     outcome = simulate(workload_of(rollouts), cost, resolve_policy("none", context_of(cost, 2)), 2, 2, "static")
     # Replica 0 has one live rollout from its fourth step to its fifth; replica 1 has but one, four steps.
     assert outcome.extrapolated_s.tolist() == [2 * 1.25, 4 * 1.25]
-    assert [log[:, -1].tolist() for log in outcome.logs] == [[0, 0, 0, 1, 1], [1, 1, 1, 1]]
+    assert [log[:, LOG_COLUMNS.index("extrapolated")].tolist() for log in outcome.logs] == [
+        [0, 0, 0, 1, 1],
+        [1, 1, 1, 1],
+    ]

@@ -12,12 +12,13 @@ from simulator.budgets.policy import TablePolicy
 from simulator.cost import Affine, Profile, Roof, Table
 from simulator.cost.operators import Operator, row
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.drafter import DraftCost
 from simulator.engine.cluster import Outcome
 from simulator.engine.kernel import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_REPLICA, R_STEPS
 from simulator.engine.workload import Workload
 from tests.reference import cost as reference_cost
 from tests.reference import policies
-from tests.reference.engine import Cost, Policy, Rollout, RunResult, View
+from tests.reference.engine import Cost, Drafting, Policy, Rollout, RunResult, View
 
 Int64 = npt.NDArray[np.int64]
 
@@ -28,7 +29,7 @@ STEP_COLUMNS = (
     "start_s", "dt_s", "live", "query_tokens", "kv_tokens", "prefill_tokens",
     "drafted_tokens", "accepted_tokens", "emitted_tokens",
 )  # fmt: skip
-"""The reference's names of LOG_COLUMNS, the last of which it does not have."""
+"""The reference's names of LOG_COLUMNS up to what is extrapolated, which it does not know, and the drafting time."""
 
 
 # Workloads ------------------------------------------------------------------------------------------------------------
@@ -116,6 +117,19 @@ def random_cost(rng: random.Random) -> tuple[Profile, Cost]:
     for axis in range(len(features)):
         values = values.cumsum(axis)
     return table_pair(features, [[least, least + 2.0, least + 10.0] for least in first], values)
+
+
+def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
+    """What drafting costs, in dyadic numbers."""
+    step, query, pass_, pass_kv, drafted, emitted, fraction = (rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(7))
+
+    def drafting(asking: int, longest: int, tokens: int, emitting: int, kv: int, step_s: float) -> float:
+        if asking == 0:
+            return 0.0
+        passes = longest * (pass_ + pass_kv * kv)
+        return step + query * asking + passes + drafted * tokens + emitted * emitting + fraction * step_s
+
+    return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction), drafting
 
 
 # Policies -------------------------------------------------------------------------------------------------------------

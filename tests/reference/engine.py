@@ -104,6 +104,11 @@ class RunResult:
     steps: list[Step]
 
 
+Drafting = Callable[[int, int, int, int, int, float], float]
+"""Seconds of drafting: sequences that may draft, the longest draft, drafted tokens, accepted + bonus tokens, context tokens
+of all sequences that decode, seconds of the step without drafting -> seconds."""
+
+
 def simulate(
     workload: Sequence[Rollout],
     cost: Cost,
@@ -111,6 +116,7 @@ def simulate(
     max_num_seqs: int,
     replicas: int = 1,
     dispatch: Literal["shared", "static"] = "shared",
+    drafting: "Drafting | None" = None,
 ) -> RunResult:
     """Run the workload, in queue order, to its last completion."""
     env = simpy.Environment(initial_time=0.0)
@@ -119,7 +125,9 @@ def simulate(
         env.process(rollout.live())
     queues = [deque(waiting)] * replicas if dispatch == "shared" else split(waiting, replicas)
     log: list[Step] = []
-    cluster = [_Replica(env, index, queue, max_num_seqs, cost, policy, log) for index, queue in enumerate(queues)]
+    cluster = [
+        _Replica(env, index, queue, max_num_seqs, cost, policy, log, drafting) for index, queue in enumerate(queues)
+    ]
     if dispatch == "shared":
         _hand_out(queues[0], cluster)
     for replica in cluster:
@@ -212,6 +220,7 @@ class _Replica:
         cost: Cost,
         policy: Policy,
         log: list[Step],
+        drafting: "Drafting | None",
     ) -> None:
         self.env = env
         self.index = index
@@ -220,6 +229,7 @@ class _Replica:
         self.cost = cost
         self.policy = policy
         self.log = log
+        self.drafting = drafting
         self.batch: list[_Live] = []
         self.clock_s = 0.0
         self.step_end = env.event()
@@ -263,6 +273,16 @@ class _Replica:
         pairs = sum(s.pairs for s in shares)
         prefill = sum(s.prefill_tokens for s in shares)
         dt_s = self.cost(len(self.batch), query, kv, pairs, prefill)
+        if self.drafting is not None:
+            decoding = [(r.share, k) for r, k in zip(self.batch, budgets, strict=True) if r.emitted > 0]
+            dt_s += self.drafting(
+                sum(k > 0 for _, k in decoding),
+                max((s.drafted for s, _ in decoding), default=0),
+                sum(s.drafted for s, _ in decoding),
+                sum(s.accepted + 1 for s, _ in decoding),
+                sum(s.context_tokens for s, _ in decoding),
+                dt_s,
+            )
         assert 0.0 < dt_s < float("inf"), f"a step must take time, not {dt_s} s"
         return Step(
             replica=self.index,
