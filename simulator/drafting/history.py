@@ -34,13 +34,19 @@ class Forest:
     """Frozen suffix automata, one per group of past rollouts.
 
     words: int32, the automata's blocks one after another; at: int64[groups], where each group's block begins in `words`
-    (-1: the group has no past); depth: longest string counted, in tokens; tokens: how many were inserted.
+    (-1: the group has no past); tokens_of, sequences_of: int64[groups], what each holds; depth: longest string counted.
     """
 
     words: Int32
     at: Int64
+    tokens_of: Int64
+    sequences_of: Int64
     depth: int
-    tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held, over all groups."""
+        return int(self.tokens_of.sum())
 
 
 @njit(cache=True, nogil=True)
@@ -69,6 +75,21 @@ def _compact(source, to):  # type: ignore[no-untyped-def]
     for word in range(EDGE * edges):
         store(to, load(to, EDGES_AT) + word, load(source, load(source, EDGES_AT) + word))
     clear_table(to)
+    for number in range(edges):
+        file_edge(to, number)
+
+
+@njit(cache=True, nogil=True)
+def transplant(source, to, tokens, sequences):  # type: ignore[no-untyped-def]
+    """Make the block at `to` a copy of a frozen automaton that can grow to `tokens` tokens in `sequences` sequences."""
+    plant(to, tokens, sequences)
+    states, edges = load(source, N_STATES), load(source, N_EDGES)
+    store(to, N_STATES, states)
+    store(to, N_EDGES, edges)
+    for word in range(HEADER, HEADER + STATE * states):
+        store(to, word, load(source, word))
+    for word in range(EDGE * edges):
+        store(to, load(to, EDGES_AT) + word, load(source, load(source, EDGES_AT) + word))
     for number in range(edges):
         file_edge(to, number)
 
@@ -104,4 +125,4 @@ def build_forest(
         used += block.size
         blocks.append(block)
     words = np.concatenate(blocks) if blocks else np.empty(0, np.int32)
-    return Forest(words, at, depth, int(lengths.sum()))
+    return Forest(words, at, sizes, counts, depth)

@@ -9,6 +9,7 @@ from numba import njit
 
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SEEN_FIELDS, SINCE
 from simulator.cost.kernel import outside, step_time
+from simulator.drafting.live import enrol, hear, speak
 
 # rows of `rollouts` (what is given): first position, end, prompt tokens, row of the budget table
 START, END, PROMPT, ROW = range(4)
@@ -17,9 +18,9 @@ R_STEPS, R_DRAFTED, R_ACCEPTED, R_REPLICA = range(4)
 # rows of `times`
 ADMITTED_S, FINISHED_S = range(2)
 # further rows of `slots`, the live rollouts: the next position at which anything but emitting happens, which a policy must
-# not see; where the table of the current budget begins; the stage in the policy's table
-LIMIT, SHIFT, STAGE = range(SEEN_FIELDS, SEEN_FIELDS + 3)
-SLOT_FIELDS = SEEN_FIELDS + 3
+# not see; where the table of the current budget begins; the stage in the policy's table; tokens emitted in this step
+LIMIT, SHIFT, STAGE, EMITTED = range(SEEN_FIELDS, SEEN_FIELDS + 4)
+SLOT_FIELDS = SEEN_FIELDS + 4
 # fields of `state`
 LIVE, DECODING, HEAD, TAIL, STEPS, LOGGED, NUMBER, ASKED = range(8)
 STATE_FIELDS = 8
@@ -130,14 +131,44 @@ def retire(slots, state, rollouts, clock, counts, times):  # type: ignore[no-unt
 
 
 @njit(cache=True)
+def decode_live(slots, decoding, live, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
+    """Decode one step of the batch with drafts that siblings' tokens so far inform; all draft before any is heard.
+
+    Does what `advance` does from tables, but for rollouts in their prefill, of which it only hears the first token.
+    """
+    drafted = emitted = draft_pairs = ended = longest = asking = 0
+    for i in range(decoding):
+        rollout, p = slots[ROLLOUT, i], slots[POSITION, i]
+        drafts, right = speak(rollout, p - rollouts[START, rollout], slots[BUDGET, i], pupils, groups, scratch, rules)
+        draft_pairs += drafts * (p - slots[ORIGIN, i])
+        slots[DRAFTED, i] += drafts
+        slots[EMITTED, i] = right + 1
+        drafted += drafts
+        emitted += right + 1
+        longest = max(longest, drafts)
+        asking += slots[BUDGET, i] > 0
+    for i in range(live):
+        rollout = slots[ROLLOUT, i]
+        if i >= decoding:
+            enrol(rollout, pupils, groups, rules)
+            slots[EMITTED, i] = 1
+        hear(rollout, slots[POSITION, i] - rollouts[START, rollout], slots[EMITTED, i], pupils, groups, rules)
+        if i < decoding:
+            slots[POSITION, i] += slots[EMITTED, i]
+            ended += slots[POSITION, i] >= slots[LIMIT, i]
+    return drafted, emitted, draft_pairs, ended, longest, asking
+
+
+@njit(cache=True)
 def advance(  # type: ignore[no-untyped-def]
     slots, state, queue, rollouts, clock, counts, times, tables, table_of, boundaries, budgets, meta, data, draft_cost, log,
-    max_num_seqs, wait_when_free, asked, every,
+    max_num_seqs, wait_when_free, asked, every, live_drafts, pupils, groups, scratch, rules,
 ):  # fmt: skip
     """Decode until the batch is empty, a slot is free for others to fill, the policy must be asked, or the log is full.
 
     tables: uint8[t, positions, 2]; boundaries, budgets: the budget table, not read when `asked`; then budgets are those in
     the slots, and the return comes when a rollout completes, or `every` decode steps (0: never) after state[ASKED].
+    live_drafts: draft in this loop, with what `drafting.live.Desk` holds, and leave the tables unread.
     """
     position, limit, budget = slots[POSITION], slots[LIMIT], slots[BUDGET]
     shift, origin, slot_drafted = slots[SHIFT], slots[ORIGIN], slots[DRAFTED]
@@ -159,7 +190,11 @@ def advance(  # type: ignore[no-untyped-def]
         stale = False
 
         drafted = emitted = draft_pairs = ended = longest = asking = 0
-        for i in range(decoding):
+        if live_drafts:
+            drafted, emitted, draft_pairs, ended, longest, asking = decode_live(
+                slots, decoding, live, rollouts, pupils, groups, scratch, rules
+            )
+        for i in range(0 if live_drafts else decoding):
             p = position[i]
             at = p + shift[i]
             right, drafts = smaller(np.int64(flat[at, 0]), budget[i]), smaller(np.int64(flat[at, 1]), budget[i])

@@ -9,6 +9,7 @@ from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
 from simulator.drafting.drafter import DraftCost
+from simulator.drafting.live import EMPTY_DESK
 from simulator.engine import kernel as k
 from simulator.engine.workload import Workload
 from traces.errors import InputError
@@ -64,6 +65,9 @@ class Replica:
         self._full_logs: list[Float64] = []
         if isinstance(policy, TablePolicy):
             workload.acceptance.serve(np.unique(policy.budgets))
+        self._live_drafts = workload.classroom is not None
+        self._desk_owner = workload.classroom.desk() if workload.classroom else None
+        self._desk = self._desk_owner.packed if self._desk_owner else EMPTY_DESK
 
     @property
     def now_s(self) -> float:
@@ -102,7 +106,7 @@ class Replica:
             reason = k.advance(
                 self._slots, self._state, self._queue, ledger.given, self._clock, ledger.counts, ledger.times,
                 acceptance.tables, acceptance.table_of, *self._table, *self._cost, self._log,
-                self.max_num_seqs, wait_when_free, asked, self.every,
+                self.max_num_seqs, wait_when_free, asked, self.every, self._live_drafts, *self._desk,
             )  # fmt: skip
             if reason == k.LOG_FULL:
                 self._full_logs.append(self._log)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from simulator.budgets.view import Requests
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.live import Classroom
 
 Int64 = npt.NDArray[np.int64]
 
@@ -17,7 +18,8 @@ class Workload:
     """The n rollouts of an RL step in queue order; arrays are int64[n].
 
     prompt: index of the prompt in the trace; sample: index in the group; prompt_tokens, output_tokens: lengths
-    (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths.
+    (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; classroom: drafts in the
+    engine's loop instead, where they depend on what siblings emitted meanwhile.
     """
 
     prompt: Int64
@@ -25,6 +27,7 @@ class Workload:
     prompt_tokens: Int64
     output_tokens: Int64
     acceptance: Acceptance
+    classroom: Classroom | None = None
 
     def __post_init__(self) -> None:
         """Assert that lengths and acceptance describe the same rollouts."""

@@ -24,8 +24,12 @@ class Counts:
 
     def append(self, token: int) -> None:
         """Count one more token of the one sequence that this table grows with."""
+        self.append_to(self.sequence, token)
         self.sequence.append(token)
-        self._count_strings_ending(self.sequence[-self.depth :], 1)
+
+    def append_to(self, sequence: Tokens, token: int) -> None:
+        """Count one more token of any sequence, of which `sequence` has been counted."""
+        self._count_strings_ending([*sequence, token][-self.depth :], 1)
 
     def occurrences(self, w: Tokens) -> int:
         """count(w); for the empty string, the number of tokens counted."""

@@ -1,0 +1,148 @@
+"""Live siblings: the engine's loop against a lock-step replay in plain Python with dictionaries of counts."""
+
+import random
+from collections import deque
+
+import numpy as np
+import pytest
+
+from simulator.budgets.policy import by_live
+from simulator.drafting.drafter import past_rows
+from simulator.drafting.live import Classroom
+from simulator.drafting.suffix import Suffix
+from simulator.engine.cluster import simulate
+from simulator.engine.kernel import R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.workload import Workload
+from tests.drafting.rollouts import NAMES, Case, sequence
+from tests.engine.workloads import affine_pair
+from tests.reference.suffix import Counts, draft_longest
+from traces.io import from_table
+from traces.synthesis import synth
+from traces.trace import Trace
+
+UNIT, _ = affine_pair(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def random_case(rng: random.Random) -> Case:
+    prompts = rng.randint(1, 3)
+    past = [[sequence(rng, rng.randint(1, 25), 3) for _ in range(rng.randint(0, 2))] for _ in range(prompts)]
+    now = [[sequence(rng, rng.randint(1, 25), 3) for _ in range(rng.randint(1, 4))] for _ in range(prompts)]
+    return Case([[NAMES[rng.randrange(3)] for _ in range(rng.randint(0, 4))] for _ in range(prompts)], past, now)
+
+
+def workload_of(trace: Trace, drafter: Suffix, live: bool) -> Workload:
+    rows = np.flatnonzero(trace.step == 1)
+    past = past_rows(trace, 1, drafter.window)
+    columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
+    lengths = trace.output_tokens[rows].astype(np.int64)
+    classroom = Classroom(drafter, trace, rows, drafter.learn(trace, past)) if live else None
+    return Workload(*columns, lengths, drafter.accept(trace, rows, past), classroom)
+
+
+def lock_step(
+    rollouts: list[tuple[int, list[int], list[int]]],
+    past: list[list[list[int]]],
+    drafter: Suffix,
+    budget: int,
+    slots: int,
+) -> list[tuple[int, int, int]]:
+    """(steps, drafted, accepted) of each (prompt number, prompt, output), decoded together by one replica."""
+    together = drafter.scope == "global"
+    shared = {group: Counts(drafter.depth) for group in ([-1] if together else range(len(past)))}
+    for prompt, group in enumerate(past):
+        for output in group:
+            if drafter.scope != "request":
+                shared[-1 if together else prompt].insert(output)
+    own = {i: Counts(drafter.depth) for i in range(len(rollouts))}
+    queue, live = deque(range(len(rollouts))), []
+    emitted, found = [0] * len(rollouts), [[0, 0, 0] for _ in rollouts]
+    while queue or live:
+        while queue and len(live) < slots:
+            live.append(queue.popleft())
+        counts = {}
+        for i in live:
+            prompt, before, output = rollouts[i]
+            draft: list[int] = []
+            if emitted[i] == 0:
+                for token in before:
+                    own[i].append(token)
+            elif budget:
+                tables = {"own": own[i]} if drafter.own else {}
+                table = shared[-1 if together else prompt]
+                settings = {"factor": drafter.factor, "min_prob": drafter.min_prob}
+                mine = draft_longest(tables, [*before, *output[: emitted[i]]], **settings, budget=budget)
+                theirs = draft_longest({"shared": table}, output[: emitted[i]], **settings, budget=budget)
+                longer = matched(own[i], [*before, *output[: emitted[i]]]) >= matched(table, output[: emitted[i]])
+                draft = (mine if drafter.own and longer else theirs)[0]
+            actual = output[emitted[i] :]
+            draft = draft[: len(actual)]
+            right = next((j for j, token in enumerate(draft) if token != actual[j]), len(draft))
+            counts[i] = right
+            found[i][0] += 1
+            found[i][1] += len(draft)
+            found[i][2] += right
+        for i in live:
+            prompt, _, output = rollouts[i]
+            for p in range(emitted[i], min(emitted[i] + counts[i] + 1, len(output))):
+                own[i].append(output[p])
+                shared[-1 if together else prompt].append_to(output[:p], output[p])
+            emitted[i] = min(emitted[i] + counts[i] + 1, len(output))
+        live = [i for i in live if emitted[i] < len(rollouts[i][2])]
+    return [(steps, drafted, accepted) for steps, drafted, accepted in found]
+
+
+def matched(table: Counts, context: list[int]) -> int:
+    return max(
+        (m for m in range(1, min(len(context), table.depth - 1) + 1) if table.best(context[-m:]) is not None), default=0
+    )
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("scope", ["problem", "global"])
+def test_live_siblings_are_the_lock_step(scope: str, own: bool) -> None:
+    rng = random.Random(f"{scope}{own}")
+    shared_something = 0
+    for _ in range(120):
+        case = random_case(rng)
+        drafter = Suffix(scope=scope, own=own, depth=rng.randint(2, 7), factor=rng.choice((0.5, 1.0, 2.0)),
+                         min_prob=rng.choice((0.0, 0.1, 0.5)))  # type: ignore[arg-type]  # fmt: skip
+        trace = case.trace()
+        budget, slots, replicas = rng.choice((0, 1, 3, 255)), rng.randint(1, 4), rng.randint(1, 3)
+        rollouts = [(prompt, case.prompts[prompt], output) for prompt, group in enumerate(case.now) for output in group]
+        counts = simulate(
+            workload_of(trace, drafter, live=True), UNIT, by_live([budget]), slots, replicas, "static", check=True
+        ).ledger.counts
+        expected: list[tuple[int, int, int]] = []
+        for part in np.array_split(np.arange(len(rollouts)), replicas):
+            expected += lock_step([rollouts[i] for i in part], case.past, drafter, budget, slots)
+        assert list(zip(*counts[[R_STEPS, R_DRAFTED, R_ACCEPTED]].tolist(), strict=True)) == expected
+        frozen = simulate(workload_of(trace, drafter, live=False), UNIT, by_live([budget]), slots, replicas, "static")
+        shared_something += int(counts[R_ACCEPTED].sum() != frozen.ledger.counts[R_ACCEPTED].sum())
+    assert shared_something > 10, "live siblings make a difference in these cases"
+
+
+@pytest.mark.parametrize("match", ["longest", "scored"])
+def test_without_siblings_live_drafts_are_the_frozen_ones_but_for_ties(match: str) -> None:
+    trace = from_table(synth(prompts=40, samples=1, steps=2, median_tokens=300, max_tokens=900, seed=4), "made")
+    drafter = Suffix(match=match, prompt=False)  # type: ignore[arg-type]
+    live, frozen = (
+        simulate(workload_of(trace, drafter, live), UNIT, by_live([6]), 8, 2, check=True).ledger.counts
+        for live in (True, False)
+    )
+    for field in (R_STEPS, R_DRAFTED, R_ACCEPTED):
+        assert live[field].sum() == pytest.approx(frozen[field].sum(), rel=0.03)
+
+
+@pytest.mark.parametrize("match", ["longest", "scored"])
+def test_siblings_on_other_replicas_stay_unheard(match: str) -> None:
+    """Two samples of the same text: together the second learns from the first, apart neither does."""
+    rng = random.Random(9)
+    text = [rng.choice(NAMES) + 0 for _ in range(2)] + [rng.randrange(10_000) for _ in range(60)]
+    case = Case([[]], [[]], [[text, text]])
+    drafter = Suffix(match=match, depth=8)  # type: ignore[arg-type]
+    workload = workload_of(case.trace(), drafter, live=True)
+    apart = simulate(workload, UNIT, by_live([4]), 1, 2, "static").ledger.counts
+    assert apart[R_ACCEPTED].tolist() == [0, 0]
+    after = simulate(workload, UNIT, by_live([4]), 1, 1, "static").ledger.counts
+    assert after[R_ACCEPTED, 0] == 0
+    assert after[R_ACCEPTED, 1] > 40
