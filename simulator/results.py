@@ -19,7 +19,12 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in columns])
 
 
-RUNS = _schema(
+PER_RL_STEP = (
+    "rollouts", "makespan_s", "speedup", "decode_steps", "output_tokens", "drafted_tokens", "accepted_tokens",
+    "mean_acceptance_length", "draft_acceptance_rate", "mean_live_batch", "straggler_s", "extrapolated_fraction", "draft_s",
+)  # fmt: skip
+
+_RUN_COLUMNS = (
     ("policy", pa.string(), "budget policy, as it was named"),
     ("drafter", pa.string(), "drafter and its settings"),
     ("lossless", pa.bool_(), "whether outputs keep the target model's distribution"),
@@ -42,6 +47,14 @@ RUNS = _schema(
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
 )  # fmt: skip
+
+RUNS = _schema(*_RUN_COLUMNS)
+
+RL_STEPS = _schema(
+    ("policy", pa.string(), "budget policy, as it was named"),
+    ("step", pa.int32(), "RL step"),
+    *(column for column in _RUN_COLUMNS if column[0] in PER_RL_STEP),
+)
 
 ROLLOUTS = _schema(
     ("policy", pa.string(), "budget policy, as it was named"),
@@ -88,13 +101,15 @@ ACCEPTANCE = _schema(
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Tables of one run: `runs` has a row per policy, `rollouts` per policy and rollout, `steps` per decode step.
+    """Tables of one run: `runs` has a row per policy, `rl_steps` per policy and RL step, `rollouts` per policy and rollout,
+    `steps` per decode step.
 
     `acceptance` describes the drafter, whatever the policy. `about` says what was run: scenario, trace and profile with
     their SHA-256, versions, seed, and in `warnings` what a reader must know; it goes into every table's metadata.
     """
 
     runs: pa.Table
+    rl_steps: pa.Table
     rollouts: pa.Table
     steps: pa.Table
     acceptance: pa.Table
@@ -105,13 +120,13 @@ class Result:
         runs = self.runs.to_pylist()
         for run in runs:
             run["facts"] = json.loads(run["facts"])
-        return {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs}
+        return {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
 
     def write(self, folder: Path) -> list[Path]:
         """Write every table as zstd Parquet into `folder`; returns the paths."""
         note = json.dumps({**self.about, "schema_version": SCHEMA_VERSION}).encode()
         paths = []
-        for name in ("runs", "rollouts", "steps", "acceptance"):
+        for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance"):
             table: pa.Table = getattr(self, name)
             table = table.replace_schema_metadata({b"rolloutsim": note})
             paths.append(folder / f"{name}.parquet")

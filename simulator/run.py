@@ -1,12 +1,11 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,34 +19,17 @@ from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.measure import draft_curve, profile_of
 from simulator.drafting.settings import SuffixSettings
-from simulator.engine import kernel
-from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.cluster import simulate
 from simulator.engine.workload import Workload
-from simulator.results import ACCEPTANCE, ROLLOUTS, RUNS, STEPS, Result, table
+from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.scenario import Scenario
+from simulator.summary import Episode, rl_step_rows, rollout_block, run_rows, step_blocks
 from traces.errors import InputError
 from traces.io import read
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-
-STRAGGLER_FROM = 0.9
-"""A straggler completes after this share of the makespan."""
-
-
-DRAFT_S = kernel.LOG_COLUMNS.index("draft_s")
-
-
-class _Episode(NamedTuple):
-    """One policy's simulation of one RL step."""
-
-    policy: str
-    step: int
-    workload: Workload
-    outcome: Outcome
-    wall_s: float
-    facts: dict[str, Any]
 
 
 def run(scenario: Scenario, trace: Trace | None = None) -> Result:
@@ -91,10 +73,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             outcome = simulate(workload, cost, policy, **scenario.engine.model_dump(), draft_cost=drafter.cost)
             wall_s = time.perf_counter() - started
             facts = dict(getattr(policy, "facts", {}))
-            episodes.append(_Episode(spec, step, workload, outcome, wall_s, facts))
-    runs = [_run_row(spec, drafter, [e for e in episodes if e.policy == spec]) for spec in scenario.policies]
-    for row in runs:
-        row["speedup"] = runs[0]["makespan_s"] / row["makespan_s"]
+            episodes.append(Episode(spec, step, workload, outcome, wall_s, facts))
+    runs = run_rows(episodes, scenario.policies, drafter)
     about = {
         "rolloutsim": version("rolloutsim"),
         "seed": scenario.seed,
@@ -105,8 +85,9 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     }
     return Result(
         table(RUNS, runs),
-        table(ROLLOUTS, (_rollout_block(e, trace.prompt_ids) for e in episodes)),
-        table(STEPS, (block for e in episodes for block in _step_blocks(e))),
+        table(RL_STEPS, rl_step_rows(episodes, scenario.policies[0])),
+        table(ROLLOUTS, (rollout_block(e, trace.prompt_ids) for e in episodes)),
+        table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, profile_of(measured)),
         about,
     )
@@ -176,68 +157,3 @@ def _warm_up(cost: Any) -> None:
     one = np.ones(1, np.int64)
     tables = Acceptance(np.array([0, 1]), lambda budget: np.zeros((1, 2), np.uint8), prefix=True)
     simulate(Workload(one, one, one, one, tables), cost, by_live([0]), 1)
-
-
-def _run_row(spec: str, drafter: Drafter, episodes: list[_Episode]) -> dict[str, Any]:
-    counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
-    sequence_steps = int(counts[kernel.R_STEPS].sum())
-    drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
-    output = sum(int(e.workload.output_tokens.sum()) for e in episodes)
-    decode_steps = sum(len(log) for e in episodes for log in e.outcome.logs)
-    busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
-    return {
-        "policy": spec,
-        "drafter": drafter.describe(),
-        "lossless": drafter.lossless,
-        "rl_steps": len(episodes),
-        "rollouts": counts.shape[1],
-        "makespan_s": sum(e.outcome.makespan_s for e in episodes),
-        "decode_steps": decode_steps,
-        "sequence_steps": sequence_steps,
-        "output_tokens": output,
-        "drafted_tokens": drafted,
-        "accepted_tokens": accepted,
-        "wasted_tokens": drafted - accepted,
-        "mean_acceptance_length": output / sequence_steps,
-        "draft_acceptance_rate": accepted / drafted if drafted else None,
-        "mean_live_batch": sequence_steps / decode_steps,
-        "straggler_s": sum(_straggling(e.outcome)[1] for e in episodes),
-        "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
-        "draft_s": sum(float(log[:, DRAFT_S].sum()) for e in episodes for log in e.outcome.logs),
-        "wall_s": sum(e.wall_s for e in episodes),
-        "facts": json.dumps({str(e.step): e.facts for e in episodes if e.facts}),
-    }
-
-
-def _straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
-    """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
-    finished = outcome.ledger.times[kernel.FINISHED_S]
-    late = finished > STRAGGLER_FROM * outcome.makespan_s
-    return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
-
-
-def _rollout_block(episode: _Episode, prompt_ids: list[str]) -> dict[str, Any]:
-    ledger, workload = episode.outcome.ledger, episode.workload
-    return {
-        "policy": episode.policy,
-        "step": episode.step,
-        "prompt_id": np.array(prompt_ids, dtype=object)[workload.prompt],
-        "sample": workload.sample,
-        "replica": ledger.counts[kernel.R_REPLICA],
-        "prompt_tokens": workload.prompt_tokens,
-        "output_tokens": workload.output_tokens,
-        "admitted_s": ledger.times[kernel.ADMITTED_S],
-        "finished_s": ledger.times[kernel.FINISHED_S],
-        "decode_steps": ledger.counts[kernel.R_STEPS],
-        "drafted_tokens": ledger.counts[kernel.R_DRAFTED],
-        "accepted_tokens": ledger.counts[kernel.R_ACCEPTED],
-        "straggler": _straggling(episode.outcome)[0],
-    }
-
-
-def _step_blocks(episode: _Episode) -> list[dict[str, Any]]:
-    return [
-        {"policy": episode.policy, "step": episode.step, "replica": replica}
-        | {name: log[:, column] for column, name in enumerate(kernel.LOG_COLUMNS)}
-        for replica, log in enumerate(episode.outcome.logs)
-    ]

@@ -28,8 +28,8 @@ def test_replay_writes_tables_plots_and_the_scenario(shell: Callable[..., Shell]
     for name in ("none", "fixed:4", "unlimited", "das"):
         assert name in result.out
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"runs.parquet", "rollouts.parquet", "steps.parquet", "acceptance.parquet", "scenario.yaml",
-                       "live_batch.png", "makespan.png", "acceptance.png"}  # fmt: skip
+    tables = {f"{name}.parquet" for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance")}
+    assert written == tables | {"scenario.yaml", "live_batch.png", "makespan.png", "acceptance.png"}
     runs = pq.read_table(tmp_path / "runs.parquet")
     assert json.loads(runs.schema.metadata[b"rolloutsim"])["schema_version"] == 1
     assert shell("run", tmp_path / "scenario.yaml", "--json").code == 0
@@ -45,6 +45,7 @@ def test_json_run_and_print_scenario_agree(shell: Callable[..., Shell], small: P
     for one in (document, again):
         for run in one["runs"]:
             assert run.pop("wall_s") > 0
+        assert [row["step"] for row in one["rl_steps"]] == [1] * 4 + [2] * 4
     assert again == document
     wider = json.loads(shell("run", file, "--json", "--set", "engine.max_num_seqs=64", "--set", "policies=[none]").out)
     assert wider["scenario"]["engine"]["max_num_seqs"] == 64

@@ -17,13 +17,13 @@ from simulator.report.series import (
     tail_start_s,
     thinned,
 )
-from simulator.results import ACCEPTANCE, ROLLOUTS, RUNS, STEPS, Result, table
+from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.run import run
 from simulator.scenario import build
 from traces.errors import InputError
 
 POLICIES = ("none", "fixed:4", "das")
-RL_STEPS = (3, 7)
+STEP_NUMBERS = (3, 7)
 REPLICAS = 3
 
 
@@ -39,7 +39,7 @@ def step_table(seed=1):
     """Decode steps of every policy, RL step and replica, rows in no order."""
     rng = np.random.default_rng(seed)
     blocks = []
-    for step in RL_STEPS:
+    for step in STEP_NUMBERS:
         for policy in POLICIES:
             for replica in range(REPLICAS):
                 start_s, duration_s, live = decode_log(rng)
@@ -47,7 +47,7 @@ def step_table(seed=1):
                     ("query_tokens", "kv_tokens", "prefill_tokens", "drafted_tokens", "accepted_tokens"), 0
                 )
                 blocks.append({"policy": policy, "step": step, "replica": replica, "start_s": start_s,
-                               "duration_s": duration_s, "live": live, "emitted_tokens": live, "extrapolated": False}
+                               "duration_s": duration_s, "live": live, "emitted_tokens": live, "extrapolated": False, "draft_s": 0.0}
                               | tokens)  # fmt: skip
     steps = table(STEPS, blocks)
     return steps.take(pa.array(rng.permutation(steps.num_rows)))
@@ -79,7 +79,14 @@ def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, e
         "scenario": {"engine": {"replicas": REPLICAS, "max_num_seqs": 64}},
     }
     acceptance = acceptance_table() if acceptance is None else acceptance
-    return Result(table(RUNS, rows), ROLLOUTS.empty_table(), steps.set_column(0, "policy", column), acceptance, about)
+    return Result(
+        table(RUNS, rows),
+        RL_STEPS.empty_table(),
+        ROLLOUTS.empty_table(),
+        steps.set_column(0, "policy", column),
+        acceptance,
+        about,
+    )
 
 
 def live_at(series, when_s):
@@ -99,7 +106,7 @@ def test_live_batch_is_the_sum_over_replicas_at_any_moment():
     for series in live_batches(steps):
         mine = frame[frame.policy == series.policy]
         begins_s = np.append(0.0, series.ends_s[:-1])
-        for step, begin_s, end_s in zip(RL_STEPS, begins_s, series.ends_s, strict=True):
+        for step, begin_s, end_s in zip(STEP_NUMBERS, begins_s, series.ends_s, strict=True):
             rows = mine[mine.step == step]
             when_s = np.random.default_rng(2).uniform(0.0, end_s - begin_s, 500)
             inside = (rows.start_s.to_numpy() <= when_s[:, None]) & (

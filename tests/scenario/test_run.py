@@ -47,6 +47,10 @@ def test_tables_agree(trace: Trace, match: str) -> None:
         same = (log["replica"].shift(-1) == log["replica"]) & (log["step"].shift(-1) == log["step"])
         assert np.allclose(ends[same], starts[same], rtol=1e-12)
     assert runs["speedup"].iloc[0] == 1
+    by_step = result.rl_steps.to_pandas()
+    assert len(by_step) == len(POLICIES) * 3
+    sums = by_step.groupby("policy")[["makespan_s", "drafted_tokens", "straggler_s"]].sum()
+    assert np.allclose(sums.loc[runs["policy"]], runs[["makespan_s", "drafted_tokens", "straggler_s"]])
     assert runs.loc[runs["policy"] == "none", "drafted_tokens"].item() == 0
 
 

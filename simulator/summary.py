@@ -1,0 +1,113 @@
+"""From simulated RL steps to the rows of the result tables."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.drafting.drafter import Drafter
+from simulator.engine import kernel
+from simulator.engine.cluster import Outcome
+from simulator.engine.workload import Workload
+
+STRAGGLER_FROM = 0.9
+"""A straggler completes after this share of the makespan."""
+DRAFT_S = kernel.LOG_COLUMNS.index("draft_s")
+
+
+class Episode(NamedTuple):
+    """One policy's simulation of one RL step."""
+
+    policy: str
+    step: int
+    workload: Workload
+    outcome: Outcome
+    wall_s: float
+    facts: dict[str, Any]
+
+
+def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Return the figures that `runs` and `rl_steps` share, over one policy's episodes."""
+    counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
+    sequence_steps = int(counts[kernel.R_STEPS].sum())
+    drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
+    output = sum(int(e.workload.output_tokens.sum()) for e in episodes)
+    logs = [log for e in episodes for log in e.outcome.logs]
+    decode_steps = sum(map(len, logs))
+    busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
+    return {
+        "policy": episodes[0].policy,
+        "rollouts": counts.shape[1],
+        "makespan_s": sum(e.outcome.makespan_s for e in episodes),
+        "decode_steps": decode_steps,
+        "sequence_steps": sequence_steps,
+        "output_tokens": output,
+        "drafted_tokens": drafted,
+        "accepted_tokens": accepted,
+        "wasted_tokens": drafted - accepted,
+        "mean_acceptance_length": output / sequence_steps,
+        "draft_acceptance_rate": accepted / drafted if drafted else None,
+        "mean_live_batch": sequence_steps / decode_steps,
+        "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
+        "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
+        "draft_s": sum(float(log[:, DRAFT_S].sum()) for log in logs),
+        "wall_s": sum(e.wall_s for e in episodes),
+    }
+
+
+def run_rows(episodes: Sequence[Episode], policies: Sequence[str], drafter: Drafter) -> list[dict[str, Any]]:
+    """Return a row of `runs` per policy, speed-ups against the first."""
+    rows = []
+    for policy in policies:
+        mine = [e for e in episodes if e.policy == policy]
+        facts = json.dumps({str(e.step): e.facts for e in mine if e.facts})
+        about = {"drafter": drafter.describe(), "lossless": drafter.lossless, "rl_steps": len(mine), "facts": facts}
+        rows.append(summed(mine) | about)
+    for row in rows:
+        row["speedup"] = rows[0]["makespan_s"] / row["makespan_s"]
+    return rows
+
+
+def rl_step_rows(episodes: Sequence[Episode], baseline: str) -> Iterator[dict[str, Any]]:
+    """Yield a row of `rl_steps` per policy and RL step, speed-ups against the baseline in the same RL step."""
+    base_s = {e.step: e.outcome.makespan_s for e in episodes if e.policy == baseline}
+    for e in episodes:
+        yield summed([e]) | {"step": e.step, "speedup": base_s[e.step] / e.outcome.makespan_s}
+
+
+def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
+    """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
+    finished = outcome.ledger.times[kernel.FINISHED_S]
+    late = finished > STRAGGLER_FROM * outcome.makespan_s
+    return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
+
+
+def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
+    """Return the block of `rollouts` of one episode."""
+    ledger, workload = episode.outcome.ledger, episode.workload
+    return {
+        "policy": episode.policy,
+        "step": episode.step,
+        "prompt_id": np.array(prompt_ids, dtype=object)[workload.prompt],
+        "sample": workload.sample,
+        "replica": ledger.counts[kernel.R_REPLICA],
+        "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.output_tokens,
+        "admitted_s": ledger.times[kernel.ADMITTED_S],
+        "finished_s": ledger.times[kernel.FINISHED_S],
+        "decode_steps": ledger.counts[kernel.R_STEPS],
+        "drafted_tokens": ledger.counts[kernel.R_DRAFTED],
+        "accepted_tokens": ledger.counts[kernel.R_ACCEPTED],
+        "straggler": straggling(episode.outcome)[0],
+    }
+
+
+def step_blocks(episode: Episode) -> list[dict[str, Any]]:
+    """Return the blocks of `steps` of one episode, one per replica."""
+    return [
+        {"policy": episode.policy, "step": episode.step, "replica": replica}
+        | {name: log[:, column] for column, name in enumerate(kernel.LOG_COLUMNS)}
+        for replica, log in enumerate(episode.outcome.logs)
+    ]
