@@ -47,8 +47,8 @@ def step_table(seed=1):
                     ("query_tokens", "kv_tokens", "prefill_tokens", "drafted_tokens", "accepted_tokens"), 0
                 )
                 blocks.append({"policy": policy, "step": step, "replica": replica, "start_s": start_s,
-                               "duration_s": duration_s, "live": live, "emitted_tokens": live, "extrapolated": False, "draft_s": 0.0}
-                              | tokens)  # fmt: skip
+                               "duration_s": duration_s, "live": live, "emitted_tokens": live, "extrapolated": False,
+                               "draft_s": 0.0} | tokens)  # fmt: skip
     steps = table(STEPS, blocks)
     return steps.take(pa.array(rng.permutation(steps.num_rows)))
 

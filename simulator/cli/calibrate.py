@@ -1,0 +1,35 @@
+"""`rolloutsim calibrate`: measure what things cost on this machine."""
+
+import io
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def calibrate() -> None:
+    """Measure costs on this machine."""
+
+
+@calibrate.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="YAML file to write.")
+@click.option("--history-tokens", type=click.IntRange(1000), multiple=True, help="History sizes; repeatable.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
+    """Measure the suffix drafter: CPU seconds per query and per inserted token, by history size."""
+    import yaml
+
+    from calibration.drafter import HISTORY_TOKENS, measure
+    from traces.atomic import replacing
+
+    document = measure(tuple(sorted(history_tokens)) or HISTORY_TOKENS, seed)
+    text = io.StringIO()
+    yaml.safe_dump(document, text, sort_keys=False)
+    with replacing(out) as file:
+        file.write(text.getvalue().encode())
+    for row in document["measured"]:
+        click.echo(
+            f"history {row['history_tokens']:>9,} tokens: {1e6 * row['query_s']:.3f} us per query, "
+            f"{1e6 * row['insert_s']:.3f} us per inserted token"
+        )
+    click.echo(f"wrote {out}")
