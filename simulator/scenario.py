@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, SuffixSettings
 from simulator.strict_yaml import load_mapping, load_value
 from traces.errors import InputError
@@ -31,7 +32,7 @@ class Scenario(_Model):
     trace: str
     profile: str
     policies: Annotated[list[str], Field(min_length=1)]
-    steps: list[Annotated[int, Field(ge=0)]] | None = None
+    steps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     drafter: DrafterSettings = SuffixSettings()
     engine: EngineSettings = EngineSettings()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -72,6 +73,11 @@ def build(document: dict[Any, Any]) -> Scenario:
     if len(set(scenario.policies)) < len(scenario.policies):
         twice = next(p for p in scenario.policies if scenario.policies.count(p) > 1)
         raise InputError(f"policies: {twice!r} is named twice: name each policy once")
+    for number, spec in enumerate(scenario.policies):
+        try:
+            check_spec(spec)
+        except InputError as error:
+            raise InputError(f"policies[{number}]: {error}") from None
     return scenario
 
 

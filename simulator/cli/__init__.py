@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error that is the user's to mend is one line on stderr."""
     from traces.errors import InputError
 
+    sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
     try:
         code: Any = cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(USAGE)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "rolloutsim"
-        _fail(f"{' '.join(error.format_message().split())} (see {command} --help)", USAGE)
+        _fail(f"{error.format_message()} (see {command} --help)", USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except click.Abort:
@@ -67,10 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}: free space, or choose another place", INVALID)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(code)

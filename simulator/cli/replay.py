@@ -147,14 +147,13 @@ def _checked_policies(specs: tuple[str, ...]) -> tuple[str, ...]:
 
 def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
     from simulator.run import run
-    from traces.errors import InputError
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file: give --out a folder")
+    if out is not None:
+        from simulator.report.folder import check_folder, write_folder
+
+        check_folder(out)
     result = run(scenario)
     if out is not None:
-        from simulator.report.folder import write_folder
-
         write_folder(result, scenario, out)
     if as_json:
         click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
@@ -166,6 +165,7 @@ def _print(result: "Result", out: Path | None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     runs = result.runs.to_pylist()
     about = result.about
@@ -178,11 +178,11 @@ def _print(result: "Result", out: Path | None) -> None:
     for run in runs:
         rate = run["draft_acceptance_rate"]
         grid.add_row(
-            run["policy"], f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
+            Text(run["policy"]), f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
             f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
             "-" if rate is None else f"{rate:.3f}", f"{run['wasted_tokens']:,}", f"{run['straggler_s']:.2f}",
         )  # fmt: skip
-    console = Console(width=None if Console().is_terminal else 132, highlight=False)
+    console = Console(width=max(Console().width, 120), highlight=False, markup=False)
     console.print(
         f"{about['trace']['path']}: {first['rollouts']:,} rollouts, {first['output_tokens']:,} tokens, "
         f"{first['rl_steps']} RL step(s)\nprofile {about['profile']['name']}, drafter {first['drafter']}"

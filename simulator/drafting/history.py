@@ -24,9 +24,14 @@ from simulator.drafting.automaton import (
     table_size,
 )
 from simulator.drafting.memory import address, load, store
+from traces.errors import InputError
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+
+LARGEST_BLOCK = 2**31 - 1
+"""Words of an automaton: it finds its parts by int32 offsets."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +112,19 @@ def build_forest(
     lengths = ends - starts
     sizes = np.bincount(groups, lengths, n_groups).astype(np.int64)
     counts = np.bincount(groups, minlength=n_groups)
-    scratch = np.empty(
-        max((block_size(int(n), int(c)) for n, c in zip(sizes, counts, strict=True)), default=0), np.int32
-    )
+    largest = block_size(int(sizes.max(initial=0)), int(counts.max(initial=0)))
+    if largest > LARGEST_BLOCK:
+        raise InputError(
+            f"history of {int(sizes.max()):,} tokens in one suffix automaton: at most about 100 million fit; "
+            "use a smaller --window, or --scope problem"
+        )
+    scratch = np.empty(largest, np.int32)
     order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.cumsum(counts)[:-1]) if n_groups else []
+    present, first = np.unique(groups[order], return_index=True)  # few of a long trace's prompts are in the window
     at = np.full(n_groups, -1, np.int64)
     blocks: list[Int32] = []
     used = 0
-    for group, rows in enumerate(members):
-        if sizes[group] == 0:
-            continue
+    for group, rows in zip(present, np.split(order, first[1:]), strict=True):
         _grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
         block = np.empty(_compact_size(address(scratch)), np.int32)
         _compact(address(scratch), address(block))

@@ -21,11 +21,12 @@ from simulator.drafting.automaton import (
     plant,
     shorten,
 )
-from simulator.drafting.history import Forest, transplant
+from simulator.drafting.history import LARGEST_BLOCK, Forest, transplant
 from simulator.drafting.longest import LONGEST_DRAFT, continued, draft_along
 from simulator.drafting.memory import address, load, store
 from simulator.drafting.scored import best_draft
 from simulator.drafting.suffix import Suffix
+from traces.errors import InputError
 from traces.trace import Trace
 
 Int32 = npt.NDArray[np.int32]
@@ -194,5 +195,10 @@ class Classroom:
 def _blocks(tokens: Int64, sequences: Int64) -> tuple[Int32, Int64]:
     """Reserve one block for each automaton: the memory, and their addresses."""
     sizes = np.array([block_size(int(n), int(s)) for n, s in zip(tokens, sequences, strict=True)], np.int64)
+    if sizes.max(initial=0) > LARGEST_BLOCK:
+        raise InputError(
+            f"{int(tokens.max()):,} tokens of history and siblings in one suffix automaton: at most about 100 million fit; "
+            "use a smaller --window, or --scope problem"
+        )
     words = np.empty(int(sizes.sum()), np.int32)
     return words, address(words) + 4 * np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)

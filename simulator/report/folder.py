@@ -1,20 +1,38 @@
 """The folder that a run leaves behind: tables, plots, and the scenario that made them."""
 
+import shutil
+import tempfile
 from pathlib import Path
 
 from simulator.report.plots import save_plots
 from simulator.results import Result
 from simulator.scenario import Scenario
-from traces.atomic import replacing
 from traces.errors import InputError
 
 
-def write_folder(result: Result, scenario: Scenario, folder: Path) -> list[Path]:
-    """Write scenario.yaml, the Parquet tables and the PNG plots; returns their paths."""
+def check_folder(folder: Path) -> None:
+    """Make sure, before anything is simulated, that results can be written into `folder`; creates it if need be."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file: give --out a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise InputError(f"{folder}: cannot be created ({error.strerror}): give --out another folder") from None
-    with replacing(folder / "scenario.yaml") as file:
-        file.write(scenario.yaml().encode())
-    return [folder / "scenario.yaml", *result.write(folder), *save_plots(result, folder)]
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): give --out another folder") from None
+
+
+def write_folder(result: Result, scenario: Scenario, folder: Path) -> list[Path]:
+    """Write scenario.yaml, the Parquet tables and the PNG plots: all of them, or, where one fails, none."""
+    check_folder(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=".rolloutsim-", dir=folder))
+    try:
+        (scratch / "scenario.yaml").write_text(scenario.yaml(), "utf-8")
+        written = [scratch / "scenario.yaml", *result.write(scratch), *save_plots(result, scratch)]
+        if taken := [path.name for path in written if (folder / path.name).is_dir()]:
+            raise InputError(
+                f"{folder / taken[0]}: is a folder where a result belongs: remove it, or choose another --out"
+            )
+        return [path.replace(folder / path.name) for path in written]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

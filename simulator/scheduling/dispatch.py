@@ -14,10 +14,11 @@ def split(rollouts: int, replicas: int, max_num_seqs: int, dispatch: Dispatch) -
     """Return (rollouts that each replica gets before the start, rollouts left in the shared queue), in queue order.
 
     shared: the head of the queue goes one by one to the replica with the fewest, the lowest number first, until all
-    slots are taken; the rest waits for whichever replica has room first. static: contiguous, nearly equal parts.
+    slots are taken; the rest waits for whichever replica has room first (one replica has the whole queue as its own).
+    static: contiguous, nearly equal parts.
     """
     queue = np.arange(rollouts)
-    if dispatch == "static":
+    if dispatch == "static" or replicas == 1:
         return np.array_split(queue, replicas), queue[:0]
     first = queue[: replicas * max_num_seqs]
     return [first[number::replicas] for number in range(replicas)], queue[first.size :]

@@ -1,0 +1,210 @@
+"""Conformance checks for anybody's policy, drafter or cost model: run them in your tests; AssertionError says what fails."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.context import Context
+from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.resolve import prepared
+from simulator.budgets.view import BatchView
+from simulator.cost.kernel import step_time
+from simulator.cost.model import CostModel, Profile
+from simulator.cost.operators import Affine, row
+from simulator.cost.work import StepWork
+from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
+from simulator.drafting.drafter import DraftCost, Drafter, past_rows
+from simulator.drafting.measure import draft_curve
+from simulator.drafting.suffix import Suffix
+from simulator.engine import kernel
+from simulator.engine.cluster import simulate
+from simulator.engine.workload import Workload
+from traces.io import from_table
+from traces.synthesis import synth
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+
+SEED = 20
+LAST_STEP = 2
+
+
+def example_trace(seed: int = SEED) -> Trace:
+    """Return a made-up trace: 3 RL steps of 5 prompts x 3 samples, about 60 tokens each, with token ids."""
+    return from_table(
+        synth(prompts=5, samples=3, steps=3, median_tokens=60, max_tokens=300, seed=seed), "example trace"
+    )
+
+
+def example_cost() -> CostModel:
+    """Return an affine cost model: 5 ms a step, 20 us a query token, 40 ns a KV token."""
+    operator = Affine("step", row(constant=5e-3, query_tokens=2e-5, kv_tokens=4e-8))
+    return Profile("example", "affine", (operator,), "none", "none", "made up for tests", "made up")
+
+
+def check_policy(policy: Any, trace: Trace | None = None, cost: CostModel | None = None) -> None:
+    """Assert that a budget policy keeps its contract, with `prepare` and without a history, on one replica and several.
+
+    policy: what `module:attr` would name. Checked: budgets are whole numbers in [0, 255], one for each live sequence or
+    one for all; a run ends with every token emitted and every invariant of the engine intact; the same run gives the
+    same result again; and nothing the policy sees of a rollout changes when only its future does.
+    """
+    trace, cost = trace or example_trace(), cost or example_cost()
+    for step in (trace.steps[0], trace.steps[-1]):
+        for max_num_seqs, replicas in ((1, 1), (4, 1), (64, 1), (3, 2)):
+            outcomes = []
+            for _ in range(2):
+                workload, context = _rl_step(trace, step, cost, max_num_seqs)
+                ready = prepared(policy, context, repr(policy))
+                outcomes.append(simulate(workload, cost, ready, max_num_seqs, replicas, check=True))
+            first, again = (o.ledger.counts for o in outcomes)
+            emitted = int(sum(log[:, kernel.LOG_COLUMNS.index("emitted_tokens")].sum() for log in outcomes[0].logs))
+            assert emitted == int(workload.output_tokens.sum()), "every token is emitted"
+            assert (first == again).all(), "the same run gives the same result: seed what is random, keep no state"
+            assert outcomes[0].makespan_s == outcomes[1].makespan_s
+    _check_causal(policy, trace, cost)
+
+
+def check_drafter(drafter: Drafter, trace: Trace | None = None) -> None:
+    """Assert that a drafter keeps its contract.
+
+    Checked: tables are uint8, accepted <= drafted <= what is left of the rollout; smaller budgets get no more; where it
+    says that one table serves all budgets the smaller budget's draft is a prefix; the same seed gives the same tables and
+    the order of the rollouts does not matter; what is drafted at a position does not depend on tokens after it, nor on
+    other rollouts of the same RL step, nor on RL steps outside its window.
+    """
+    trace = trace or example_trace()
+    rows = np.flatnonzero(trace.step == trace.steps[-1])
+    past = past_rows(trace, trace.steps[-1], drafter.window)
+    assert isinstance(drafter.cost, DraftCost), "cost is a DraftCost"
+    assert isinstance(drafter.lossless, bool), "lossless is True or False"
+    assert drafter.describe(), "describe() names it"
+    acceptance = drafter.accept(trace, rows, past, SEED)
+    left = _left(acceptance)
+    before = None
+    for budget in (0, 1, 3, 8, LARGEST_BUDGET):
+        accepted, drafted = _table(acceptance, budget)
+        assert (accepted <= drafted).all(), "no more is accepted than drafted"
+        assert (drafted <= np.minimum(left, budget)).all(), "a draft keeps to its budget and ends with the rollout"
+        if acceptance.prefix and before is not None:
+            assert (accepted >= before).all(), "a larger budget accepts no less"
+        before = accepted
+        repeated = _table(drafter.accept(trace, rows, past, SEED), budget)
+        assert (accepted == repeated[0]).all(), "the same seed gives the same drafts"
+        assert (drafted == repeated[1]).all(), "the same seed gives the same drafts"
+        backwards = drafter.accept(trace, rows[::-1].copy(), past, SEED)
+        for table, other in zip((accepted, drafted), _table(backwards, budget), strict=True):
+            parts = np.split(other, backwards.offsets[1:-1])[::-1]
+            assert (table == np.concatenate(parts)).all(), "the order of the rollouts does not matter"
+        if "siblings" not in drafter.learns_from:
+            for i in (0, rows.size - 1):
+                alone = _table(drafter.accept(trace, rows[i : i + 1], past, SEED), budget)
+                span = slice(acceptance.offsets[i], acceptance.offsets[i + 1])
+                assert (alone[1] == drafted[span]).all(), "siblings are not known yet"
+    if drafter.needs_tokens:
+        _check_no_foresight(drafter, trace, rows, past)
+
+
+def check_cost_model(cost: CostModel) -> None:
+    """Assert that a cost model keeps its contract.
+
+    Checked: seconds are finite and positive, in the shape of the work; the compiled evaluator gives the same; a step costs
+    no less for more query tokens or longer contexts; `outside` gives a flag for each step.
+    """
+    live = np.array([1.0, 4.0, 32.0, 256.0])[:, None]
+    width = np.array([1.0, 2.0, 5.0, 17.0])[None, :]
+    context = 700.0
+    work = StepWork(live, live * width, live * context, live * width * context, np.zeros((4, 4)))
+    seconds = cost.step_time_s(work)
+    assert seconds.shape == (4, 4), "one value for each step"
+    assert np.isfinite(seconds).all(), "seconds are finite"
+    assert (seconds > 0).all(), "a step takes time"
+    assert (np.diff(seconds, axis=1) >= 0).all(), "more query tokens cost no less"
+    longer = cost.step_time_s(StepWork(live, live * width, live * 3000.0, live * width * 3000.0, np.zeros((4, 4))))
+    assert (longer >= seconds).all(), "a longer context costs no less"
+    outside = cost.outside(work)
+    assert outside.shape == (4, 4), "one flag for each step"
+    assert outside.dtype == np.bool_, "flags are bool"
+    for i in range(4):
+        for j in range(4):
+            compiled = step_time(*cost.packed, *(float(f[i, j]) for f in np.broadcast_arrays(*work.features)))
+            assert np.isclose(compiled, seconds[i, j], rtol=1e-12), "the compiled evaluator agrees"
+
+
+def _rl_step(trace: Trace, step: int, cost: CostModel, max_num_seqs: int) -> tuple[Workload, Context]:
+    rows, drafter = np.flatnonzero(trace.step == step), Suffix()
+    past = past_rows(trace, step, drafter.window)
+    prompt, sample, prompt_tokens, lengths = (
+        column[rows].astype(np.int64)
+        for column in (trace.prompt, trace.sample, trace.prompt_tokens, trace.output_tokens)
+    )
+    workload = Workload(prompt, sample, prompt_tokens, lengths, drafter.accept(trace, rows, past))
+    past_prompt, past_lengths = trace.prompt[past].astype(np.int64), trace.output_tokens[past].astype(np.int64)
+
+    def curve() -> Any:
+        return draft_curve(drafter, trace, past, SEED) if past.size else None
+
+    return workload, Context(len(trace.prompt_ids), past_prompt, past_lengths, cost, max_num_seqs, curve)
+
+
+def _check_causal(policy: Any, trace: Trace, cost: CostModel) -> None:
+    """Two runs whose rollouts differ only in how long they go on must get the same budgets while all are live."""
+    step, rows = trace.steps[-1], np.flatnonzero(trace.step == trace.steps[-1])
+    short = int(trace.output_tokens[rows].min())
+    seen: list[list[list[int]]] = []
+    for extra in (0, 40):
+        workload, context = _rl_step(trace, step, cost, rows.size)
+        lengths = np.full(rows.size, short + extra)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        nothing = Acceptance(offsets, partial(_no_drafts, int(lengths.sum())), prefix=True)
+        same = Workload(workload.prompt, workload.sample, workload.prompt_tokens, lengths, nothing)
+        spy = _Spy(prepared(policy, context, repr(policy)))
+        simulate(same, cost, spy, rows.size)
+        seen.append(spy.answers[:short])
+    assert seen[0] == seen[1], "budgets must not depend on how long a rollout will go on"
+
+
+class _Spy:
+    """A policy that writes down what another one answers, asked before every decode step."""
+
+    def __init__(self, policy: BudgetPolicy) -> None:
+        self.policy = policy
+        self.answers: list[list[int]] = []
+
+    def __call__(self, view: BatchView) -> npt.ArrayLike:
+        budgets = self.policy(view)
+        self.answers.append(np.broadcast_to(np.asarray(budgets), (view.live,)).tolist())
+        return budgets
+
+
+def _no_drafts(positions: int, budget: int) -> npt.NDArray[np.uint8]:
+    return np.zeros((positions, 2), np.uint8)
+
+
+def _check_no_foresight(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> None:
+    longest = int(rows[trace.output_tokens[rows].argmax()])
+    half = int(trace.output_tokens[longest]) // 2
+    changed = from_table(trace.table, trace.source)
+    start = trace.offsets[longest]
+    tokens = changed.tokens  # cached by the new trace and read by the drafter: an array of its own
+    tokens[start + half : start + int(trace.output_tokens[longest])] += 1
+    one = np.array([longest])
+    for budget in (1, 8):
+        drafted = _table(drafter.accept(trace, one, past, SEED), budget)[1]
+        other = _table(drafter.accept(changed, one, past, SEED), budget)[1]
+        assert (drafted[: half + 1] == other[: half + 1]).all(), "a draft must not depend on tokens after it"
+
+
+def _table(acceptance: Acceptance, budget: int) -> tuple[Int64, Int64]:
+    acceptance.serve([budget])
+    table = acceptance.tables[acceptance.table_of[budget]]
+    assert table.dtype == np.uint8, "tables are uint8"
+    accepted, drafted = np.minimum(table.astype(np.int64), budget).T
+    return accepted, drafted
+
+
+def _left(acceptance: Acceptance) -> Int64:
+    lengths = np.diff(acceptance.offsets)
+    return np.repeat(acceptance.offsets[1:], lengths) - np.arange(int(acceptance.offsets[-1]))
