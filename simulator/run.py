@@ -13,11 +13,11 @@ import numpy.typing as npt
 from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.resolve import resolve_policy
-from simulator.cost.model import Profile
+from simulator.caveats import caveats
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, past_rows
-from simulator.drafting.measure import draft_curve, profile_of
+from simulator.drafting.measure import DraftProfile, draft_curve
 from simulator.drafting.settings import SuffixSettings
 from simulator.engine.cluster import simulate
 from simulator.engine.workload import Workload
@@ -48,12 +48,12 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             f"{trace.source}: has no token_ids, which drafter {name} replays: record them, or use drafter none"
         )
     _warm_up(cost)
-    episodes, measured = [], []
+    episodes: list[Episode] = []
+    drafts = DraftProfile()
     for step in steps:
         rows = np.flatnonzero(trace.step == step)
         past = past_rows(trace, step, drafter.window)
         acceptance = drafter.accept(trace, rows, past, scenario.seed)
-        measured.append(acceptance)
         workload = Workload(
             prompt=trace.prompt[rows].astype(np.int64),
             sample=trace.sample[rows].astype(np.int64),
@@ -74,6 +74,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             wall_s = time.perf_counter() - started
             facts = dict(getattr(policy, "facts", {}))
             episodes.append(Episode(spec, step, workload, outcome, wall_s, facts))
+        drafts.add(acceptance)
+        acceptance.release()
     runs = run_rows(episodes, scenario.policies, drafter)
     about = {
         "rolloutsim": version("rolloutsim"),
@@ -81,14 +83,14 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         "trace": {"path": trace.source, "sha256": trace.sha256},
         "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
         "scenario": scenario.model_dump(mode="json"),
-        "warnings": _warnings(runs, trace, steps, cost),
+        "warnings": caveats(runs, episodes, trace, steps, cost),
     }
     return Result(
         table(RUNS, runs),
         table(RL_STEPS, rl_step_rows(episodes, scenario.policies[0])),
         table(ROLLOUTS, (rollout_block(e, trace.prompt_ids) for e in episodes)),
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
-        table(ACCEPTANCE, profile_of(measured)),
+        table(ACCEPTANCE, drafts.blocks()),
         about,
     )
 
@@ -121,18 +123,6 @@ def _rank_in_group(prompt: npt.NDArray[np.int32], sample: npt.NDArray[np.int32])
     rank = np.empty(prompt.size, np.int64)
     rank[order] = np.arange(prompt.size) - np.repeat(starts, np.diff(starts, append=prompt.size))
     return rank
-
-
-def _warnings(runs: list[dict[str, Any]], trace: Trace, steps: list[int], cost: Profile) -> list[str]:
-    """Say what a reader of the numbers must know."""
-    notes = []
-    if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
-        notes.append(
-            f"up to {most:.0%} of decoding time lies outside the valid range of profile {cost.name}: extrapolated"
-        )
-    if steps[0] == trace.steps[0]:
-        notes.append(f"RL step {steps[0]} has no recorded step before it: no history to draft or to predict from")
-    return notes
 
 
 def _chosen(trace: Trace, steps: list[int] | None) -> list[int]:

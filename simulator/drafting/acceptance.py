@@ -27,7 +27,7 @@ class Acceptance:
     """
 
     offsets: Int64
-    compute: Callable[[int], UInt8]
+    compute: Callable[[int], UInt8] | None
     prefix: bool
     tables: UInt8 = field(init=False)
     table_of: Int64 = field(init=False)
@@ -37,8 +37,10 @@ class Acceptance:
         self.table_of = np.full(LARGEST_BUDGET + 1, NO_TABLE, np.int64)
         self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
         if self.prefix:
+            assert self.compute
             self.tables[0] = self.compute(LARGEST_BUDGET)
             self.table_of[:] = 0
+            self.release()
         else:
             self.table_of[0] = 0
 
@@ -46,8 +48,13 @@ class Acceptance:
         """Make sure that there is a table for each budget in [0, 255]."""
         missing = [k for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE]
         if missing:
+            assert self.compute, "released"
             self.table_of[missing] = len(self.tables) + np.arange(len(missing))
             self.tables = np.concatenate([self.tables, *(self.compute(k)[None] for k in missing)])
+
+    def release(self) -> None:
+        """Let go of what computes further tables: a whole history."""
+        self.compute = None
 
 
 @dataclass(frozen=True)

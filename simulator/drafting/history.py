@@ -120,11 +120,12 @@ def build_forest(
         )
     scratch = np.empty(largest, np.int32)
     order = np.argsort(groups, kind="stable")
-    present, first = np.unique(groups[order], return_index=True)  # few of a long trace's prompts are in the window
+    ends_of = np.cumsum(counts)
     at = np.full(n_groups, -1, np.int64)
     blocks: list[Int32] = []
     used = 0
-    for group, rows in zip(present, np.split(order, first[1:]), strict=True):
+    for group in np.flatnonzero(counts):  # few of a long trace's prompts are in the window
+        rows = order[ends_of[group] - counts[group] : ends_of[group]]
         _grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
         block = np.empty(_compact_size(address(scratch)), np.int32)
         _compact(address(scratch), address(block))

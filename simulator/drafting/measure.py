@@ -1,6 +1,6 @@
 """A drafter measured on its own: on history, for policies that fit, and over a replay, for tables and plots."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,29 +34,36 @@ def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Draft
     )
 
 
-def profile_of(measured: Sequence[Acceptance]) -> Iterator[dict[str, Any]]:
-    """Yield the blocks of `results.ACCEPTANCE`: drafts with an unlimited budget, over all positions of all rollouts.
+class DraftProfile:
+    """Drafts with an unlimited budget, summed over all positions of all rollouts: the blocks of `results.ACCEPTANCE`.
 
     First tokens are left out: an engine gets them from the prefill, without a draft.
     """
-    longest = LARGEST_BUDGET + 1
-    drafted, accepted = np.zeros(longest + 1, np.int64), np.zeros(longest + 1, np.int64)
-    bins = np.zeros((3, 64), np.int64)
-    for acceptance in measured:
+
+    def __init__(self) -> None:
+        self._by_length: Int64 = np.zeros((2, LARGEST_BUDGET + 2), np.int64)  # drafts and accepted parts of each length
+        self._by_emitted: Int64 = np.zeros((3, 64), np.int64)  # positions, drafted and accepted by log2(emitted)
+
+    def add(self, acceptance: Acceptance) -> None:
+        """Count the positions of one RL step."""
         acceptance.serve([LARGEST_BUDGET])
         table = acceptance.tables[acceptance.table_of[LARGEST_BUDGET]]
         emitted = np.arange(len(table)) - np.repeat(acceptance.offsets[:-1], np.diff(acceptance.offsets))
         table, emitted = table[emitted > 0], emitted[emitted > 0]
-        drafted[:longest] += np.bincount(table[:, 1], minlength=longest)
-        accepted[:longest] += np.bincount(table[:, 0], minlength=longest)
         which = np.log2(emitted).astype(np.int64)
+        for row, column in enumerate((1, 0)):
+            self._by_length[row] += np.bincount(table[:, column], minlength=LARGEST_BUDGET + 2)
         for row, weight in enumerate((None, table[:, 1], table[:, 0])):
-            bins[row] += np.bincount(which, weight, 64).astype(np.int64)
-    at_least_drafted, at_least_accepted = (counts[::-1].cumsum()[::-1][1:] for counts in (drafted, accepted))
-    for j in range(int((at_least_drafted > 0).sum())):
-        n = int(at_least_drafted[j])
-        yield {"by": "position", "low": j + 1, "high": j + 1, "drafted_tokens": n,
-               "accepted_tokens": int(at_least_accepted[j]), "drafts": n}  # fmt: skip
-    for b in range(int(bins[0].nonzero()[0].max(initial=-1)) + 1):
-        yield {"by": "emitted", "low": 2**b, "high": 2 ** (b + 1) - 1, "drafted_tokens": int(bins[1, b]),
-               "accepted_tokens": int(bins[2, b]), "drafts": int(bins[0, b])}  # fmt: skip
+            self._by_emitted[row] += np.bincount(which, weight, 64).astype(np.int64)
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the table, first by position in the draft, then by tokens emitted so far."""
+        drafted, accepted = self._by_length[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:].tolist()
+        for position, (n, right) in enumerate(zip(drafted, accepted, strict=True), start=1):
+            if n:
+                yield {"by": "position", "low": position, "high": position, "drafted_tokens": n,
+                       "accepted_tokens": right, "drafts": n}  # fmt: skip
+        for b in range(int(self._by_emitted[0].nonzero()[0].max(initial=-1)) + 1):
+            positions, drafts, right = self._by_emitted[:, b].tolist()
+            yield {"by": "emitted", "low": 2**b, "high": 2 ** (b + 1) - 1, "drafted_tokens": drafts,
+                   "accepted_tokens": right, "drafts": positions}  # fmt: skip
