@@ -85,7 +85,7 @@ BAD_FLAGS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "malformed threshold": (("--policy", "threshold:4"), USAGE, "threshold:K@B"),
     "unknown das setting": (("--policy", "das:foo=1"), USAGE, "foo"),
     "das classes upside down": (("--policy", "das:short=9,long=3"), USAGE, "short"),
-    "das budgets of two": (("--policy", "das:budgets=1/2"), USAGE, "three"),
+    "das budgets of two": (("--policy", "das:budgets=1/2"), USAGE, "budgets"),
     "policy twice": (("--policy", "none", "--policy", "none"), USAGE, "twice"),
     "policy module that is missing": (("--policy", "no_such_module_x:f"), USAGE, "no_such_module_x"),
     "policy attribute that is missing": (("--policy", "json:nothing"), USAGE, "nothing"),
@@ -113,7 +113,7 @@ BAD_SCENARIOS: dict[str, tuple[dict[str, object], str]] = {
     "policy twice": ({"policies": ["none", "none"]}, "twice"),
     "unknown policy": ({"policies": ["nnoe"]}, "none"),
     "another version": ({"version": 2}, "version"),
-    "unknown drafter": ({"drafter": {"kind": "eagle"}}, "drafter.kind"),
+    "unknown drafter": ({"drafter": {"kind": "medusa"}}, "drafter.kind"),
     "negative step": ({"steps": [-1]}, "steps"),
 }
 

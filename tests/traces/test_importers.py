@@ -262,10 +262,11 @@ def test_parquet_with_a_column_map(tmp_path, make_table):
     [
         ({"gen": 2}, {"output_token": "gen"}, "'output_token' is not a trace column: did you mean 'output_tokens'?"),
         ({"gen_len": 2}, {"output_tokens": "gen_length"}, "the file has no 'gen_length': did you mean 'gen_len'?"),
-        ({"output_tokens": 2, "prompt_tokens": 1}, {}, "column 'prompt_id' is missing"),
+        ({"output_tokens": 2, "prompt_tokens": 1}, {}, "has no column for 'prompt_id'"),
         ({"output_tokens": "long"}, {}, "line 1, column 'output_tokens': 'long' is not a whole number"),
         ({"token_ids": 5}, {}, "line 1, column 'token_ids': 5 is not a list"),
-        ({"token_ids": ["a"]}, {}, "line 1, column 'token_ids': ['a'] is not list<"),
+        ({"token_ids": ["a"]}, {}, "line 1, column 'token_ids': 'a' is not a whole number"),
+        ({"token_ids": [1, 2.5]}, {}, "line 1, column 'token_ids': 2.5 is not a whole number"),
         ({"reward": "good"}, {}, "line 1, column 'reward': 'good' is not a number"),
         (
             {"prompt_id": "p", "prompt_tokens": 1, "output_tokens": 2, "token_ids": [1]},

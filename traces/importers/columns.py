@@ -43,6 +43,8 @@ def _read(
     for line, row in rows_of(path):
         rows.append(row)
         places.append(f"line {line}")
+    if not rows:
+        raise InputError(f"{path}: holds no rows: export at least one rollout")
     present = list(dict.fromkeys(key for row in rows for key in row))
     _check_names(path, names, present)
     sources = {name: name for name in SCHEMA.names if name in present} | dict(names)
@@ -53,9 +55,18 @@ def _read(
         ]
         for name, found in sources.items()
     }
+    for column, instead in NEEDED.items():
+        if column not in sources and instead not in sources:
+            raise InputError(
+                f"{path}: has no column for '{column}', only {', '.join(present)}: name it with --map {column}=NAME"
+            )
     ignored = [name for name in present if name not in sources.values()]
     imported = _completed(arrow_table(columns, places, str(path)), places)
     return Imported(imported.table, places, imported.assumed, {"ignored_columns": ignored} if ignored else {})
+
+
+NEEDED = {"prompt_id": "prompt_id", "prompt_tokens": "prompt_token_ids", "output_tokens": "token_ids"}
+"""Columns that a file must have, and what they can be made from instead."""
 
 
 def _check_names(path: Path, names: Mapping[str, str], present: list[str]) -> None:

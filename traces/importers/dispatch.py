@@ -35,6 +35,8 @@ def import_trace(
     (traces.io) says the format, what was assumed and how many rows were dropped.
     """
     path = Path(path)
+    if tokenizer is not None and file_format != "verl":
+        raise InputError(f"{path}: format {file_format} holds no text: leave --tokenizer out, or use --format verl")
     imported = _read(path, file_format, column_map or {}, tokenizer)
     table, places = canonical(imported.table, str(path)), list(imported.places)
     kept = _not_empty(table, places, str(path), drop_empty)

@@ -56,6 +56,8 @@ def of_type(value: Any, kind: pa.DataType, place: str) -> Any:
             raise InputError(f"{place}: {value!r:.60} is not a JSON list: write it as [1, 2, 3]") from error
     if not isinstance(value, list):
         raise InputError(f"{place}: {value!r:.60} is not a list: write it as [1, 2, 3]")
+    if pa.types.is_list(kind) and pa.types.is_integer(kind.value_type):
+        return [item if type(item) is int else whole(item, place) for item in value]
     return value
 
 
