@@ -18,6 +18,7 @@ from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.measure import DraftProfile, draft_curve
+from simulator.drafting.pricing import priced
 from simulator.drafting.settings import SuffixSettings
 from simulator.engine.cluster import simulate
 from simulator.engine.workload import Workload
@@ -41,7 +42,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     trace = read(scenario.trace) if trace is None else trace
     cost = load_profile(scenario.profile)
     steps = _chosen(trace, scenario.steps)
-    drafter = scenario.drafter.drafter()
+    drafter = priced(scenario.drafter.drafter(), cost)
     if drafter.needs_tokens and not trace.has_tokens:
         name = scenario.drafter.kind
         raise InputError(

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from simulator.budgets.resolve import check_spec
-from simulator.drafting.settings import DrafterSettings, SuffixSettings
+from simulator.drafting.settings import DrafterSettings, SuffixSettings, with_kind
 from simulator.strict_yaml import load_mapping, load_value
 from traces.errors import InputError
 
@@ -40,7 +40,7 @@ class Scenario(_Model):
     @field_validator("drafter", mode="before")
     @classmethod
     def _suffix_unless_named(cls, settings: Any) -> Any:
-        return {"kind": "suffix", **settings} if isinstance(settings, dict) else settings
+        return with_kind(settings)
 
     def yaml(self) -> str:
         """The file that `load` reads back to this scenario."""

@@ -39,6 +39,13 @@ SCHEMA = pa.schema(
         _column("token_ids", pa.list_(pa.int32()), "token ids", "the response, output_tokens long; all rows or none"),
         _column("logprobs", pa.list_(pa.float32()), "nats", "log-probability of each response token; all rows or none"),
         _column(
+            "accept_lengths",
+            pa.list_(pa.int32()),
+            "tokens",
+            "for each response token, how many drafted tokens a recorded drafter would have had accepted, had a decode step "
+            "begun there (the bonus not counted, at most what is left); all rows or none",
+        ),
+        _column(
             "turns",
             pa.list_(TURN),
             "tokens, s",
@@ -51,7 +58,7 @@ SCHEMA = pa.schema(
 )
 
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
-ALL_OR_NONE = ("arrival_s", "prompt_token_ids", "token_ids", "logprobs")
+ALL_OR_NONE = ("arrival_s", "prompt_token_ids", "token_ids", "logprobs", "accept_lengths")
 
 
 def columns() -> list[dict[str, str]]:

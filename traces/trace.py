@@ -85,6 +85,16 @@ class Trace:
         return _offsets(self.output_tokens)
 
     @property
+    def has_accept_lengths(self) -> bool:
+        """Whether a drafter's accepted tokens were recorded at every position (all rows have them, or none)."""
+        return self._has("accept_lengths")
+
+    @cached_property
+    def accept_lengths(self) -> npt.NDArray[np.int32]:
+        """Recorded accepted drafts at each position of all rollouts, int32[total]; InputError where not recorded."""
+        return self._flat("accept_lengths")
+
+    @property
     def has_prompts(self) -> bool:
         """Whether the prompt token ids were recorded (all rows have them, or none)."""
         return self._has("prompt_token_ids")

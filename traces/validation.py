@@ -16,7 +16,12 @@ from traces.schema import ALL_OR_NONE, FINISH_REASONS, REQUIRED
 pc: Any = pyarrow.compute  # its stubs refuse valid calls
 
 MINIMUM = {"step": 0, "sample": 0, "prompt_tokens": 0, "output_tokens": 1, "epoch": 0}
-COUNTED_BY = {"token_ids": "output_tokens", "prompt_token_ids": "prompt_tokens", "logprobs": "output_tokens"}
+COUNTED_BY = {
+    "token_ids": "output_tokens",
+    "prompt_token_ids": "prompt_tokens",
+    "logprobs": "output_tokens",
+    "accept_lengths": "output_tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ def validate(table: pa.Table, source: str, places: Sequence[str] | None = None) 
     _check_minimums(subject)
     _check_counts(subject)
     _check_token_ids(subject)
+    _check_accept_lengths(subject)
     _check_finish_reasons(subject)
     _check_arrivals(subject)
     _check_turns(subject)
@@ -64,7 +70,7 @@ def _check_nulls(subject: _Subject) -> None:
             rows = _rows(table.column(name).is_null())
             if 0 < len(rows) < table.num_rows:
                 raise subject.refusal(rows, name, "null where other rows have a value", "fill in all rows, or none")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "block_hashes"):
+    for name in ("prompt_token_ids", "token_ids", "logprobs", "accept_lengths", "block_hashes"):
         if name in table.column_names:
             values = pc.list_flatten(table.column(name))
             if values.null_count:
@@ -108,6 +114,24 @@ def _check_token_ids(subject: _Subject) -> None:
             row = row_of_value(table.column(name), index)
             fix = "strip padding and masked positions (often -1 or -100)"
             raise subject.refusal(np.array([row]), name, f"{values[index]} is a negative token id", fix)
+
+
+def _check_accept_lengths(subject: _Subject) -> None:
+    """Accepted drafts are tokens of the response: from position i on, at most output_tokens - i."""
+    table, name = subject.table, "accept_lengths"
+    if name not in table.column_names or table.column(name).null_count == table.num_rows:
+        return
+    accepted = pc.list_flatten(table.column(name)).to_numpy()
+    lengths = table.column("output_tokens").to_numpy().astype(np.int64)
+    row_of = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(accepted)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    bad = np.flatnonzero((accepted < 0) | (accepted > lengths[row_of] - position))
+    if len(bad):
+        row, at = int(row_of[bad[0]]), int(position[bad[0]])
+        problem = (
+            f"{accepted[bad[0]]} at position {at} is not between 0 and the {lengths[row] - at} tokens from there on"
+        )
+        raise subject.refusal(np.unique(row_of[bad]), name, problem, "count accepted drafts of the response, no bonus")
 
 
 def _check_finish_reasons(subject: _Subject) -> None:

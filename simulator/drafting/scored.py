@@ -138,12 +138,13 @@ def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, d
 @njit(cache=True, nogil=True)
 def accept_scored(  # type: ignore[no-untyped-def]
     tokens, starts, ends, prompt, prompt_starts, prompt_ends, words, at, own, use_own, scratch,
-    budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted,
+    budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted, scores=None,
 ):  # fmt: skip
     """Replay rollouts with drafts of at most `budget` tokens; arguments as `longest.accept_longest`.
 
     everywhere: draft at every position (a table for replay under changing budgets), else only where a decode step
-    of a rollout that always gets `budget` begins; other positions are left as they are. Returns the decode steps.
+    of a rollout that always gets `budget` begins; other positions are left as they are. scores: float64[positions] to
+    fill with the drafts' expected accepted tokens, or None. Returns the decode steps.
     """
     steps = 0
     for i in range(starts.size):
@@ -161,7 +162,7 @@ def accept_scored(  # type: ignore[no-untyped-def]
                 longest = min(n_prompt + p, depth) - 1  # as shipped, a match is shorter than the context
                 o_len = min(load(own, ACTIVE_LEN), longest) if use_own else 0
                 o = load(own, ACTIVE) if use_own else ROOT
-                n_drafted, _, draft = best_draft(
+                n_drafted, score, draft = best_draft(
                     past,
                     matched,
                     min(length, longest),
@@ -181,6 +182,8 @@ def accept_scored(  # type: ignore[no-untyped-def]
                     right += 1
                 drafted[offsets[i] + p] = n_drafted
                 accepted[offsets[i] + p] = right
+                if scores is not None:
+                    scores[offsets[i] + p] = score
                 if p == turn:
                     steps += 1
                     turn += right + 1

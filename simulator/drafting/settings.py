@@ -1,12 +1,24 @@
 """Drafters as a user writes them down: validated settings, and the drafter that they describe."""
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from simulator.drafting.acceptance import LARGEST_BUDGET
+from simulator.drafting.curve import AcceptanceCurve
+from simulator.drafting.curve_files import read_curve
 from simulator.drafting.drafter import Drafter
+from simulator.drafting.hybrid import Hybrid
+from simulator.drafting.last import Last
+from simulator.drafting.model import Kind, Modelled
+from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
+from simulator.drafting.recorded import Recorded, read_log
 from simulator.drafting.suffix import Suffix
+from simulator.plugins import load, told
+from traces.errors import InputError
 
 
 class _Settings(BaseModel):
@@ -30,6 +42,7 @@ class SuffixSettings(_Settings):
     scope: Literal["problem", "global", "request"] = "problem"
     own: bool = True
     match: Literal["longest", "scored"] = "longest"
+    shape: Literal["path", "tree"] = "path"
     window: Annotated[int, Field(ge=1)] = 16
     depth: Annotated[int, Field(ge=2, le=255)] = 24
     factor: Annotated[float, Field(gt=0, le=255, strict=False)] = 1.0
@@ -40,4 +53,178 @@ class SuffixSettings(_Settings):
         return Suffix(**self.model_dump(exclude={"kind"}))
 
 
-DrafterSettings = Annotated[SuffixSettings | NothingSettings, Field(discriminator="kind")]
+class NgramSettings(_Settings):
+    """See `ngram.Ngram`. As in vLLM, one of the two given alone serves for both."""
+
+    kind: Literal["ngram"] = "ngram"
+    prompt_lookup_min: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    prompt_lookup_max: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_both(cls, given: Any) -> Any:
+        names = ("prompt_lookup_min", "prompt_lookup_max")
+        lengths = [given[name] for name in names if given.get(name) is not None] if isinstance(given, dict) else []
+        return given | dict.fromkeys(names, lengths[0]) if len(lengths) == 1 else given
+
+    def drafter(self) -> Ngram:
+        """Return the drafter."""
+        return Ngram(self.prompt_lookup_min, self.prompt_lookup_max)
+
+
+class LastSettings(_Settings):
+    """See `last.Last`."""
+
+    kind: Literal["last"] = "last"
+    window: Annotated[int, Field(ge=1)] = 1
+    resync: bool = True
+    min_match: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+
+    def drafter(self) -> Last:
+        """Return the drafter."""
+        return Last(self.window, self.resync, self.min_match)
+
+
+Probability = Annotated[float, Field(ge=0, le=1, strict=False)]
+Price = dict[str, Annotated[float, Field(ge=0, strict=False)]] | str
+"""Costs in the words of `pricing.draft_cost`, or a name that `pricing.entry_of` looks up."""
+DraftTokens = Annotated[int, Field(ge=1, le=LARGEST_BUDGET)]
+
+
+class _ModelSettings(_Settings):
+    """See `model.Modelled`. curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position.
+
+    mode: which of a file's mean lengths. draft_tokens: use so many positions, no more than are known. spread,
+    drift_per_step, drift_from: instead of the curve's own.
+    """
+
+    kind: Kind
+    curve: list[Probability] | str
+    cost: Price
+    mode: str | None = None
+    draft_tokens: DraftTokens | None = None
+    spread: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
+    drift_per_step: Annotated[float, Field(strict=False, allow_inf_nan=False)] | None = None
+    drift_from: int | None = None
+
+    def drafter(self) -> Modelled:
+        """Return the drafter."""
+        if isinstance(self.curve, str):
+            curve = read_curve(Path(self.curve), self.draft_tokens, self.mode)
+        elif self.mode is not None:
+            raise InputError(f"mode {self.mode!r} chooses within a file, and the curve is written out: leave it out")
+        else:
+            curve = AcceptanceCurve(tuple(self.curve)).cut(self.draft_tokens)
+        given = self.model_dump(include={"spread", "drift_per_step", "drift_from"}, exclude_none=True)
+        return Modelled(self.kind, replace(curve, **given), self.cost)
+
+
+class EagleSettings(_ModelSettings):
+    """See `model.Modelled`."""
+
+    kind: Literal["eagle"] = "eagle"
+
+
+class DraftModelSettings(_ModelSettings):
+    """See `model.Modelled`."""
+
+    kind: Literal["draft_model"] = "draft_model"
+
+
+class MtpSettings(_ModelSettings):
+    """See `model.Modelled`."""
+
+    kind: Literal["mtp"] = "mtp"
+
+
+class ParallelSettings(_ModelSettings):
+    """See `model.Modelled`."""
+
+    kind: Literal["parallel"] = "parallel"
+
+
+class RecordedSettings(_Settings):
+    """See `recorded.Recorded`. draft_tokens: needed for `accept_lengths`; `steps`: a file of recorded decode steps."""
+
+    kind: Literal["recorded"] = "recorded"
+    cost: Price
+    draft_tokens: DraftTokens | None = None
+    steps: str | None = None
+
+    def drafter(self) -> Recorded:
+        """Return the drafter."""
+        if self.steps is None:
+            if self.draft_tokens is None:
+                raise InputError("drafter recorded: draft_tokens is missing: say how many tokens a draft had")
+            return Recorded(self.draft_tokens, None, self.cost)
+        log = read_log(Path(self.steps))
+        if self.draft_tokens not in (None, log.draft_tokens):
+            raise InputError(
+                f"drafter recorded: draft_tokens = {self.draft_tokens}, but {self.steps} was recorded with "
+                f"{log.draft_tokens}: leave draft_tokens out"
+            )
+        return Recorded(log.draft_tokens, log, self.cost)
+
+
+ModelSettings = EagleSettings | DraftModelSettings | MtpSettings | ParallelSettings
+
+
+class HybridSettings(_Settings):
+    """See `hybrid.Hybrid`."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    suffix: SuffixSettings = SuffixSettings(match="scored")
+    model: Annotated[ModelSettings, Field(discriminator="kind")]
+    threshold: Annotated[float, Field(ge=0, strict=False)] | None = None
+
+    def drafter(self) -> Hybrid:
+        """Return the drafter."""
+        return Hybrid(self.suffix.drafter(), self.model.drafter(), self.threshold)
+
+
+class CustomSettings(_Settings):
+    """Somebody else's drafter: an entry point of the group `rolloutsim.drafters`, or module:attr; see `drafter.Drafter`.
+
+    target: its name; options: keyword arguments it is made with. In a scenario, `kind: NAME` with options beside it does.
+    """
+
+    kind: Literal["custom"] = "custom"
+    target: str
+    options: dict[str, Any] = {}
+
+    def drafter(self) -> Drafter:
+        """Return the drafter."""
+        make = load(self.target, "rolloutsim.drafters", "drafter", BUILT_IN_KINDS)
+        try:
+            drafter: Drafter = make(**self.options)
+        except Exception as error:
+            raise InputError(f"drafter {self.target!r} with {self.options} raised {told(error)}: mend it") from error
+        if not hasattr(drafter, "accept"):
+            raise InputError(f"drafter {self.target!r} makes a {type(drafter).__name__}: it needs an accept method")
+        return drafter
+
+
+DrafterSettings = Annotated[
+    SuffixSettings
+    | NgramSettings
+    | LastSettings
+    | NothingSettings
+    | ModelSettings
+    | RecordedSettings
+    | HybridSettings
+    | CustomSettings,
+    Field(discriminator="kind"),
+]
+BUILT_IN_KINDS = (
+    "none", "suffix", "ngram", "last", "eagle", "draft_model", "mtp", "parallel", "recorded", "hybrid", "custom",
+)  # fmt: skip
+
+
+def with_kind(settings: Any) -> Any:
+    """Complete what a user wrote: suffix where no kind is named, and any other name than a built-in kind as custom."""
+    if not isinstance(settings, dict):
+        return settings
+    kind, rest = settings.get("kind", "suffix"), {key: value for key, value in settings.items() if key != "kind"}
+    if isinstance(kind, str) and kind not in BUILT_IN_KINDS:
+        return {"kind": "custom", "target": kind, "options": rest}
+    return {"kind": kind, **rest}

@@ -1,6 +1,5 @@
 """The suffix drafter: continue as earlier rollouts, or this one so far, continued (arXiv 2511.13841; 2411.04975)."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +10,12 @@ from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
 from simulator.drafting.automaton import block_size
 from simulator.drafting.drafter import DraftCost, Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
+from simulator.drafting.layout import THREADS, each_part, prompts_of
 from simulator.drafting.longest import accept_longest
 from simulator.drafting.memory import address
 from simulator.drafting.scored import accept_scored
+from simulator.drafting.tree import accept_tree
+from traces.errors import InputError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -21,7 +23,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
-THREADS = 2
+Shape = Literal["path", "tree"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,16 @@ class Suffix:
 
     scope: the past responses that are searched: those to the same problem, all of them, or none (`request`).
     own: also search the rollout's own prompt and output. match: `longest` takes the longest match, `scored` the draft of
-    the highest expected number of accepted tokens. window: RL steps of history. depth: longest string known, in tokens
-    (a context has at most depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where
-    its path probability falls below. prompt: whether the prompt is context; without it the context starts empty.
+    the highest expected number of accepted tokens. shape: `path` drafts one continuation, `tree` (scored only) several at
+    once, a query token each. window: RL steps of history. depth: longest string known, in tokens (a context has at most
+    depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where its path probability falls
+    below. prompt: whether the prompt is context; without it the context starts empty.
     """
 
     scope: Scope = "problem"
     own: bool = True
     match: Match = "longest"
+    shape: Shape = "path"
     window: int = 16
     depth: int = 24
     factor: float = 1.0
@@ -47,6 +51,13 @@ class Suffix:
     lossless = True
     needs_tokens = True
     cost = DraftCost()
+
+    def __post_init__(self) -> None:
+        """Refuse trees of longest matches."""
+        if self.shape == "tree" and self.match != "scored":
+            raise InputError(
+                f"drafter suffix: shape tree goes with match scored, not {self.match}: change one of the two"
+            )
 
     @property
     def learns_from(self) -> frozenset[Source]:
@@ -58,8 +69,9 @@ class Suffix:
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
         own = "+own" if self.own and self.scope != "request" else ""
+        tree = " tree" if self.shape == "tree" else ""
         return (
-            f"suffix({self.scope}{own}, {self.match}, window={self.window}, depth={self.depth}, "
+            f"suffix({self.scope}{own}, {self.match}{tree}, window={self.window}, depth={self.depth}, "
             f"factor={self.factor:g}, min_prob={self.min_prob:g})"
         )
 
@@ -101,12 +113,7 @@ class _Replay:
             self.at = np.repeat(history.at, rows.size)
         else:
             self.at = np.full(rows.size, -1, np.int64)
-        if drafter.prompt and trace.has_prompts:
-            self.prompt = trace.prompt_token_ids_flat
-            self.prompt_starts, self.prompt_ends = trace.prompt_offsets[rows], trace.prompt_offsets[rows + 1]
-        else:
-            self.prompt = np.empty(0, np.int32)
-            self.prompt_starts = self.prompt_ends = np.zeros(rows.size, np.int64)
+        self.prompts = prompts_of(trace, rows, drafter.prompt)
 
     def outputs(self) -> tuple[UInt8, UInt8]:
         return np.zeros(self.offsets[-1], np.uint8), np.zeros(self.offsets[-1], np.uint8)
@@ -120,24 +127,23 @@ class _Replay:
         return np.stack([accepted, drafted], axis=1)
 
     def run_scored(self, budget: int, everywhere: bool, accepted: UInt8, drafted: UInt8) -> int:
-        return sum(self._each_part(accept_scored, (budget,), (everywhere,), accepted, drafted))
+        kernel = accept_tree if self.drafter.shape == "tree" else accept_scored
+        return self._each_part(kernel, (budget,), (everywhere,), accepted, drafted)
 
-    def _each_part(self, kernel, before, after, accepted: UInt8, drafted: UInt8) -> list[int]:  # type: ignore[no-untyped-def]
-        cuts = np.searchsorted(self.offsets, np.linspace(0, self.offsets[-1], THREADS + 1)[1:-1])
-        parts = [part for part in np.split(np.arange(self.rows.size), cuts) if part.size]
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda part: self._run(kernel, before, after, accepted, drafted, part), parts))
+    def _each_part(self, kernel, before, after, accepted: UInt8, drafted: UInt8) -> int:  # type: ignore[no-untyped-def]
+        return each_part(self.offsets, lambda part: self._run(kernel, before, after, accepted, drafted, part), THREADS)
 
     def _run(self, kernel, before, after, accepted: UInt8, drafted: UInt8, part: Int64) -> int:  # type: ignore[no-untyped-def]
         d, rows = self.drafter, self.rows[part]
         starts, ends = self.trace.offsets[rows], self.trace.offsets[rows + 1]
-        prompt_starts, prompt_ends = self.prompt_starts[part], self.prompt_ends[part]
+        prompt_starts, prompt_ends = self.prompts.starts[part], self.prompts.ends[part]
         longest = int((ends - starts + prompt_ends - prompt_starts).max())
         own = np.empty(block_size(longest, 1) if d.own else 0, np.int32)
         scratch = np.empty(2 * d.depth, np.int32)
+        room = (address(scratch),) if kernel is accept_scored else ()
         steps: int = kernel(
-            address(self.trace.tokens), starts, ends, address(self.prompt), prompt_starts, prompt_ends,
-            address(self.history.words), self.at[part], address(own), d.own, *((address(scratch), *before) if before else ()),
+            address(self.trace.tokens), starts, ends, address(self.prompts.tokens), prompt_starts, prompt_ends,
+            address(self.history.words), self.at[part], address(own), d.own, *room, *before,
             d.depth, d.factor, d.min_prob, *after, self.offsets[part], accepted, drafted,
         )  # fmt: skip
         return steps or 0

@@ -29,6 +29,26 @@ BROKEN = {
         {"logprobs": [[0.0] * 3, [], [0.0] * 2]},
         "row 1, column 'logprobs': 0 elements but output_tokens",
     ),
+    "accept_lengths count": (
+        {"accept_lengths": [[0] * 3, [0], [0]]},
+        "row 2, column 'accept_lengths': 1 elements but output_tokens is 2",
+    ),
+    "some accept_lengths": (
+        {"accept_lengths": [[0] * 3, [0], None]},
+        "row 2, column 'accept_lengths': null where other rows",
+    ),
+    "null accept_length": (
+        {"accept_lengths": [[0, None, 0], [0], [0, 0]]},
+        "row 0, column 'accept_lengths': null inside the list",
+    ),
+    "accepted beyond the end": (
+        {"accept_lengths": [[3, 2, 1], [0], [2, 2]]},
+        "row 2, column 'accept_lengths': 2 at position 1 is not between 0 and the 1 tokens from there on",
+    ),
+    "negative accept_length": (
+        {"accept_lengths": [[3, -1, 2], [2], [0, 0]]},
+        "row 0, column 'accept_lengths': -1 at position 1 is not between 0 and the 2 tokens from there on (and 1 more)",
+    ),
     "duplicate": ({"step": [0, 0, 0]}, "row 2, column 'sample': step 0, prompt 'b', sample 0 is already in row 0"),
     "null step": ({"step": [1, None, 0]}, "row 1, column 'step': null in a required column"),
     "null prompt": ({"prompt_id": ["b", "a", None]}, "row 2, column 'prompt_id': null in a required column"),

@@ -1,0 +1,101 @@
+"""Draft models by acceptance curve: EAGLE-like heads, small draft models, MTP heads, and one-pass parallel drafters."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from simulator.cost.model import Profile
+from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.curve import AcceptanceCurve
+from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.draws import levels, rollout_keys, uniform
+from simulator.drafting.pricing import Costs, draft_cost, entry_of
+from traces.errors import InputError
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+Kind = Literal["eagle", "draft_model", "mtp", "parallel"]
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A draft model, lossless, known by how often its tokens are accepted and by what its passes cost.
+
+    kind: `eagle` (a head fed with the target's features), `draft_model` (a small model of its own) and `mtp` (the
+    target's own multi-token heads) draft one token a pass, one pass after the other; `parallel` drafts all in one pass.
+    The kinds differ in nothing else: acceptance is the curve's, cost the price's. curve: its positions are the most that
+    is drafted in a step; a larger budget is a permission that stays unused. price: costs in the words of
+    `pricing.draft_cost`, or a name to be looked up with `priced`: an entry of the profile's `drafter_costs`, or a measured
+    cost of drafting.
+
+    Drafts have as many tokens as the curve has positions, fewer only at the end of the rollout. How many are accepted is
+    drawn at every position by itself: number of j with u < S_j, u uniform, S the rollout's survival. Draws are keyed by
+    (seed, step, prompt_id, sample, position), so they are the same under every policy, batch size, dispatch, order of
+    rows and choice of RL steps; and since one u decides at a position, a drafter with a better curve accepts at least as
+    much everywhere. A decode step sees a fresh draw: the positions that one draft spans are not visited again.
+    """
+
+    kind: Kind
+    curve: AcceptanceCurve
+    price: Costs | str = field(default_factory=dict)
+
+    lossless = True
+    learns_from: frozenset[Source] = frozenset({"model"})
+    window = 16  # nothing is drafted from it; policies look at it
+    needs_tokens = False
+
+    def __post_init__(self) -> None:
+        """Refuse costs that are written out wrongly."""
+        if not isinstance(self.price, str):
+            _ = self.cost
+
+    @property
+    def cost(self) -> DraftCost:
+        """What drafting adds to a decode step; InputError where the price is a name still."""
+        if isinstance(self.price, str):
+            raise InputError(f"drafter {self.kind}: cost {self.price!r} names an entry of a profile: look it up there")
+        return draft_cost(self.price, self.curve.positions, self.kind != "parallel", f"drafter {self.kind}: cost")
+
+    def priced(self, profile: Profile) -> "Modelled":
+        """Return the same drafter at the price in `profile`."""
+        return replace(self, price=entry_of(profile, self.price)) if isinstance(self.price, str) else self
+
+    def describe(self) -> str:
+        """Name it with every setting that a result depends on."""
+        price = self.price if isinstance(self.price, str) else " ".join(f"{k}={v:g}" for k, v in self.price.items())
+        return f"{self.kind}({self.curve.describe()}, draft={self.curve.positions}, cost={price or 'free'})"
+
+    def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
+        """Draw how many tokens would be accepted at every position of the rollouts in `rows`."""
+        offsets = offsets_of(trace, rows)
+        survival = self.curve.survival_of(
+            trace.step[rows].astype(np.int64), levels(rollout_keys(trace, rows, seed, "acceptance level"))
+        )
+        keys = rollout_keys(trace, rows, seed, "accepted tokens")
+
+        def table(budget: int) -> UInt8:
+            found = np.empty((int(offsets[-1]), 2), np.uint8)
+            draw(keys, survival, offsets, found)
+            return found
+
+        return Acceptance(offsets, table, prefix=True)
+
+
+@njit(cache=True, nogil=True)
+def draw(keys, survival, offsets, table):  # type: ignore[no-untyped-def]
+    """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
+    for i in range(keys.size):
+        start, end = offsets[i], offsets[i + 1]
+        for p in range(start, end):
+            drafted = min(survival.shape[1], end - p)
+            u = uniform(keys[i], p - start)
+            accepted = 0
+            while accepted < drafted and u < survival[i, accepted]:
+                accepted += 1
+            table[p, 0] = accepted
+            table[p, 1] = drafted

@@ -1,0 +1,75 @@
+"""What a draft model costs, from the words of a profile's `drafter_costs` or of a scenario to seconds in a decode step."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from simulator.cost.model import Profile
+from simulator.drafting.cost import load_draft_cost
+from simulator.drafting.drafter import DraftCost, Drafter
+from traces.errors import InputError
+
+Costs = Mapping[str, float]
+
+PER_PROPOSAL = {"per_proposal_s": "per_step_s", "verify_fraction": "step_fraction"}
+"""Words that profiles use for fields of DraftCost."""
+PER_KV_TOKEN = "per_kv_token_s"
+WORDS = (*(field.name for field in fields(DraftCost)), *PER_PROPOSAL, PER_KV_TOKEN)
+
+
+def draft_cost(costs: Costs, draft_tokens: int, serial: bool, where: str) -> DraftCost:
+    """Return what one proposal of up to `draft_tokens` tokens for the whole batch adds to a decode step.
+
+    costs: fields of DraftCost, and what published fits give for a whole proposal, however many passes it took:
+    per_proposal_s, per_kv_token_s (times the KV tokens of the batch), verify_fraction (of the decode step's own time).
+    serial: a pass drafts one token; otherwise the one pass of a step drafts all, so that per_pass_s comes once.
+
+    DraftCost knows KV tokens by pass alone, of which the engine counts as many as the longest draft has tokens. A cost
+    by KV token of a whole proposal is therefore spread over `draft_tokens` passes: exact where some draft of the batch
+    is as long as it can be, too little where budgets keep all of them shorter.
+    """
+    unknown = [word for word in costs if word not in WORDS]
+    if unknown:
+        raise InputError(f"{where}.{unknown[0]} is not a cost of drafting: use {', '.join(WORDS)}")
+    for word, cost in costs.items():
+        if not 0 <= cost < float("inf"):
+            raise InputError(f"{where}.{word} = {cost:g}: a cost is a finite number of at least 0")
+    given: dict[str, float] = dict.fromkeys((field.name for field in fields(DraftCost)), 0.0)
+    for word, cost in costs.items():
+        if word != PER_KV_TOKEN:
+            given[PER_PROPOSAL.get(word, word)] += cost
+    if not serial:
+        given["per_step_s"] += given.pop("per_pass_s")
+        given["per_pass_kv_token_s"] /= draft_tokens
+    given["per_pass_kv_token_s"] += costs.get(PER_KV_TOKEN, 0.0) / draft_tokens
+    return DraftCost(**given)
+
+
+def entry_of(profile: Profile, entry: str) -> Costs:
+    """Return the entry of the profile's `drafter_costs`, else the measured cost of this name (`cost.load_draft_cost`)."""
+    if entry in profile.drafter_costs:
+        return profile.drafter_costs[entry]
+    try:
+        return {word: cost for word, cost in asdict(load_draft_cost(entry)).items() if cost}
+    except InputError as error:
+        known = ", ".join(sorted(profile.drafter_costs)) or "none"
+        raise InputError(
+            f"drafter cost {entry!r} is no entry of drafter_costs in profile {profile.name} (it has: {known}), and {error}; "
+            "or write the costs out, such as {per_pass_s: 0.0007}"
+        ) from None
+
+
+def every_step(cost: DraftCost, passes: int) -> DraftCost:
+    """Return `cost` for a model that makes all its passes in every step in which any sequence may draft."""
+    return replace(cost, per_step_s=cost.per_step_s + passes * cost.per_pass_s, per_pass_s=0.0)
+
+
+def both(one: DraftCost, other: DraftCost) -> DraftCost:
+    """Return the cost of two drafters in the same step."""
+    return DraftCost(*(getattr(one, field.name) + getattr(other, field.name) for field in fields(DraftCost)))
+
+
+def priced(drafter: Drafter, profile: Profile) -> Drafter:
+    """Return the drafter with costs that it names looked up in the profile; other drafters as they are."""
+    looked_up: Any = getattr(drafter, "priced", None)
+    return drafter if looked_up is None else looked_up(profile)

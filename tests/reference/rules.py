@@ -1,0 +1,250 @@
+"""Published budget policies in plain Python, rollout by rollout: asked every decode step, and remembering what they saw."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.reference.engine import Cost
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One replica's batch at the start of a decode step; entries in order of admission, counts since admission."""
+
+    replica: int
+    step: int
+    time_s: float
+    rollouts: tuple[int, ...]
+    prompts: tuple[int, ...]
+    samples: tuple[int, ...]
+    context: tuple[int, ...]
+    emitted: tuple[int, ...]
+    drafted: tuple[int, ...]
+    accepted: tuple[int, ...]
+
+
+Rule = Callable[[Seen], list[int]]
+Prices = Callable[[int, int, int, float], float]
+"""(live, drafts of each, context tokens of the batch, emitted tokens of the batch) -> seconds of the decode step."""
+
+
+def ranges(schedule: Sequence[tuple[int, int, int]]) -> Rule:
+    """The budget of the last (low, high, budget) that begins at or below the batch size."""
+    return lambda seen: [[k for low, _, k in schedule if low <= len(seen.rollouts)][-1]] * len(seen.rollouts)
+
+
+def bucket_map(bounds: Sequence[int], budgets: Sequence[int], most: int) -> Rule:
+    def rule(seen: Seen) -> list[int]:
+        live = len(seen.rollouts)
+        return [0 if live > most else budgets[sum(bound <= live for bound in bounds) - 1]] * live
+
+    return rule
+
+
+def prices(cost: Cost, draft_cost: Mapping[str, float]) -> Prices:
+    """A decode step of `live` sequences that draft `k` tokens each: verification, and drafting where k > 0."""
+
+    def seconds(live: int, k: int, context: int, emitted: float) -> float:
+        verify = cost(live, live * (k + 1), context, context * (k + 1), 0)
+        if k == 0:
+            return verify
+        given = {name: draft_cost.get(name, 0.0) for name in DRAFT_COSTS}
+        passes = k * (given["per_pass_s"] + given["per_pass_kv_token_s"] * context)
+        each = live * given["per_query_s"] + live * k * given["per_drafted_token_s"]
+        return verify * (1 + given["step_fraction"]) + given["per_step_s"] + passes + each + (
+            given["per_emitted_token_s"] * emitted
+        )  # fmt: skip
+
+    return seconds
+
+
+DRAFT_COSTS = (
+    "per_step_s", "per_query_s", "per_pass_s", "per_pass_kv_token_s", "per_drafted_token_s", "per_emitted_token_s",
+    "step_fraction",
+)  # fmt: skip
+
+
+class Aimd:
+    """Windows by rollout: a step that emits more than the window was accepted whole."""
+
+    def __init__(self, variant: str, start: int, cap: int) -> None:
+        self.variant, self.start, self.cap = variant, start, cap
+        self.window: dict[int, int] = {}
+        self.emitted: dict[int, int] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        for rollout, emitted in zip(seen.rollouts, seen.emitted, strict=True):
+            window = self.window.setdefault(rollout, self.start)
+            gained = emitted - self.emitted.get(rollout, emitted)
+            if gained > window:
+                self.window[rollout] = min(window + 2 if self.variant == "add" else 2 * window, self.cap)
+            elif gained > 0:
+                self.window[rollout] = self.start if self.variant == "add" else max(window // 2, self.start)
+            self.emitted[rollout] = emitted
+        return [self.window[rollout] for rollout in seen.rollouts]
+
+
+class _Learning:
+    """What a replica's last steps did, rollout by rollout."""
+
+    def __init__(self) -> None:
+        self.before: dict[int, tuple[int, int, int]] = {}
+
+    def steps(self, seen: Seen) -> tuple[list[tuple[int, int, int]], bool]:
+        """((emitted, drafted, accepted) of each rollout that was in the last step and still is), has any just joined."""
+        found, joined = [], False
+        for rollout, *counts in zip(seen.rollouts, seen.emitted, seen.drafted, seen.accepted, strict=True):
+            if rollout in self.before:
+                emitted, drafted, accepted = (
+                    now - then for now, then in zip(counts, self.before[rollout], strict=True)
+                )
+                found.append((emitted, drafted, accepted))
+            else:
+                joined = True
+            self.before[rollout] = (counts[0], counts[1], counts[2])
+        return found, joined
+
+
+class _Rate(_Learning):
+    """Acceptance rate by replica: accepted / (accepted + cut short) of an interval, then a moving average."""
+
+    def __init__(self, start: float, weight: float) -> None:
+        super().__init__()
+        self.start, self.weight = start, weight
+        self.rate: dict[int, float] = {}
+        self.tested: dict[int, list[bool]] = {}
+
+    def observe(self, seen: Seen) -> None:
+        tested = self.tested.setdefault(seen.replica, [])
+        for _, drafted, accepted in self.steps(seen)[0]:
+            tested += [True] * accepted + [False] * (drafted > accepted)
+
+    def end_interval(self, replica: int) -> float:
+        rate, tested = self.rate.get(replica, self.start), self.tested[replica]
+        if tested:
+            rate = (1 - self.weight) * rate + self.weight * tested.count(True) / len(tested)
+        self.rate[replica], self.tested[replica] = rate, []
+        return rate
+
+
+def expected_tokens(acceptance: float, k: int) -> float:
+    return (1 - acceptance ** (k + 1)) / (1 - acceptance) if acceptance < 1 else k + 1.0
+
+
+class Goodput:
+    def __init__(self, price: Prices, most: int, interval: int, start: float, weight: float) -> None:
+        self.price, self.most, self.interval = price, most, interval
+        self.rate = _Rate(start, weight)
+        self.decided: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        self.rate.observe(seen)
+        live, context = len(seen.rollouts), sum(seen.context)
+        at, _ = self.decided.get(seen.replica, (-math.inf, 0))
+        if seen.step - at >= self.interval:
+            a = self.rate.end_interval(seen.replica)
+            goods = []
+            for k in range(self.most + 1):
+                tokens = live * expected_tokens(a, k)
+                goods.append(tokens / self.price(live, k, context, tokens))
+            self.decided[seen.replica] = (seen.step, goods.index(max(goods)))
+        return [self.decided[seen.replica][1]] * live
+
+
+class Bandit:
+    """`draw(replica, step)` gives two numbers in [0, 1): whether to explore, and which."""
+
+    def __init__(
+        self, strategies: Sequence[int], bounds: Sequence[int], epsilon: float, window: int, live: int, patience: int,
+        draw: Callable[[int, int], tuple[float, float]],
+    ) -> None:  # fmt: skip
+        self.strategies, self.bounds, self.epsilon, self.window = strategies, bounds, epsilon, window
+        self.live, self.patience, self.draw = live, patience, draw
+        self.rewards: dict[tuple[int, int, int], list[float]] = {}
+        self.calm: dict[int, int] = {}
+        self.on: set[int] = set()
+        self.chosen: dict[int, tuple[tuple[int, int, int], int, float] | None] = {}
+        self.learning: dict[int, _Learning] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        live = len(seen.rollouts)
+        self.calm[seen.replica] = self.calm.get(seen.replica, 0) + 1 if live <= self.live else 0
+        if self.calm[seen.replica] >= self.patience:
+            self.on.add(seen.replica)
+        if seen.replica not in self.on:
+            return [0] * live
+        steps, joined = self.learning.setdefault(seen.replica, _Learning()).steps(seen)
+        chosen = self.chosen.get(seen.replica)
+        if chosen and steps:
+            key, batch, time_s = chosen
+            mean = sum(emitted for emitted, _, _ in steps) / len(steps)
+            self.rewards.setdefault(key, []).append(mean * batch / (seen.time_s - time_s))
+        bucket = max(i for i, bound in enumerate(self.bounds) if bound <= live)
+        coin, pick = self.draw(seen.replica, seen.step)
+        if coin < self.epsilon:
+            which = int(pick * len(self.strategies))
+        else:
+            rewards = [self.rewards.get((seen.replica, bucket, i), []) for i in range(len(self.strategies))]
+            medians = [statistics.median(found[-self.window :]) if found else math.inf for found in rewards]
+            which = medians.index(max(medians))
+        self.chosen[seen.replica] = None if joined else ((seen.replica, bucket, which), live, seen.time_s)
+        return [self.strategies[which]] * live
+
+
+class Seer:
+    """`high(seen)` says which rollouts have priority; it is asked when shares are decided and when the batch changes."""
+
+    def __init__(
+        self, price: Prices, high: Callable[[Seen], list[bool]], most: int, factor: float, interval: int, start: float,
+        weight: float,
+    ) -> None:  # fmt: skip
+        self.price, self.high, self.most, self.factor, self.interval = price, high, most, factor, interval
+        self.rate = _Rate(start, weight)
+        self.decided: dict[int, tuple[int, tuple[int, int]]] = {}
+        self.priority: dict[int, dict[int, bool]] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        self.rate.observe(seen)
+        live, context = len(seen.rollouts), sum(seen.context)
+        at, _ = self.decided.get(seen.replica, (-math.inf, (0, 0)))
+        due = seen.step - at >= self.interval
+        if due or set(self.priority[seen.replica]) != set(seen.rollouts):
+            self.priority[seen.replica] = dict(zip(seen.rollouts, self.high(seen), strict=True))
+        high = [self.priority[seen.replica][rollout] for rollout in seen.rollouts]
+        if due:
+            a = self.rate.end_interval(seen.replica)
+            per_token = []
+            for k in range(self.most + 1):
+                tokens = expected_tokens(a, k)
+                per_token.append(self.price(live, k, context, live * tokens) / tokens)
+            best = per_token.index(min(per_token))
+            shares = marginal_split(high.count(True), high.count(False), best, a, self.most, self.factor)
+            self.decided[seen.replica] = (seen.step, shares)
+        drafts_high, drafts_low = self.decided[seen.replica][1]
+        return [drafts_high if first else drafts_low for first in high]
+
+
+def marginal_split(high: int, low: int, best: int, a: float, most: int, factor: float) -> tuple[int, int]:
+    """Seer's Algorithm 1, lines 3 to 19, with beta[i] = a^i."""
+    budget = best * (high + low)
+    if budget < high:
+        return 0, 0
+    gamma_high, gamma_low, left = 1, 0, budget - high
+    while left > 0:
+        gain_high = high * (a**gamma_high - a ** (gamma_high + 1))
+        gain_low = low * (a**gamma_low - a ** (gamma_low + 1))
+        if gain_high > factor * gain_low and gamma_high < most and left >= high:
+            gamma_high, left = gamma_high + 1, left - high
+        elif low and gamma_low < most and left >= low:
+            gamma_low, left = gamma_low + 1, left - low
+        else:
+            break
+    return gamma_high, gamma_low
+
+
+def moving_average(lengths: Sequence[int], weight: float) -> float | None:
+    mean: float | None = None
+    for length in lengths:
+        mean = length if mean is None else (1 - weight) * mean + weight * length
+    return mean
