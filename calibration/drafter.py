@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from simulator.drafting import suffix
 from simulator.drafting.suffix import Suffix
 from traces.io import from_table
 from traces.synthesis import synth
@@ -47,11 +46,7 @@ def _at(history_tokens: int, seed: int) -> dict[str, float]:
     forest = drafter.learn(trace, past)
     positions = int(trace.output_tokens[rows].sum())
     insert_s = _median_s(lambda: drafter.learn(trace, rows)) / positions
-    threads, suffix.THREADS = suffix.THREADS, 1
-    try:
-        query_s = _median_s(lambda: drafter.accept_from(trace, rows, forest)) / positions
-    finally:
-        suffix.THREADS = threads
+    query_s = _median_s(lambda: drafter.accept_from(trace, rows, forest, threads=1)) / positions
     return {
         "history_tokens": forest.tokens,
         "insert_s": float(f"{insert_s:.3g}"),

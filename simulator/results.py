@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simulator.compare.report import Comparison
 from traces.atomic import replacing
 
 SCHEMA_VERSION = 1
@@ -106,6 +107,7 @@ class Result:
 
     `acceptance` describes the drafter, whatever the policy. `about` says what was run: scenario, trace and profile with
     their SHA-256, versions, seed, and in `warnings` what a reader must know; it goes into every table's metadata.
+    `comparison`: speed-ups with intervals, verdicts and regret, where it was asked for.
     """
 
     runs: pa.Table
@@ -114,20 +116,26 @@ class Result:
     steps: pa.Table
     acceptance: pa.Table
     about: Mapping[str, Any]
+    comparison: Comparison | None = None
 
     def document(self) -> dict[str, Any]:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
         for run in runs:
             run["facts"] = json.loads(run["facts"])
-        return {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
+        document = {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
+        if self.comparison:
+            document["comparison"] = {"policies": self.comparison.table.to_pylist(), "notes": self.comparison.notes}
+        return document
 
     def write(self, folder: Path) -> list[Path]:
         """Write every table as zstd Parquet into `folder`; returns the paths."""
         note = json.dumps({**self.about, "schema_version": SCHEMA_VERSION}).encode()
         paths = []
-        for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance"):
-            table: pa.Table = getattr(self, name)
+        tables = {name: getattr(self, name) for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance")}
+        if self.comparison:
+            tables["comparison"] = self.comparison.table
+        for name, table in tables.items():
             table = table.replace_schema_metadata({b"rolloutsim": note})
             paths.append(folder / f"{name}.parquet")
             with replacing(paths[-1]) as file:

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,12 +13,16 @@ from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
+from simulator.compare.report import compare
+from simulator.compare.rl_step import RLStep, Setup
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import Drafter, past_rows
+from simulator.drafting.live import Classroom
 from simulator.drafting.measure import DraftProfile, draft_curve
 from simulator.drafting.pricing import priced
-from simulator.drafting.settings import SuffixSettings
+from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.workload import Workload
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
@@ -33,15 +36,19 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 
+POLICY_WINDOW = 16
+"""RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
+
+
 def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     """Replay the scenario's RL steps under each of its policies; InputError says what cannot be used and why.
 
     Each RL step is drafted from the recorded steps in the window before it, frozen, and from each rollout's own output.
-    `trace` saves reading the file again. Nothing here draws random numbers; `seed` is recorded for those who plug in.
+    `trace` saves reading the file again. `seed` names the random numbers of drafters and policies that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
     cost = load_profile(scenario.profile)
-    steps = _chosen(trace, scenario.steps)
+    steps = chosen_steps(trace, scenario.steps)
     drafter = priced(scenario.drafter.drafter(), cost)
     if drafter.needs_tokens and not trace.has_tokens:
         name = scenario.drafter.kind
@@ -50,10 +57,12 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         )
     _warm_up(cost)
     episodes: list[Episode] = []
+    rl_steps: list[RLStep] = []
     drafts = DraftProfile()
     for step in steps:
         rows = np.flatnonzero(trace.step == step)
         past = past_rows(trace, step, drafter.window)
+        known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
         acceptance = drafter.accept(trace, rows, past, scenario.seed)
         workload = Workload(
             prompt=trace.prompt[rows].astype(np.int64),
@@ -61,10 +70,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             prompt_tokens=trace.prompt_tokens[rows].astype(np.int64),
             output_tokens=trace.output_tokens[rows].astype(np.int64),
             acceptance=acceptance,
+            classroom=_classroom(drafter, trace, rows, past),
         )
         context = Context(
-            len(trace.prompt_ids), trace.prompt[past].astype(np.int64), trace.output_tokens[past].astype(np.int64),
-            cost, scenario.engine.max_num_seqs, _curve(drafter, trace, past, scenario.seed),
+            len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
+            cost, scenario.engine.max_num_seqs, _curve(drafter, trace, known, scenario.seed),
         )  # fmt: skip
         for spec in scenario.policies:
             policy = resolve_policy(spec, context)
@@ -74,9 +84,18 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             outcome = simulate(workload, cost, policy, **scenario.engine.model_dump(), draft_cost=drafter.cost)
             wall_s = time.perf_counter() - started
             facts = dict(getattr(policy, "facts", {}))
-            episodes.append(Episode(spec, step, workload, outcome, wall_s, facts))
+            episodes.append(Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts))
         drafts.add(acceptance)
-        acceptance.release()
+        if scenario.compare:
+            makers = {spec: partial(resolve_policy, spec, context) for spec in scenario.policies}
+            rl_steps.append(RLStep(step, scenario.seed, workload, makers))
+        else:
+            acceptance.release()
+    comparison = None
+    if scenario.compare:
+        setup = Setup(cost, **scenario.engine.model_dump(), draft_cost=drafter.cost)
+        asked = scenario.compare
+        comparison = compare(rl_steps, setup, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
     runs = run_rows(episodes, scenario.policies, drafter)
     about = {
         "rolloutsim": version("rolloutsim"),
@@ -93,46 +112,14 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, drafts.blocks()),
         about,
+        comparison,
     )
 
 
-def acceptance_by_step(
-    trace: Trace, settings: SuffixSettings, budget: int, steps: list[int] | None, samples: int | None, prompt: bool
-) -> list[dict[str, Any]]:
-    """Replay rollouts alone with a constant budget and return the counts of each RL step.
-
-    samples: replay only the first so many samples of each prompt, in sample order (history stays whole); prompt: whether
-    prompts are context.
-    """
-    drafter = replace(settings.drafter(), prompt=prompt)
-    found = []
-    for step in _chosen(trace, steps):
-        rows = np.flatnonzero(trace.step == step)
-        if samples is not None:
-            rows = rows[_rank_in_group(trace.prompt[rows], trace.sample[rows]) < samples]
-        history = drafter.learn(trace, past_rows(trace, step, drafter.window))
-        counts = drafter.count(trace, rows, history, budget)
-        found.append({"step": step, **asdict(counts), "mean_acceptance_length": counts.mean_acceptance_length,
-                      "draft_acceptance_rate": counts.draft_acceptance_rate})  # fmt: skip
-    return found
-
-
-def _rank_in_group(prompt: npt.NDArray[np.int32], sample: npt.NDArray[np.int32]) -> Int64:
-    """Return how many samples of the same prompt come before each rollout, by sample number."""
-    order = np.lexsort((sample, prompt))
-    starts = np.flatnonzero(np.diff(prompt[order], prepend=-1))
-    rank = np.empty(prompt.size, np.int64)
-    rank[order] = np.arange(prompt.size) - np.repeat(starts, np.diff(starts, append=prompt.size))
-    return rank
-
-
-def _chosen(trace: Trace, steps: list[int] | None) -> list[int]:
-    if steps is None:
-        return trace.steps
-    if missing := sorted(set(steps) - set(trace.steps)):
-        known = ", ".join(map(str, trace.steps[:8])) + (", ..." if len(trace.steps) > 8 else "")
-        raise InputError(f"{trace.source}: has no RL step {missing[0]}: choose from {known}")
-    return sorted(set(steps))
+def _classroom(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> Classroom | None:
+    if isinstance(drafter, Suffix) and drafter.siblings == "live":
+        return Classroom(drafter, trace, rows, drafter.learn(trace, past))
+    return None
 
 
 def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:

@@ -25,8 +25,32 @@ class EngineSettings(_Model):
     dispatch: Literal["shared", "static"] = "shared"
 
 
-class Scenario(_Model):
-    """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace."""
+class CompareSettings(_Model):
+    """A comparison with intervals and regret (`compare.report.compare`).
+
+    baseline: the policy that others are held against (default: the first); bootstrap: resamples of prompts, 0 for none;
+    profile_error: relative error of the cost profile instead of its own.
+    """
+
+    baseline: str | None = None
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 200
+    profile_error: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
+
+
+class _DrafterOnly(_Model):
+    drafter: DrafterSettings
+
+    @field_validator("drafter", mode="before")
+    @classmethod
+    def _suffix_unless_named(cls, settings: Any) -> Any:
+        return with_kind(settings)
+
+
+class Scenario(_DrafterOnly):
+    """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace.
+
+    `compare`: also hold the policies against one of them, with intervals and regret.
+    """
 
     version: Literal[1] = 1
     trace: str
@@ -36,11 +60,7 @@ class Scenario(_Model):
     drafter: DrafterSettings = SuffixSettings()
     engine: EngineSettings = EngineSettings()
     seed: Annotated[int, Field(ge=0)] = 0
-
-    @field_validator("drafter", mode="before")
-    @classmethod
-    def _suffix_unless_named(cls, settings: Any) -> Any:
-        return with_kind(settings)
+    compare: CompareSettings | None = None
 
     def yaml(self) -> str:
         """The file that `load` reads back to this scenario."""
@@ -73,12 +93,24 @@ def build(document: dict[Any, Any]) -> Scenario:
     if len(set(scenario.policies)) < len(scenario.policies):
         twice = next(p for p in scenario.policies if scenario.policies.count(p) > 1)
         raise InputError(f"policies: {twice!r} is named twice: name each policy once")
+    if scenario.compare and scenario.compare.baseline not in (None, *scenario.policies):
+        raise InputError(
+            f"compare.baseline {scenario.compare.baseline!r} is none of the policies: use one of {', '.join(scenario.policies)}"
+        )
     for number, spec in enumerate(scenario.policies):
         try:
             check_spec(spec)
         except InputError as error:
             raise InputError(f"policies[{number}]: {error}") from None
     return scenario
+
+
+def drafter_settings(document: dict[str, Any]) -> DrafterSettings:
+    """Validate a drafter's settings alone; InputError as from `build`."""
+    try:
+        return _DrafterOnly.model_validate({"drafter": document}).drafter
+    except ValidationError as error:
+        raise InputError(_explain(error.errors()[0], len(error.errors()))) from None
 
 
 def _override(document: dict[Any, Any], override: str) -> None:
@@ -121,4 +153,4 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) or (annotation,)
+    return tuple(kind for kind in get_args(annotation) if kind is not type(None)) or (annotation,)

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from simulator.budgets.view import Requests
 from simulator.drafting.drafter import Drafter
 from simulator.engine import kernel
 from simulator.engine.cluster import Outcome
-from simulator.engine.workload import Workload
+
+Int64 = npt.NDArray[np.int64]
 
 STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
@@ -22,7 +24,8 @@ class Episode(NamedTuple):
 
     policy: str
     step: int
-    workload: Workload
+    requests: Requests
+    output_tokens: Int64
     outcome: Outcome
     wall_s: float
     facts: dict[str, Any]
@@ -33,7 +36,7 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
     counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
     sequence_steps = int(counts[kernel.R_STEPS].sum())
     drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
-    output = sum(int(e.workload.output_tokens.sum()) for e in episodes)
+    output = sum(int(e.output_tokens.sum()) for e in episodes)
     logs = [log for e in episodes for log in e.outcome.logs]
     decode_steps = sum(map(len, logs))
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
@@ -86,15 +89,15 @@ def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
 
 def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
     """Return the block of `rollouts` of one episode."""
-    ledger, workload = episode.outcome.ledger, episode.workload
+    ledger, requests = episode.outcome.ledger, episode.requests
     return {
         "policy": episode.policy,
         "step": episode.step,
-        "prompt_id": np.array(prompt_ids, dtype=object)[workload.prompt],
-        "sample": workload.sample,
+        "prompt_id": np.array(prompt_ids, dtype=object)[requests.prompt],
+        "sample": requests.sample,
         "replica": ledger.counts[kernel.R_REPLICA],
-        "prompt_tokens": workload.prompt_tokens,
-        "output_tokens": workload.output_tokens,
+        "prompt_tokens": requests.prompt_tokens,
+        "output_tokens": episode.output_tokens,
         "admitted_s": ledger.times[kernel.ADMITTED_S],
         "finished_s": ledger.times[kernel.FINISHED_S],
         "decode_steps": ledger.counts[kernel.R_STEPS],

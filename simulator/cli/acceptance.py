@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
-from simulator.cli.replay import drafter_options, parse_steps, require_source
+from simulator.cli.replay import drafter_options, parse_drafter, parse_steps, require_source
 
 
 @click.command()
 @click.argument("trace", metavar="TRACE")
-@click.option("--drafter", type=click.Choice(["suffix"]), default="suffix", show_default=True)
+@click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
+              help="suffix (with the flags below), or KIND[:key=value,...] as for `replay`.")  # fmt: skip
 @drafter_options
 @click.option(
     "--max-spec", type=click.IntRange(0, 255), default=255, help="Draft tokens per decode step [default: unlimited]."
@@ -27,21 +28,30 @@ from simulator.cli.replay import drafter_options, parse_steps, require_source
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def acceptance(
-    trace: str, drafter: str, max_spec: int, samples: int | None, no_prompt: bool, no_history: bool,
+    trace: str, drafter: dict[str, Any], max_spec: int, samples: int | None, no_prompt: bool, no_history: bool,
     steps: list[int] | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Replay every rollout of TRACE alone, each decode step with the same budget, and count what is accepted.
 
     Each RL step is drafted from the --window recorded steps before it, frozen, and from the rollout's own output.
     """
-    from simulator.drafting.settings import SuffixSettings
-    from simulator.run import acceptance_by_step
+    from dataclasses import replace
+
+    from simulator.drafting.alone import acceptance_by_step
+    from simulator.drafting.suffix import Suffix
+    from simulator.scenario import drafter_settings
     from traces.io import read
 
-    if no_history:
-        settings["scope"] = "request"
-    require_source(settings["scope"], settings["own"])
-    rows = acceptance_by_step(read(trace), SuffixSettings(**settings), max_spec, steps, samples, prompt=not no_prompt)
+    if drafter == {"kind": "suffix"}:
+        settings["scope"] = "request" if no_history else settings["scope"]
+        require_source(settings["scope"], settings["own"])
+        drafter |= settings
+    elif no_prompt or no_history:
+        raise click.UsageError("--no-prompt and --no-history go with --drafter suffix: leave them out")
+    chosen = drafter_settings(drafter).drafter()
+    if isinstance(chosen, Suffix):
+        chosen = replace(chosen, prompt=not no_prompt)
+    rows = acceptance_by_step(read(trace), chosen, max_spec, steps, samples)
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))
         return

@@ -33,6 +33,8 @@ def drafter_options(command: Command) -> Command:
         click.option("--own/--no-own", default=True, show_default=True, help="Also search the rollout's own prompt and output."),
         click.option("--match", type=click.Choice(["longest", "scored"]), default="longest", show_default=True,
                      help="Draft from the longest match, or the draft of the highest expected acceptance."),
+        click.option("--shape", type=click.Choice(["path", "tree"]), default="path", show_default=True,
+                     help="One continuation, or with --match scored a best-first tree of them."),
         click.option("--window", type=click.IntRange(1), default=16, show_default=True, help="RL steps of history."),
         click.option("--depth", type=click.IntRange(2, 255), default=24, show_default=True, help="Longest string known, tokens."),
         click.option("--factor", type=Finite(0, 255, min_open=True), default=1.0, show_default=True,
@@ -55,8 +57,18 @@ def output_options(command: Command) -> Command:
 @click.command()
 @click.argument("trace", metavar="TRACE")
 @click.option("--profile", required=True, help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
-@click.option("--drafter", type=click.Choice(["suffix", "none"]), default="suffix", show_default=True)
+@click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
+              help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
+              "recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
 @drafter_options
+@click.option("--siblings", type=click.Choice(["next-step", "live"]), default="next-step", show_default=True,
+              help="When siblings know a rollout's tokens: in the next RL step, or at once on a replica.")  # fmt: skip
+@click.option("--newest", type=click.IntRange(0), default=0, show_default=True, help="RL steps that count more.")
+@click.option(
+    "--newest-weight", type=click.IntRange(1, 1000), default=1, show_default=True, help="How much more they count."
+)
+@click.option("--draft-cost", "cost", default="suffix-epyc", show_default=True,
+              help="Measured cost of suffix drafting: a name, a file of `rolloutsim calibrate drafter`, or none.")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, required=True, callback=lambda c, p, v: _checked_policies(v),
               help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
               " The first is the baseline of every speed-up.")  # fmt: skip
@@ -72,11 +84,24 @@ def output_options(command: Command) -> Command:
 @click.option("--dispatch", type=click.Choice(["shared", "static"]), default="shared", show_default=True,
               help="One queue for all replicas, or the rollouts split among them beforehand.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Recorded with the results.")
+@click.option(
+    "--compare", is_flag=True, help="Also give each speed-up an interval, a verdict and the gap that it closes."
+)
+@click.option("--baseline", help="The policy to compare with [default: the first]; implies --compare.")
+@click.option(
+    "--bootstrap", type=click.IntRange(0, 100_000), help="Resamples of prompts [default: 200]; implies --compare."
+)
+@click.option(
+    "--profile-error",
+    type=Finite(0, 1, max_open=True),
+    help="Relative error of the profile, instead of its own; implies --compare.",
+)
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
-    trace: str, profile: str, drafter: str, policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
-    replicas: int, dispatch: str, seed: int, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    trace: str, profile: str, drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
+    replicas: int, dispatch: str, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
+    profile_error: float | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and compare makespans.
 
@@ -84,12 +109,18 @@ def replay(
     """
     from simulator.scenario import build
 
-    if drafter == "suffix":
+    if drafter == {"kind": "suffix"}:
         require_source(settings["scope"], settings["own"])
+        drafter |= settings
+    comparing: dict[str, Any] = {"baseline": baseline, "bootstrap": bootstrap, "profile_error": profile_error}
+    comparing = {key: value for key, value in comparing.items() if value is not None}
+    if baseline is not None and baseline not in policies:
+        raise click.UsageError(f"--baseline {baseline!r} is none of the policies: use one of {', '.join(policies)}")
     scenario = build({
         "trace": trace, "profile": profile, "policies": list(policies), "steps": steps, "seed": seed,
-        "drafter": {"kind": drafter, **settings} if drafter == "suffix" else {"kind": drafter},
+        "drafter": drafter,
         "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch},
+        "compare": comparing if compare or comparing else None,
     })  # fmt: skip
     if print_scenario:
         click.echo(scenario.yaml(), nl=False)
@@ -108,6 +139,27 @@ def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as
     from simulator.scenario import load
 
     _simulate(load(scenario, list(overrides)), out, as_json)
+
+
+def parse_drafter(text: str) -> dict[str, Any]:
+    """Read `kind:key=value,...` into drafter settings; values are YAML, and module:attr is a kind too."""
+    from simulator.strict_yaml import load_value
+    from traces.errors import InputError
+
+    kind, _, rest = text.partition(":")
+    if rest and "=" not in rest.partition(",")[0]:  # module:attr
+        attribute, _, rest = rest.partition(",")
+        kind = f"{kind}:{attribute}"
+    settings: dict[str, Any] = {"kind": kind}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r}: {part!r} is not key=value")
+        try:
+            settings[key] = load_value(value)
+        except InputError as error:
+            raise click.BadParameter(f"{text!r}: {error}") from None
+    return settings
 
 
 def require_source(scope: str, own: bool) -> None:
@@ -194,7 +246,9 @@ def _print(result: "Result", out: Path | None) -> None:
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
             )
             console.print(f"{run['policy']} in RL step {step}: {told}", soft_wrap=True)
+    if result.comparison:
+        console.print(result.comparison.text() + "\n", soft_wrap=True)
     for warning in about["warnings"]:
-        console.print(f"note: {warning}")
+        console.print(f"note: {warning}", soft_wrap=True)
     if out is not None:
         console.print(f"tables and plots: {out}")

@@ -40,6 +40,9 @@ class DraftCost:
         return np.array(astuple(self), np.float64)
 
 
+FREE = DraftCost()
+
+
 class Drafter(Protocol):
     """Anything that proposes drafts for recorded rollouts."""
 

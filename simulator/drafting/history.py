@@ -1,5 +1,6 @@
 """History as suffix automata: built once per RL step from the rollouts of the steps before it, then frozen."""
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,7 +123,7 @@ def build_forest(
     order = np.argsort(groups, kind="stable")
     ends_of = np.cumsum(counts)
     at = np.full(n_groups, -1, np.int64)
-    blocks: list[Int32] = []
+    blocks: deque[Int32] = deque()
     used = 0
     for group in np.flatnonzero(counts):  # few of a long trace's prompts are in the window
         rows = order[ends_of[group] - counts[group] : ends_of[group]]
@@ -132,5 +133,9 @@ def build_forest(
         at[group] = used
         used += block.size
         blocks.append(block)
-    words = np.concatenate(blocks) if blocks else np.empty(0, np.int32)
+    words, used = np.empty(used, np.int32), 0
+    while blocks:  # each block goes as it is copied, so that the whole is never held twice
+        block = blocks.popleft()
+        words[used : used + block.size] = block
+        used += block.size
     return Forest(words, at, sizes, counts, depth)

@@ -1,5 +1,6 @@
 """The rollouts of a replay as compiled drafters read them: prompts beside responses, and parts for threads."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from traces.trace import Trace
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-THREADS = 2
+THREADS = min(os.cpu_count() or 1, 8)
 
 
 class Prompts(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from simulator.drafting.acceptance import LARGEST_BUDGET
+from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
 from simulator.drafting.drafter import Drafter
@@ -36,7 +37,7 @@ class NothingSettings(_Settings):
 
 
 class SuffixSettings(_Settings):
-    """See `suffix.Suffix`."""
+    """See `suffix.Suffix`. cost: a measured cost of drafting (`cost.load_draft_cost`), or `none`."""
 
     kind: Literal["suffix"] = "suffix"
     scope: Literal["problem", "global", "request"] = "problem"
@@ -47,10 +48,20 @@ class SuffixSettings(_Settings):
     depth: Annotated[int, Field(ge=2, le=255)] = 24
     factor: Annotated[float, Field(gt=0, le=255, strict=False)] = 1.0
     min_prob: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.1
+    siblings: Literal["next-step", "live"] = "next-step"
+    newest: Annotated[int, Field(ge=0)] = 0
+    newest_weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    cost: str = "suffix-epyc"
+
+    @model_validator(mode="after")
+    def _has_something_to_draft_from(self) -> "SuffixSettings":
+        if self.scope == "request" and not self.own:
+            raise ValueError("scope request without own output leaves nothing to draft from: change one of the two")
+        return self
 
     def drafter(self) -> Suffix:
         """Return the drafter."""
-        return Suffix(**self.model_dump(exclude={"kind"}))
+        return Suffix(**self.model_dump(exclude={"kind", "cost"}), cost=load_draft_cost(self.cost))
 
 
 class NgramSettings(_Settings):

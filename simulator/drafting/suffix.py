@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
 from simulator.drafting.automaton import block_size
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import FREE, DraftCost, Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
 from simulator.drafting.layout import THREADS, each_part, prompts_of
 from simulator.drafting.longest import accept_longest
@@ -24,6 +24,7 @@ UInt8 = npt.NDArray[np.uint8]
 Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
 Shape = Literal["path", "tree"]
+Siblings = Literal["next-step", "live"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Suffix:
     the highest expected number of accepted tokens. shape: `path` drafts one continuation, `tree` (scored only) several at
     once, a query token each. window: RL steps of history. depth: longest string known, in tokens (a context has at most
     depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where its path probability falls
-    below. prompt: whether the prompt is context; without it the context starts empty.
+    below. prompt: whether the prompt is context; without it the context starts empty. siblings: other rollouts of the
+    same RL step are known from the `next-step` on, or `live`, from the next decode step on where they run on the same
+    replica (`live.Classroom`). newest, newest_weight: what occurs in the newest so many RL steps counts so many times.
+    cost: what drafting adds to a decode step.
     """
 
     scope: Scope = "problem"
@@ -47,13 +51,18 @@ class Suffix:
     factor: float = 1.0
     min_prob: float = 0.1
     prompt: bool = True
+    siblings: Siblings = "next-step"
+    newest: int = 0
+    newest_weight: int = 1
+    cost: DraftCost = FREE
 
     lossless = True
     needs_tokens = True
-    cost = DraftCost()
 
     def __post_init__(self) -> None:
-        """Refuse trees of longest matches."""
+        """Refuse trees of longest matches and of live siblings."""
+        if self.shape == "tree" and self.siblings == "live":
+            raise InputError("drafter suffix: shape tree is not drafted with live siblings: change one of the two")
         if self.shape == "tree" and self.match != "scored":
             raise InputError(
                 f"drafter suffix: shape tree goes with match scored, not {self.match}: change one of the two"
@@ -61,18 +70,21 @@ class Suffix:
 
     @property
     def learns_from(self) -> frozenset[Source]:
-        """The history unless the scope is `request`; prompt and own output if `own`."""
+        """The history unless the scope is `request`; prompt and own output if `own`; siblings if they are live."""
         own: set[Source] = {"prompt", "own"} if self.own else set()
         past: set[Source] = {"history"} if self.scope != "request" else set()
-        return frozenset(own | past)
+        beside: set[Source] = {"siblings"} if self.siblings == "live" else set()
+        return frozenset(own | past | beside)
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
         own = "+own" if self.own and self.scope != "request" else ""
         tree = " tree" if self.shape == "tree" else ""
+        live = ", live siblings" if self.siblings == "live" else ""
+        newest = f", newest {self.newest} x{self.newest_weight}" if self.newest and self.newest_weight != 1 else ""
         return (
             f"suffix({self.scope}{own}, {self.match}{tree}, window={self.window}, depth={self.depth}, "
-            f"factor={self.factor:g}, min_prob={self.min_prob:g})"
+            f"factor={self.factor:g}, min_prob={self.min_prob:g}{newest}{live})"
         )
 
     def learn(self, trace: Trace, rows: Int64) -> Forest:
@@ -80,15 +92,18 @@ class Suffix:
         rows = rows[:0] if self.scope == "request" else rows
         groups = trace.prompt[rows].astype(np.int64) if self.scope == "problem" else np.zeros(rows.size, np.int64)
         n_groups = len(trace.prompt_ids) if self.scope == "problem" else 1
-        return build_forest(trace.tokens, trace.offsets[rows], trace.offsets[rows + 1], groups, n_groups, self.depth)
+        newest = np.unique(trace.step[rows])[-self.newest :] if self.newest else np.empty(0, np.int32)
+        weights = np.where(np.isin(trace.step[rows], newest), self.newest_weight, 1).astype(np.int64)
+        starts, ends = trace.offsets[rows], trace.offsets[rows + 1]
+        return build_forest(trace.tokens, starts, ends, groups, n_groups, self.depth, weights)
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int = 0) -> Acceptance:
         """Draft at every position of the rollouts in `rows` from the frozen history in `past` and their own output."""
         return self.accept_from(trace, rows, self.learn(trace, past))
 
-    def accept_from(self, trace: Trace, rows: Int64, history: Forest) -> Acceptance:
+    def accept_from(self, trace: Trace, rows: Int64, history: Forest, threads: int = THREADS) -> Acceptance:
         """Do what `accept` does from a history that is built already."""
-        replay = _Replay(self, trace, rows, history)
+        replay = _Replay(self, trace, rows, history, threads)
         return Acceptance(replay.offsets, replay.table, prefix=self.match == "longest")
 
     def count(self, trace: Trace, rows: Int64, history: Forest, budget: int) -> AcceptanceCounts:
@@ -102,10 +117,10 @@ class Suffix:
 
 
 class _Replay:
-    """The rollouts of one replay, laid out for the compiled drafters; two threads share them."""
+    """The rollouts of one replay, laid out for the compiled drafters; threads share them."""
 
-    def __init__(self, drafter: Suffix, trace: Trace, rows: Int64, history: Forest) -> None:
-        self.drafter, self.trace, self.rows, self.history = drafter, trace, rows, history
+    def __init__(self, drafter: Suffix, trace: Trace, rows: Int64, history: Forest, threads: int = THREADS) -> None:
+        self.drafter, self.trace, self.rows, self.history, self.threads = drafter, trace, rows, history, threads
         self.offsets = offsets_of(trace, rows)
         if drafter.scope == "problem":
             self.at = history.at[trace.prompt[rows]]
@@ -131,7 +146,9 @@ class _Replay:
         return self._each_part(kernel, (budget,), (everywhere,), accepted, drafted)
 
     def _each_part(self, kernel, before, after, accepted: UInt8, drafted: UInt8) -> int:  # type: ignore[no-untyped-def]
-        return each_part(self.offsets, lambda part: self._run(kernel, before, after, accepted, drafted, part), THREADS)
+        return each_part(
+            self.offsets, lambda part: self._run(kernel, before, after, accepted, drafted, part), self.threads
+        )
 
     def _run(self, kernel, before, after, accepted: UInt8, drafted: UInt8, part: Int64) -> int:  # type: ignore[no-untyped-def]
         d, rows = self.drafter, self.rows[part]

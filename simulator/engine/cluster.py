@@ -11,9 +11,9 @@ import simpy
 
 from simulator.budgets.policy import BudgetPolicy
 from simulator.cost.model import CostModel
-from simulator.drafting.drafter import DraftCost
+from simulator.drafting.drafter import FREE, DraftCost
 from simulator.engine import kernel
-from simulator.engine.replica import FREE, Ledger, Replica
+from simulator.engine.replica import Ledger, Replica
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch, split
 

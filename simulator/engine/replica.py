@@ -8,7 +8,7 @@ import numpy.typing as npt
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
-from simulator.drafting.drafter import DraftCost
+from simulator.drafting.drafter import FREE, DraftCost
 from simulator.drafting.live import EMPTY_DESK
 from simulator.engine import kernel as k
 from simulator.engine.workload import Workload
@@ -18,7 +18,6 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 LOG_ROWS = 16_384
-FREE = DraftCost()
 NO_TABLE = (np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
 

@@ -113,7 +113,7 @@ BAD_SCENARIOS: dict[str, tuple[dict[str, object], str]] = {
     "policy twice": ({"policies": ["none", "none"]}, "twice"),
     "unknown policy": ({"policies": ["nnoe"]}, "none"),
     "another version": ({"version": 2}, "version"),
-    "unknown drafter": ({"drafter": {"kind": "medusa"}}, "drafter.kind"),
+    "unknown drafter": ({"drafter": {"kind": "medusa"}}, "medusa"),
     "negative step": ({"steps": [-1]}, "steps"),
 }
 

@@ -1,0 +1,157 @@
+"""compare(...) -> Comparison: speed-ups with intervals, verdicts and regret, as a table and as text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from simulator.budgets.policy import by_live
+from simulator.compare.bootstrap import RESAMPLES, Interval, interval, makespans, prompts_in, resampled
+from simulator.compare.bound import lower_bound
+from simulator.compare.oracle import oracle
+from simulator.compare.regret import Scale
+from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.sensitivity import under_profile_error
+from traces.errors import InputError
+
+Float64 = npt.NDArray[np.float64]
+
+COMPARISON = pa.schema([
+    pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in (
+        ("policy", pa.string(), "budget policy, as it was named"),
+        ("baseline", pa.string(), "the policy that it is compared with"),
+        ("makespan_s", pa.float64(), "seconds, summed over RL steps and seeds"),
+        ("speedup", pa.float64(), "makespan of the baseline / this makespan"),
+        ("low", pa.float64(), "95 % interval of speedup over prompts and seeds; null without resampling"),
+        ("high", pa.float64(), "its upper end"),
+        ("profile_low", pa.float64(), "least speedup within the profile's error; null where that is unknown"),
+        ("profile_high", pa.float64(), "largest speedup within the profile's error"),
+        ("verdict", pa.string(), "faster, slower, no detectable difference, undecided, not tested, or baseline"),
+        ("closed", pa.float64(), "share of the gap from no speculation to the lower bound that it closes"),
+        ("closed_of_oracle", pa.float64(), "the same share of the gap to the oracle"),
+        ("none_s", pa.float64(), "makespan without speculation"),
+        ("oracle_s", pa.float64(), "makespan of the oracle, which knows lengths and acceptance; no policy to deploy"),
+        ("bound_s", pa.float64(), "lower bound on every policy's makespan"),
+        ("resamples", pa.int64(), "resamples behind the interval"),
+        ("profile_error", pa.float64(), "relative error of the profile that profile_low and profile_high assume"),
+    )
+])  # fmt: skip
+
+SHOWN = ("policy", "speed-up", "95 % interval", "profile error", "gap closed", "verdict")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A row of COMPARISON per policy, and what a reader must know."""
+
+    table: pa.Table
+    notes: list[str]
+
+    def text(self) -> str:
+        """The table for people: one line per policy, the ends of the gap, then the notes."""
+        rows = [SHOWN, *(_shown(row) for row in self.table.to_pylist())]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(SHOWN))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        one = self.table.to_pylist()[0]
+        ends = [
+            ("no speculation", "none_s"),
+            ("oracle (knows lengths and acceptance)", "oracle_s"),
+            ("bound", "bound_s"),
+        ]
+        gap = ", ".join(f"{name} {one[column]:.2f} s" for name, column in ends if one[column] is not None)
+        return "\n".join([*lines, *([f"gap: {gap}"] if gap else []), *(f"note: {note}" for note in self.notes)])
+
+
+def compare(
+    rl_steps: Sequence[RLStep],
+    setup: Setup,
+    baseline: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    profile_error: float | None = None,
+    gap: bool = True,
+) -> Comparison:
+    """Hold every policy of the rl_steps against `baseline` (default: the first named).
+
+    resamples: most bootstrap resamples, 0 for none. profile_error: instead of the profile's own. gap: whether to find
+    the oracle and the bound. The verdict is that of the interval; where it says faster or slower and some cost within the
+    profile's error says otherwise, it is undecided. Raises InputError for an unknown baseline.
+    """
+    names = list(rl_steps[0].policies)
+    first = names[0] if baseline is None else baseline
+    if first not in names:
+        raise InputError(f"baseline {first!r} is none of the policies: use one of {', '.join(names)}")
+    order = [first, *(name for name in names if name != first)]
+    seconds = makespans(rl_steps, setup, order)
+    speedups = seconds[0] / seconds
+    draws = resampled(rl_steps, setup, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
+    error = setup.cost.relative_error if profile_error is None else profile_error
+    notes, ranges = [], None
+    if error is None:
+        notes.append(
+            f"profile error unknown: {setup.cost.name} states none; give --profile-error 0.1 to see what 10 % does"
+        )
+    else:
+        found = under_profile_error(rl_steps, setup, order, error)[1]
+        ranges = np.concatenate([speedups[None], found[:, :1] / found])
+    scale = _scale(rl_steps, setup, notes) if gap else Scale(float("nan"), float("nan"), float("nan"))
+    rows = {}
+    for i, name in enumerate(order):
+        span = None if draws is None else interval(float(speedups[i]), draws[:, 0] / draws[:, i], prompts_in(rl_steps))
+        around = None if ranges is None else (float(ranges[:, i].min()), float(ranges[:, i].max()))
+        rows[name] = {
+            "policy": name, "baseline": first, "makespan_s": float(seconds[i]), "speedup": float(speedups[i]),
+            "low": _known(span.low if span else None), "high": _known(span.high if span else None),
+            "profile_low": around[0] if around else None, "profile_high": around[1] if around else None,
+            "verdict": "baseline" if i == 0 else verdict(span, around),
+            "closed": _known(scale.closed(float(seconds[i]))),
+            "closed_of_oracle": _known(scale.closed_of_oracle(float(seconds[i]))),
+            "none_s": _known(scale.none_s), "oracle_s": _known(scale.oracle_s), "bound_s": _known(scale.bound_s),
+            "resamples": 0 if draws is None else len(draws), "profile_error": error,
+        }  # fmt: skip
+    return Comparison(pa.Table.from_pylist([rows[name] for name in names], schema=COMPARISON), notes)
+
+
+def verdict(span: Interval | None, around: tuple[float, float] | None) -> str:
+    """Join the interval's verdict with the range within the profile's error."""
+    if span is None:
+        return "not tested"
+    if span.verdict == "faster" and around and around[0] <= 1:
+        return "undecided"
+    if span.verdict == "slower" and around and around[1] >= 1:
+        return "undecided"
+    return span.verdict
+
+
+def _scale(rl_steps: Sequence[RLStep], setup: Setup, notes: list[str]) -> Scale:
+    arguments = (setup.cost, setup.max_num_seqs, setup.replicas, setup.dispatch, setup.draft_cost)
+    none_s = oracle_s = bound_s = 0.0
+    for rl_step in rl_steps:
+        bound = lower_bound(rl_step.workload, *arguments)
+        if np.isnan(bound.makespan_s) and bound.why not in notes:
+            notes.append(bound.why)
+        bound_s += bound.makespan_s
+        none_s += setup.makespan_s(rl_step.workload, by_live([0]))
+        try:
+            oracle_s += setup.makespan_s(rl_step.workload, oracle(rl_step.workload, *arguments))
+        except InputError as error:
+            oracle_s = float("nan")
+            if str(error) not in notes:
+                notes.append(str(error))
+    return Scale(none_s, oracle_s, bound_s)
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _shown(row: dict[str, Any]) -> tuple[str, ...]:
+    def span(low: str, high: str) -> str:
+        return "-" if row[low] is None else f"{row[low]:.3f} to {row[high]:.3f}"
+
+    closed = "-" if row["closed"] is None else f"{row['closed']:.0%}"
+    return (row["policy"], f"{row['speedup']:.3f}", span("low", "high"), span("profile_low", "profile_high"),
+            closed, row["verdict"])  # fmt: skip

@@ -1,0 +1,86 @@
+"""The oracle: never slower than what it can imitate, nothing drafted in vain, and labelled."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.budgets.policy import TablePolicy, by_live
+from simulator.compare.oracle import CAPS, oracle
+from simulator.compare.regret import Scale
+from simulator.drafting.drafter import DraftCost
+from simulator.engine.cluster import simulate
+from simulator.engine.kernel import R_ACCEPTED, R_DRAFTED
+from simulator.scheduling.dispatch import Dispatch
+from tests.compare.batches import batch, profile
+from tests.engine.workloads import random_cost, random_rollout, workload_of
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    output_tokens=st.lists(st.integers(1, 40), min_size=1, max_size=14),
+    slots=st.integers(1, 8),
+    replicas=st.integers(1, 3),
+    dispatch=st.sampled_from(["shared", "static"]),
+)
+def test_it_is_never_slower_than_the_same_without_waste(
+    seed: int, output_tokens: list[int], slots: int, replicas: int, dispatch: Dispatch
+) -> None:
+    rng = random.Random(seed)
+    cost = random_cost(rng)[0]
+    rollouts = [random_rollout(rng, rng.choice((0, 4)), length) for length in output_tokens]
+    workload = workload_of(rollouts)
+    clairvoyant = simulate(workload, cost, oracle(workload, cost, slots, replicas, dispatch), slots, replicas, dispatch)
+    assert clairvoyant.makespan_s <= simulate(workload, cost, by_live([0]), slots, replicas, dispatch).makespan_s
+    counts = clairvoyant.ledger.counts
+    assert (counts[R_DRAFTED] - counts[R_ACCEPTED] <= 1).all(), "a last draft may complete the rollout: no bonus token"
+    if replicas == 1:  # elsewhere less work can reach the shared queue in another order
+        for budget in CAPS:
+            assert clairvoyant.makespan_s <= simulate(workload, cost, by_live([budget]), slots).makespan_s * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("by_budget", [False, True])
+@pytest.mark.parametrize("slots", [4, 64])
+def test_it_beats_every_table_on_a_long_tail(slots: int, by_budget: bool) -> None:
+    rng = random.Random(slots)
+    rollouts = [random_rollout(rng, 9, int(20 * rng.paretovariate(1.2)), by_budget) for _ in range(40)]
+    workload, cost = workload_of(rollouts), profile()
+    others = [
+        simulate(workload, cost, by_live(table), slots).makespan_s
+        for table in ([0], [1], [3], [8], [255], [8] * 9 + [0], [255] * 17 + [1])
+    ]
+    assert simulate(workload, cost, oracle(workload, cost, slots), slots).makespan_s < min(others)
+
+
+def test_a_dear_drafter_is_left_alone() -> None:
+    workload, cost = batch(1, 10), profile()
+    dear = DraftCost(per_pass_s=1.0)
+    clairvoyant = oracle(workload, cost, 8, draft_cost=dear)
+    none_s = simulate(workload, cost, by_live([0]), 8).makespan_s
+    assert simulate(workload, cost, clairvoyant, 8, draft_cost=dear).makespan_s == none_s
+
+
+def test_drafts_that_pay_only_in_small_batches_wait_for_them() -> None:
+    workload, cost = batch(1, 16), profile()
+    per_token = DraftCost(per_drafted_token_s=2e-3)
+    clairvoyant = oracle(workload, cost, 64, draft_cost=per_token)
+    assert 1 < clairvoyant.most_live < 16, "a pass of 7 ms is worth three or four drafts"
+    none_s = simulate(workload, cost, by_live([0]), 64).makespan_s
+    assert simulate(workload, cost, clairvoyant, 64, draft_cost=per_token).makespan_s < none_s
+
+
+def test_it_says_that_it_is_one() -> None:
+    clairvoyant = oracle(batch(1, 4), profile(), 8)
+    assert clairvoyant.facts["oracle"] is True
+    assert not isinstance(clairvoyant, TablePolicy)
+
+
+def test_regret_is_the_share_of_the_gap() -> None:
+    scale = Scale(none_s=10.0, oracle_s=6.0, bound_s=5.0)
+    assert [scale.closed(s) for s in (10.0, 5.0, 7.5, 12.0)] == [0.0, 1.0, 0.5, pytest.approx(-0.4)]
+    assert scale.closed_of_oracle(7.0) == 0.75
+    assert np.isnan(Scale(10.0, float("nan"), 10.0).closed(9.0))
+    assert np.isnan(Scale(10.0, float("nan"), 5.0).closed_of_oracle(9.0))
