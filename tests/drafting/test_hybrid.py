@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.cost.profiles import load_profile
+from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.drafter import DraftCost, past_rows
 from simulator.drafting.hybrid import Hybrid
@@ -105,7 +106,7 @@ def test_settings_and_name() -> None:
     scenario = build({"trace": "t", "profile": "p", "policies": ["none"], "drafter": settings})
     hybrid = scenario.drafter.drafter()
     model = Modelled("mtp", AcceptanceCurve((0.7,)), {"per_pass_s": 1e-3})
-    assert hybrid == Hybrid(Suffix(match="scored"), model)
+    assert hybrid == Hybrid(Suffix(match="scored", cost=load_draft_cost("suffix-epyc")), model)
     assert hybrid.needs_tokens
     assert hybrid.learns_from == {"prompt", "own", "history", "model"}
     assert hybrid.window == 16
