@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.context import Context, DraftCurve
-from simulator.budgets.policy import TablePolicy, by_live
+from simulator.budgets.policy import BudgetPolicy, TablePolicy, by_live
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import compare
@@ -59,6 +59,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     episodes: list[Episode] = []
     rl_steps: list[RLStep] = []
     drafts = DraftProfile()
+    policies: dict[str, BudgetPolicy] = {}
     for step in steps:
         rows = np.flatnonzero(trace.step == step)
         past = past_rows(trace, step, drafter.window)
@@ -74,10 +75,10 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         )
         context = Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
-            cost, scenario.engine.max_num_seqs, _curve(drafter, trace, known, scenario.seed),
+            cost, _slots_filled(scenario, rows.size), _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
         )  # fmt: skip
         for spec in scenario.policies:
-            policy = resolve_policy(spec, context)
+            policy = policies[spec] = resolve_policy(spec, context, policies.get(spec))
             if isinstance(policy, TablePolicy):
                 acceptance.serve(np.unique(policy.budgets))
             started = time.perf_counter()
@@ -114,6 +115,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         about,
         comparison,
     )
+
+
+def _slots_filled(scenario: Scenario, rollouts: int) -> int:
+    """Return how many of a replica's slots the rollouts can fill; the first may get one more than others."""
+    return min(scenario.engine.max_num_seqs, -(-rollouts // scenario.engine.replicas))
 
 
 def _classroom(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> Classroom | None:

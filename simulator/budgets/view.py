@@ -29,11 +29,12 @@ class Requests:
 class BatchView:
     """One replica's live batch at the start of a decode step; arrays are int64[live], in order of admission.
 
-    time_s: the replica's clock; max_num_seqs: slots; waiting: rollouts in the replica's own queue (a queue shared with
-    others is not counted); steps: decode steps of this replica so far; seen: int64[6, live], a copy of the batch's state,
+    replica: its number; time_s: its clock; max_num_seqs: slots; waiting: rollouts in its own queue (one that is shared
+    with others is not counted); steps: decode steps of this replica so far; seen: int64[6, live], a copy of the batch's state,
     read-only; requests: what was submitted for the RL step. The properties say what these mean.
     """
 
+    replica: int
     time_s: float
     max_num_seqs: int
     waiting: int

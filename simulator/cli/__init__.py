@@ -12,6 +12,7 @@ COMMANDS = {
     "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies."),
     "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
+    "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
     "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
     "calibrate": ("simulator.cli.calibrate", "calibrate", "Measure costs on this machine."),
     "profile": ("simulator.cli.profile", "profile", "List and show cost profiles: what a decode step takes."),

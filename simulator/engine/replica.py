@@ -119,7 +119,15 @@ class Replica:
         state = self._state
         seen = self._slots[:SEEN_FIELDS, : state[k.LIVE]].copy()
         waiting = int(state[k.TAIL] - state[k.HEAD])
-        return BatchView(self.now_s, self.max_num_seqs, waiting, int(state[k.STEPS]), seen, self.workload.requests)
+        return BatchView(
+            int(state[k.NUMBER]),
+            self.now_s,
+            self.max_num_seqs,
+            waiting,
+            int(state[k.STEPS]),
+            seen,
+            self.workload.requests,
+        )
 
     def check(self) -> None:
         """Assert what must hold between decode steps, whatever happened before."""

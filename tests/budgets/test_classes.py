@@ -55,7 +55,7 @@ def view(prompt: list[int], emitted: list[int]) -> BatchView:
     zeros = np.zeros(len(prompt), np.int64)
     numbers = np.arange(len(prompt))
     seen = np.stack([numbers, np.array(emitted), zeros, zeros, zeros, zeros])
-    return BatchView(0.0, 64, 0, 0, seen, Requests(np.array(prompt), zeros, zeros))
+    return BatchView(0, 0.0, 64, 0, 0, seen, Requests(np.array(prompt), zeros, zeros))
 
 
 @pytest.mark.parametrize("seed", range(40))
