@@ -65,7 +65,7 @@ def run_rows(episodes: Sequence[Episode], policies: Sequence[str], drafter: Draf
     rows = []
     for policy in policies:
         mine = [e for e in episodes if e.policy == policy]
-        facts = json.dumps({str(e.step): e.facts for e in mine if e.facts})
+        facts = json.dumps({str(e.step): e.facts for e in mine if e.facts}, allow_nan=False)
         about = {"drafter": drafter.describe(), "lossless": drafter.lossless, "rl_steps": len(mine), "facts": facts}
         rows.append(summed(mine) | about)
     for row in rows:

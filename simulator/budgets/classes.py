@@ -9,6 +9,9 @@ Int64 = npt.NDArray[np.int64]
 
 CLASSES = ("short", "medium", "long")
 
+NEVER = int(np.iinfo(np.int64).max)
+"""A boundary that no rollout reaches."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -53,3 +56,22 @@ def upgrade_points(init: Int64, tokens: Int64, thresholds: Thresholds) -> Int64:
         beyond_short = is_long | (medium >= short)
         points[row] = [int(beyond_short.argmax()), int(is_long.argmax())]
     return points
+
+
+def refreshed(points: Int64, every: int) -> Int64:
+    """Return the upgrade points of rollouts whose class is looked at again after every so many emitted tokens only."""
+    late: Int64 = -(-points // every) * every
+    return late
+
+
+def mean_lengths(prompt: Int64, tokens: Int64, n_prompts: int, weight: float) -> npt.NDArray[np.float64]:
+    """Return float64[n_prompts], the exponential moving average of each prompt's lengths, nan where none is known.
+
+    The first length counts whole; each later one moves the average by `weight` of the difference. int64[h], oldest first.
+    """
+    order = np.argsort(prompt, kind="stable")
+    count = np.bincount(prompt, minlength=n_prompts)
+    rank = np.arange(prompt.size) - np.repeat(np.cumsum(count) - count, count)
+    share = np.where(rank == 0, 1.0, weight) * (1 - weight) ** (np.repeat(count, count) - 1 - rank)
+    mean = np.bincount(prompt[order], share * tokens[order], n_prompts)
+    return np.where(count > 0, mean, np.nan)

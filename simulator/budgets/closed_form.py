@@ -19,11 +19,14 @@ Form = Literal["corrected", "printed"]
 
 @dataclass(frozen=True)
 class Efficiency:
-    """Eq. 3 fitted: capacity k in (0, 1] and efficiency alpha > 0; r2 and rmse (of accepted / length) say how well."""
+    """Eq. 3 fitted: capacity k in (0, 1] and efficiency alpha > 0; r2 and rmse (of accepted / length) say how well.
+
+    r2 is None where all rollouts have the same accepted / length, none in particular.
+    """
 
     k: float
     alpha: float
-    r2: float
+    r2: float | None
     rmse: float
 
 
@@ -46,7 +49,7 @@ def fit(drafted: npt.ArrayLike, accepted_tokens: npt.ArrayLike, length: npt.Arra
     k, alpha = scipy.optimize.least_squares(residuals, start, bounds=([1e-6, 1e-6], [1.0, 1e3])).x
     error = residuals(np.array([k, alpha]))
     spread = float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - float((error**2).sum()) / spread if spread > 0 else float("nan")
+    r2 = 1 - float((error**2).sum()) / spread if spread > 0 else None
     return Efficiency(float(k), float(alpha), r2, float(np.sqrt((error**2).mean())))
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.model import CostModel
+from simulator.drafting.drafter import DraftCost
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+
+FREE = DraftCost()
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,9 @@ class Context:
     """What an engine knows before an RL step.
 
     n_prompts: distinct prompts in the trace; prompt, output_tokens: int64[h], prompt index and length of the rollouts in
-    the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica;
-    draft_curve: measures the drafter on the history; called only by policies that need it, None on a cold start.
+    the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica
+    that the RL step's rollouts can fill; draft_curve: measures the drafter on the history; called only by policies that need it, None on a cold start;
+    draft_cost: what drafting adds to a decode step; seed: names the random numbers of a policy that draws them.
     """
 
     n_prompts: int
@@ -40,3 +44,5 @@ class Context:
     cost: CostModel
     max_num_seqs: int
     draft_curve: Callable[[], DraftCurve | None]
+    draft_cost: DraftCost = FREE
+    seed: int = 0

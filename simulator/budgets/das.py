@@ -5,28 +5,28 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.classes import CLASSES, Thresholds, initial_rows, upgrade_points
+from simulator.budgets.classes import CLASSES, Thresholds
 from simulator.budgets.closed_form import Efficiency, Form, accepted, fit, optimum
 from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import UNLIMITED, TablePolicy
-from simulator.budgets.simple import budget_of
+from simulator.budgets.predictor import Predictor, predict
+from simulator.budgets.settings import BUDGET, one_of, read, refuse, several, whole
 from simulator.cost.work import StepWork
-from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-COLD_THRESHOLDS = Thresholds(256, 1024)
 COLD_BUDGETS = (0, 8, 24)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`das:short=TOKENS,long=TOKENS,budgets=SHORT/MEDIUM/LONG,form=corrected|printed,cap=K`, each with a default.
+    """`das:short=TOKENS,long=TOKENS,budgets=SHORT/MEDIUM/LONG,...`, each with a default.
 
     short, long: class thresholds in tokens (default: the median and the 90th percentile of the history; 256 and 1024
-    without one). budgets: drafts per decode step by class (default: the closed form's, Short always 0; 0/8/24 without a
-    history, after an independent implementation, since the paper publishes none). cap: most drafts per decode step.
+    without one and for predictor=ema). budgets: drafts per decode step by class (default: the closed form's, Short always
+    0; 0/8/24 without a history, after an independent implementation, since the paper publishes none). form: of the closed
+    form. cap: most drafts per decode step. predictor, refresh: see `predictor.predict`.
     """
 
     short: int | None = None
@@ -34,58 +34,49 @@ class Settings:
     budgets: tuple[int, int, int] | None = None
     form: Form = "corrected"
     cap: int = 24
+    predictor: Predictor = "history"
+    refresh: int = 1
+
+
+READERS = {
+    "short": whole(0),
+    "long": whole(0),
+    "budgets": several(BUDGET, "0/8/24", count=3),
+    "form": one_of("corrected", "printed"),
+    "cap": BUDGET,
+    "predictor": one_of("history", "ema"),
+    "refresh": whole(1),
+}
 
 
 def parse(argument: str) -> Settings:
     """Read the settings out of a policy's name, or raise InputError."""
-    spec = f"das:{argument}" if argument else "das"
-    values: dict[str, str] = {}
-    for part in filter(None, argument.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key not in Settings.__dataclass_fields__:
-            raise InputError(f"policy {spec!r} has setting {part!r}: use short=, long=, budgets=, form= or cap=")
-        if key in values:
-            raise InputError(f"policy {spec!r} sets {key} twice: give it once")
-        values[key] = value
-    for key in ("short", "long"):
-        if key in values and not (values[key].isdecimal() and len(values[key]) <= 9):
-            raise InputError(f"policy {spec!r} has {key}={values[key]}: give a whole number of tokens")
-    budgets = tuple(budget_of(text, spec) for text in values["budgets"].split("/")) if "budgets" in values else None
-    if budgets is not None and len(budgets) != 3:
-        raise InputError(f"policy {spec!r} has {len(budgets)} budgets: give three, SHORT/MEDIUM/LONG, such as 0/8/24")
-    form = values.get("form", "corrected")
-    if form not in ("corrected", "printed"):
-        raise InputError(f"policy {spec!r} has form={form}: use corrected or printed")
-    short, long = (int(values[key]) if key in values else None for key in ("short", "long"))
-    if short is not None and long is not None and short > long:
-        raise InputError(f"policy {spec!r} has short={short} above long={long}: give short <= long")
-    cap = budget_of(values.get("cap", str(Settings.cap)), spec)
-    return Settings(short, long, budgets, "printed" if form == "printed" else "corrected", cap)
+    settings = Settings(**read("das", argument, READERS))
+    if settings.short is not None and settings.long is not None and settings.short > settings.long:
+        problem = f"has short={settings.short} above long={settings.long}: give short <= long"
+        refuse("das", argument, problem)
+    return settings
 
 
 def das(argument: str, context: Context) -> TablePolicy:
-    """DAS: Long and Medium rollouts speculate by the closed-form optimum, Short ones do not: `das:key=value,...`."""
+    """Drafts by predicted length: by the closed-form optimum for Long and Medium rollouts, none for Short ones."""
     settings = parse(argument)
-    known = context.output_tokens.size > 0
-    quantiles = (
-        np.quantile(context.output_tokens, [0.5, 0.9]) if known else (COLD_THRESHOLDS.short, COLD_THRESHOLDS.long)
-    )
-    short = int(quantiles[0]) if settings.short is None else settings.short
-    thresholds = Thresholds(short, max(short, int(quantiles[1]) if settings.long is None else settings.long))
-    row_of_prompt = initial_rows(context.prompt, context.output_tokens, context.n_prompts, thresholds)
-    points = upgrade_points(row_of_prompt[context.prompt], context.output_tokens, thresholds)
-    facts: dict[str, object] = {"short_below_tokens": thresholds.short, "long_from_tokens": thresholds.long}
+    prediction = predict(context, settings.short, settings.long, settings.predictor, settings.refresh)
+    thresholds = prediction.thresholds
+    facts: dict[str, object] = {
+        "short_below_tokens": thresholds.short, "long_from_tokens": thresholds.long,
+        "predictor": settings.predictor, "refresh_tokens": settings.refresh,
+    }  # fmt: skip
+    budgets: tuple[int, ...] = COLD_BUDGETS
     if settings.budgets is not None:
         budgets = settings.budgets
-    elif known and (curve := context.draft_curve()) is not None:
+    elif context.output_tokens.size and (curve := context.draft_curve()) is not None:
         budgets, more = closed_form_budgets(settings, thresholds, context, curve)
         facts |= more
-    else:
-        budgets = COLD_BUDGETS
     capped = np.minimum(budgets, settings.cap)
     facts |= {f"budget_{name}": int(budget) for name, budget in zip(CLASSES, capped, strict=True)}
     table = np.broadcast_to(capped[None, :, None], (4, 3, 1)).astype(np.int64)
-    return TablePolicy(points, table, row_of_prompt, facts)
+    return TablePolicy(prediction.points, table, prediction.row_of_prompt, facts)
 
 
 def closed_form_budgets(
@@ -96,7 +87,9 @@ def closed_form_budgets(
     The optimum is that of one full batch whose lengths are evenly spaced quantiles of the history. A class's drafts per
     forward pass become the smallest budget under which the drafter proposed that much on the history.
     """
-    fits = [_fit_class(curve, thresholds, c) for c in range(3)]
+    every = np.broadcast_to(curve.lengths, curve.drafted.shape)
+    pooled = fit(curve.drafted, curve.accepted, every)
+    fits = [_fit_class(curve, thresholds, c) or pooled for c in range(3)]
     live = context.max_num_seqs
     length = np.quantile(context.output_tokens, (np.arange(live) + 0.5) / live)
     members = thresholds.classes(length)
@@ -110,7 +103,6 @@ def closed_form_budgets(
         if (members == c).any() and (curve_classes == c).any():
             wanted = float(p[members == c].sum() / passes[members == c].sum())
             budgets[c] = _budget_that_drafts(wanted, curve, curve_classes == c)
-    pooled = _fit_class(curve, thresholds, None)
     return (0, budgets[1], max(budgets[1:])), {
         "form": settings.form, "fit_k": pooled.k, "fit_alpha": pooled.alpha, "fit_r2": pooled.r2,
         "fit_rmse": pooled.rmse, "target_forward_passes": n_fwd, "c_base_s": c_base, "c_tok_s": c_tok,
@@ -128,11 +120,11 @@ def marginal_costs(context: Context, mean_tokens: float) -> tuple[float, float]:
     return max(float(one) - c_tok * live, 1e-12), c_tok
 
 
-def _fit_class(curve: DraftCurve, thresholds: Thresholds, which: int | None) -> Efficiency:
-    """Fit Eq. 3 to the history rollouts of one class; to all of them where the class has fewer than 8."""
+def _fit_class(curve: DraftCurve, thresholds: Thresholds, which: int) -> Efficiency | None:
+    """Fit Eq. 3 to the history rollouts of one class; None where it has fewer than 8."""
     member = thresholds.classes(curve.lengths) == which
     if member.sum() < 8:
-        member[:] = True
+        return None
     length = np.broadcast_to(curve.lengths[member], curve.drafted[:, member].shape)
     return fit(curve.drafted[:, member], curve.accepted[:, member], length)
 

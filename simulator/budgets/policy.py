@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,24 @@ class BudgetPolicy(Protocol):
     An attribute `every` (int, default 1) says after how many decode steps it wants to be asked again; 0: only when the
     batch changes. It is always asked when a rollout joins or leaves. A method `prepare(context) -> BudgetPolicy`, where
     there is one, is called once per RL step with a `context.Context` and returns the policy to use.
+
+    One object serves all replicas of an RL step, each with its own clock and its own count of decode steps. Rollout
+    numbers are the same on all of them; what is learnt of a replica goes by its number.
     """
 
     def __call__(self, view: BatchView) -> npt.ArrayLike:
         """Return the budget of every live sequence."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that goes on in the next RL step from what it has learnt in this one."""
+
+    def __call__(self, view: BatchView) -> npt.ArrayLike:
+        """Return the budget of every live sequence."""
+
+    def remember(self, previous: BudgetPolicy) -> None:
+        """Take over what `previous`, which served the RL step before, has learnt; once, before the first view."""
 
 
 @dataclass(frozen=True, eq=False)

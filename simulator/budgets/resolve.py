@@ -1,44 +1,68 @@
 """From a policy's name to the policy: a built-in, an installed entry point, or `module:attr`."""
 
-import difflib
-import importlib
-import importlib.metadata
-import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from simulator.budgets.aimd import aimd
+from simulator.budgets.bandit import bandit
+from simulator.budgets.buckets import buckets
 from simulator.budgets.context import Context
 from simulator.budgets.das import das
-from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.goodput import goodput
+from simulator.budgets.policy import BudgetPolicy, Learner
+from simulator.budgets.schedule import schedule
+from simulator.budgets.seer import seer
 from simulator.budgets.simple import fixed, none, threshold, unlimited
+from simulator.budgets.static_classes import classes
+from simulator.plugins import load, told
 from traces.errors import InputError
 
-Builder = Callable[[str, Context], BudgetPolicy]
 
-BUILT_IN: dict[str, Builder] = {
-    "none": none,
-    "fixed": fixed,
-    "unlimited": unlimited,
-    "threshold": threshold,
-    "das": das,
+class BuiltIn(NamedTuple):
+    """build: from the argument of the name and the context; usage: how to name it; source: where it comes from."""
+
+    build: Callable[[str, Context], BudgetPolicy]
+    usage: str
+    source: str
+
+
+BUILT_IN = {
+    "none": BuiltIn(none, "none", "baseline"),
+    "fixed": BuiltIn(fixed, "fixed:K", "baseline"),
+    "unlimited": BuiltIn(unlimited, "unlimited", "baseline"),
+    "threshold": BuiltIn(threshold, "threshold:K@B", "baseline"),
+    "schedule": BuiltIn(schedule, "schedule:LOW-HIGH=K,...", "vLLM, num_speculative_tokens_per_batch_size"),
+    "buckets": BuiltIn(buckets, "buckets", "TLT, arXiv 2511.16665"),
+    "bandit": BuiltIn(bandit, "bandit", "TLT, arXiv 2511.16665"),
+    "classes": BuiltIn(classes, "classes", "baseline of DAS, arXiv 2511.13841"),
+    "das": BuiltIn(das, "das", "DAS, arXiv 2511.13841"),
+    "goodput": BuiltIn(goodput, "goodput", "SmartSpec/TurboSpec, arXiv 2406.14066"),
+    "aimd": BuiltIn(aimd, "aimd", "RhymeRL, arXiv 2508.18588"),
+    "seer": BuiltIn(seer, "seer", "Seer, arXiv 2511.14617"),
 }
-NEEDS_ARGUMENT = {"fixed": "fixed:K", "threshold": "threshold:K@B"}
+NEEDS_ARGUMENT = {"fixed", "threshold", "schedule"}
 TAKES_NONE = {"none", "unlimited"}
 ENTRY_POINTS = "rolloutsim.budgets"
 
 
-def resolve_policy(spec: str, context: Context) -> BudgetPolicy:
-    """Return the policy that `spec` names, prepared for one RL step; InputError says what is wrong with the name."""
+def resolve_policy(spec: str, context: Context, previous: BudgetPolicy | None = None) -> BudgetPolicy:
+    """Return the policy that `spec` names, prepared for one RL step; InputError says what is wrong with the name.
+
+    previous: what this returned for the RL step before; a built-in that learns goes on from what that one had learnt.
+    """
     name, _, argument = spec.partition(":")
-    if builder := BUILT_IN.get(name):
+    if entry := BUILT_IN.get(name):
         if name in TAKES_NONE and ":" in spec:
             raise InputError(f"policy {spec!r}: {name} takes no argument: write {name!r}")
         if name in NEEDS_ARGUMENT and not argument:
-            raise InputError(f"policy {spec!r} needs an argument: write {NEEDS_ARGUMENT[name]}")
-        return builder(argument, context)
-    return prepared(_load(spec), context, spec)
+            raise InputError(f"policy {spec!r} needs an argument: write {entry.usage}")
+        policy = entry.build(argument, context)
+        if previous is not None and isinstance(policy, Learner):
+            policy.remember(previous)
+        return policy
+    return prepared(load(spec, ENTRY_POINTS, "policy", list(BUILT_IN)), context, spec)
 
 
 def check_spec(spec: str) -> None:
@@ -48,7 +72,12 @@ def check_spec(spec: str) -> None:
         empty = np.empty(0, np.int64)
         resolve_policy(spec, Context(0, empty, empty, None, 1, lambda: None))  # type: ignore[arg-type]
     else:
-        _load(spec)
+        load(spec, ENTRY_POINTS, "policy", list(BUILT_IN))
+
+
+def catalogue() -> list[tuple[str, str, str]]:
+    """Return (how to name it, what it does, source) of every built-in; `docs/policies` has a page for each."""
+    return [(entry.usage, str(entry.build.__doc__), entry.source) for entry in BUILT_IN.values()]
 
 
 def prepared(policy: Any, context: Context, spec: str) -> BudgetPolicy:
@@ -57,7 +86,7 @@ def prepared(policy: Any, context: Context, spec: str) -> BudgetPolicy:
         try:
             policy = policy.prepare(context)
         except Exception as error:
-            raise InputError(f"policy {spec!r}: prepare raised {_told(error)}: mend the policy") from error
+            raise InputError(f"policy {spec!r}: prepare raised {told(error)}: mend the policy") from error
     if not callable(policy):
         raise InputError(f"policy {spec!r} is a {type(policy).__name__}: it must be callable, (BatchView) -> budgets")
     every = getattr(policy, "every", 1)
@@ -65,36 +94,3 @@ def prepared(policy: Any, context: Context, spec: str) -> BudgetPolicy:
         raise InputError(f"policy {spec!r} has every={every!r}: give decode steps between calls, 0 or more")
     result: BudgetPolicy = policy
     return result
-
-
-def _load(spec: str) -> Any:
-    plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    if spec in plugins.names:
-        return plugins[spec].load()
-    module, colon, attribute = spec.partition(":")
-    if not (colon and module and attribute and _importable(module)):
-        names = [*BUILT_IN, *plugins.names]
-        near = difflib.get_close_matches(module, names, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"policy {spec!r} is unknown: {hint}use {', '.join(names)}, or module:attr for your own")
-    try:
-        target = importlib.import_module(module)
-    except Exception as error:
-        raise InputError(f"policy {spec!r}: importing {module!r} raised {_told(error)}: mend the module") from error
-    try:
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except AttributeError as error:
-        raise InputError(f"policy {spec!r}: {module!r} has no {attribute!r}: check the name") from error
-    return target
-
-
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

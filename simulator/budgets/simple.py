@@ -2,6 +2,7 @@
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import UNLIMITED, TablePolicy, by_live
+from simulator.budgets.settings import BUDGET
 from traces.errors import InputError
 
 
@@ -11,7 +12,7 @@ def none(argument: str, context: Context) -> TablePolicy:
 
 
 def fixed(argument: str, context: Context) -> TablePolicy:
-    """K drafts for every sequence in every decode step: `fixed:K`."""
+    """K drafts for every sequence in every decode step."""
     return by_live([budget_of(argument, f"fixed:{argument}")])
 
 
@@ -21,17 +22,19 @@ def unlimited(argument: str, context: Context) -> TablePolicy:
 
 
 def threshold(argument: str, context: Context) -> TablePolicy:
-    """K drafts while at most B sequences are live, else none: `threshold:K@B`."""
+    """K drafts while at most B sequences are live, else none."""
     spec = f"threshold:{argument}"
     budget, at, live = argument.partition("@")
     if not at or not live.isdecimal() or len(live) > 9 or int(live) < 1:
-        raise InputError(f"policy {spec!r} is not threshold:K@B: for example threshold:4@32, with B at least 1")
+        raise InputError(f"policy {spec[:60]!r} is not threshold:K@B: for example threshold:4@32, with B at least 1")
     k, most = budget_of(budget, spec), min(int(live), context.max_num_seqs)
     return by_live([k] * (most + 1) + [0])
 
 
 def budget_of(text: str, spec: str) -> int:
     """Read a budget out of a policy's name, or raise InputError."""
-    if not text.isdecimal() or len(text) > 9 or int(text) > UNLIMITED:
-        raise InputError(f"policy {spec[:60]!r} has budget {text[:20]!r}: give a whole number from 0 to {UNLIMITED}")
-    return int(text)
+    try:
+        budget: int = BUDGET(text)
+    except ValueError as error:
+        raise InputError(f"policy {spec[:60]!r} has budget {text[:20]!r}: {error}") from None
+    return budget

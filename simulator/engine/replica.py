@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.policy import BudgetPolicy, TablePolicy
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
 from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
 from simulator.drafting.drafter import FREE, DraftCost
 from simulator.drafting.live import EMPTY_DESK
 from simulator.engine import kernel as k
 from simulator.engine.workload import Workload
+from simulator.plugins import told
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -159,22 +160,28 @@ class Replica:
         try:
             answer = self.policy(self.view())
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise InputError(f"policy {_name(self.policy)} raised {told}: mend the policy") from error
+            raise InputError(f"policy {_name(self.policy)} raised {told(error)}: mend the policy") from error
         self._state[k.ASKED] = self._state[k.STEPS]
         budgets = _checked(answer, live, self.policy)
-        acceptance = self.workload.acceptance
-        if not acceptance.prefix:
-            acceptance.serve(np.unique(budgets))
         self._slots[BUDGET, :live] = budgets
-        self._slots[k.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
+        acceptance = self.workload.acceptance
+        if not acceptance.prefix:  # else there is one table, and SHIFT stays 0
+            acceptance.serve(np.unique(budgets))
+            self._slots[k.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 
 def _name(policy: BudgetPolicy) -> str:
     return str(getattr(policy, "__qualname__", type(policy).__qualname__))
 
 
-def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
+def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64 | int:
+    """Return what a policy answered as budgets, or as one for all; the usual forms are let through quickly."""
+    if type(answer) is int and 0 <= answer <= UNLIMITED:
+        return answer
+    whole = type(answer) is np.ndarray and answer.dtype == np.int64 and answer.shape == (live,)
+    if whole and answer.view(np.uint64).max() <= UNLIMITED:
+        checked: Int64 = answer
+        return checked
     name = _name(policy)
     try:
         budgets = np.asarray(answer)
@@ -186,6 +193,6 @@ def _checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64:
         )
     if budgets.dtype.kind not in "iu":
         raise InputError(f"policy {name} returned {budgets.dtype} budgets: return whole numbers")
-    if budgets.min() < 0 or budgets.max() > 255:
+    if budgets.min() < 0 or budgets.max() > UNLIMITED:
         raise InputError(f"policy {name} returned a budget of {budgets.min()} to {budgets.max()}: stay within 0 to 255")
-    return budgets.astype(np.int64) if budgets.ndim else np.full(live, budgets, np.int64)
+    return budgets.astype(np.int64) if budgets.ndim else int(budgets)

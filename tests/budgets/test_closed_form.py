@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from simulator.budgets.closed_form import accepted, drafts_for, fit, objective, optimum
+from tests.benchmarks.closed_form import INSTANCES, achieved, instances
 from tests.reference import policies
 
 Float64 = npt.NDArray[np.float64]
@@ -63,6 +64,22 @@ def test_printed_form_misses_its_target_and_corrected_reaches_it() -> None:
     assert (round(printed[0]), round(corrected[0])) == (8210, 20_794)
     assert length - accepted(printed, length, k, alpha) == pytest.approx(5520, abs=0.5)
     assert length - accepted(corrected, length, k, alpha) == pytest.approx(3000)
+
+
+def test_of_1000_random_batches_the_corrected_form_reaches_its_target_and_the_printed_one_does_not() -> None:
+    found = instances()
+    assert len(found) == INSTANCES == 1000
+    reached: dict[str, list[float]] = {"corrected": [], "printed": []}
+    for length, k, alpha, c_base in found:
+        for form, ratios in reached.items():
+            target, drafts = optimum(length, k, alpha, c_base, 1.0, form)  # type: ignore[arg-type]
+            ratios.append(policies.achieved_steps(drafts, length, alpha, k) / target)
+    np.testing.assert_allclose(reached["corrected"], 1.0, rtol=1e-6)
+    assert min(reached["printed"]) > 1.0, "k < 1: too few drafts, always"
+    assert np.median(reached["printed"]) == pytest.approx(1.677, abs=5e-4), "the table in docs/policies/das.md"
+    for one, ratio in zip(found[:50], reached["printed"], strict=False):
+        assert achieved(one, "printed")[0] == pytest.approx(ratio, rel=1e-12)
+        assert achieved(one, "printed")[1] > 1.0
 
 
 def test_optimum_of_one_rollout_by_hand() -> None:

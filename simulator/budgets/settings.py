@@ -1,0 +1,109 @@
+"""A policy's settings as they stand in its name, `name:key=value,...`: read, checked, and refused in one line."""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from simulator.budgets.policy import UNLIMITED
+from traces.errors import InputError
+
+Reader = Callable[[str], Any]
+"""From the text of a value to the value; ValueError says what to give instead."""
+
+MOST = 10**9 - 1
+SHOWN = 80
+
+
+def refuse(name: str, argument: str, problem: str) -> NoReturn:
+    """Raise InputError about a policy's settings."""
+    raise InputError(f"policy {_shown(f'{name}:{argument}' if argument else name)!r} {problem}")
+
+
+def pairs(name: str, argument: str) -> list[tuple[str, str]]:
+    """Split `key=value,...` into its pairs, in their order, each key once."""
+    found: list[tuple[str, str]] = []
+    for part in filter(None, argument.split(",")):
+        key, equals, value = part.partition("=")
+        if not (key and equals):
+            refuse(name, argument, f"has setting {_shown(part)!r}: write key=value")
+        if key in dict(found):
+            refuse(name, argument, f"sets {_shown(key)} twice: give it once")
+        found.append((key, value))
+    return found
+
+
+def read(name: str, argument: str, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    """Return the settings that `argument` gives, each read by the reader of its key."""
+    values: dict[str, Any] = {}
+    for key, text in pairs(name, argument):
+        if key not in readers:
+            refuse(
+                name, argument, f"has setting {_shown(f'{key}={text}')!r}: use {', '.join(f'{k}=' for k in readers)}"
+            )
+        try:
+            values[key] = readers[key](text)
+        except ValueError as error:
+            refuse(name, argument, f"has {key}={_shown(text)}: {error}")
+    return values
+
+
+def whole(low: int, high: int = MOST) -> Reader:
+    """Read a whole number from `low` to `high`."""
+
+    def reader(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 9 and low <= int(text) <= high):
+            raise ValueError(f"give a whole number from {low} to {high}")
+        return int(text)
+
+    return reader
+
+
+def number(low: float, high: float) -> Reader:
+    """Read a number from `low` to `high`."""
+
+    def reader(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"give a number from {low:g} to {high:g}")
+        return value
+
+    return reader
+
+
+def one_of(*choices: str) -> Reader:
+    """Read one of some words."""
+
+    def reader(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"use {' or '.join(choices)}")
+        return text
+
+    return reader
+
+
+def several(one: Reader, example: str, count: int | None = None, ascending: bool = False) -> Reader:
+    """Read values separated by slashes: `count` of them, or one and more; ascending: each above the last."""
+
+    def reader(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(one(part) for part in text.split("/"))
+        except ValueError as error:
+            raise ValueError(f"{error}, with slashes between, such as {example}") from None
+        if count is not None and len(values) != count:
+            raise ValueError(f"that is {len(values)}, give {count}, such as {example}")
+        if ascending and any(a >= b for a, b in pairwise(values)):
+            raise ValueError(f"put them in ascending order, such as {example}")
+        return values
+
+    return reader
+
+
+BUDGET = whole(0, UNLIMITED)
+"""Drafts per decode step."""
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
