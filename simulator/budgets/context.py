@@ -33,9 +33,10 @@ class Context:
     """What an engine knows before an RL step.
 
     n_prompts: distinct prompts in the trace; prompt, output_tokens: int64[h], prompt index and length of the rollouts in
-    the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica
-    that the RL step's rollouts can fill; draft_curve: measures the drafter on the history; called only by policies that need it, None on a cold start;
-    draft_cost: what drafting adds to a decode step; seed: names the random numbers of a policy that draws them.
+    the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica that
+    the RL step's rollouts can fill; draft_curve: measures the drafter on the history, called only by policies that need
+    it, None on a cold start; draft_cost: what drafting adds to a decode step; seed: names the random numbers of a policy
+    that draws them.
     """
 
     n_prompts: int

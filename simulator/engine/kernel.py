@@ -131,6 +131,37 @@ def retire(slots, state, rollouts, clock, counts, times):  # type: ignore[no-unt
 
 
 @njit(cache=True)
+def coast(slots, state, clock, log, context, meta, data, asked, every):  # type: ignore[no-untyped-def]
+    """Decode on without drafts up to the step before something happens; returns the context tokens then.
+
+    While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch. Prices, log rows
+    and the clock are those of the loop in `advance`, bit for bit.
+    """
+    live, position, limit = state[LIVE], slots[POSITION], slots[LIMIT]
+    steps = log.shape[0] - state[LOGGED]
+    if asked and every > 0:
+        steps = min(steps, every - (state[STEPS] - state[ASKED]))
+    for i in range(live):
+        steps = min(steps, limit[i] - position[i])
+    for _ in range(steps - 1):
+        seconds = step_time(meta, data, live, live, context, context, 0)
+        extrapolated = outside(meta, data, live, live, context, context, 0)
+        row = log[state[LOGGED]]
+        state[LOGGED] += 1
+        row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, live, live, context, 0
+        row[6], row[7], row[8], row[9], row[10] = 0, 0, live, extrapolated, 0
+        clock[NOW_S] += seconds
+        if extrapolated:
+            clock[EXTRAPOLATED_S] += seconds
+        context += live
+    if steps > 1:
+        state[STEPS] += steps - 1
+        for i in range(live):
+            position[i] += steps - 1
+    return context
+
+
+@njit(cache=True)
 def decode_live(slots, decoding, live, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
     """Decode one step of the batch with drafts that siblings' tokens so far inform; all draft before any is heard.
 
@@ -174,7 +205,7 @@ def advance(  # type: ignore[no-untyped-def]
     shift, origin, slot_drafted = slots[SHIFT], slots[ORIGIN], slots[DRAFTED]
     positions = tables.shape[1]
     flat = tables.reshape(-1, 2)
-    context = 0  # of the sequences that decode: prompt and emitted tokens
+    context = drafting = 0  # prompt and emitted tokens of the sequences that decode; how many of them may draft
     for i in range(state[DECODING]):
         context += position[i] - origin[i]
     stale = True
@@ -187,7 +218,13 @@ def advance(  # type: ignore[no-untyped-def]
             return IDLE
         if not asked and (stale or decoding < live):
             give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions)
+        if stale or decoding < live:
+            drafting = 0
+            for i in range(decoding):
+                drafting += budget[i] > 0
         stale = False
+        if drafting == 0 and decoding == live and not live_drafts:
+            context = coast(slots, state, clock, log, context, meta, data, asked, every)
 
         drafted = emitted = draft_pairs = ended = longest = asking = 0
         if live_drafts:
