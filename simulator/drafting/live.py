@@ -5,7 +5,7 @@ group (one for all, in global scope) from the history and from what its own roll
 rollout from its own prompt and output. Nothing is shared between replicas before the RL step ends.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -158,9 +158,13 @@ class Classroom:
     trace: Trace
     rows: Int64
     history: Forest
+    memory: dict[tuple[int, str], Int32] = field(default_factory=dict)
 
-    def desk(self) -> Desk:
-        """Return a fresh desk for one replica; its memory is touched only as rollouts arrive."""
+    def desk(self, replica: int = 0) -> Desk:
+        """Return a fresh desk for a replica; its memory is touched only as rollouts arrive.
+
+        A replica's memory is used again for the next policy: fresh pages cost as much as a third of the drafting.
+        """
         trace, rows, drafter, history = self.trace, self.rows, self.drafter, self.history
         problem = drafter.scope == "problem"
         group = trace.prompt[rows].astype(np.int64) if problem else np.zeros(rows.size, np.int64)
@@ -171,7 +175,7 @@ class Classroom:
         groups[HISTORY, known] = address(history.words) + 4 * history.at[known]
         groups[HOLDS_TOKENS] = history.tokens_of + np.bincount(group, lengths, n_groups).astype(np.int64)
         groups[HOLDS_SEQUENCES] = history.sequences_of + np.bincount(group, minlength=n_groups)
-        shared = _blocks(groups[HOLDS_TOKENS], groups[HOLDS_SEQUENCES])
+        shared = self._blocks((replica, "shared"), groups[HOLDS_TOKENS], groups[HOLDS_SEQUENCES])
         groups[BLOCK] = shared[1]
         tokens = address(trace.tokens)
         pupils = np.zeros((9, rows.size), np.int64)
@@ -183,7 +187,7 @@ class Classroom:
             pupils[PROMPT] = address(memory[-1]) + 4 * trace.prompt_offsets[rows]
             pupils[PROMPT_LEN] = trace.prompt_tokens[rows]
         if drafter.own:
-            own = _blocks(lengths + pupils[PROMPT_LEN], np.ones(rows.size, np.int64))
+            own = self._blocks((replica, "own"), lengths + pupils[PROMPT_LEN], np.ones(rows.size, np.int64))
             pupils[OWN] = own[1]
             memory.append(own[0])
         rules = np.array(
@@ -191,14 +195,13 @@ class Classroom:
         )
         return Desk(pupils, groups, np.empty(4 * drafter.depth, np.int32), rules, tuple(memory))
 
-
-def _blocks(tokens: Int64, sequences: Int64) -> tuple[Int32, Int64]:
-    """Reserve one block for each automaton: the memory, and their addresses."""
-    sizes = np.array([block_size(int(n), int(s)) for n, s in zip(tokens, sequences, strict=True)], np.int64)
-    if sizes.max(initial=0) > LARGEST_BLOCK:
-        raise InputError(
-            f"{int(tokens.max()):,} tokens of history and siblings in one suffix automaton: at most about 100 million fit; "
-            "use a smaller --window, or --scope problem"
-        )
-    words = np.empty(int(sizes.sum()), np.int32)
-    return words, address(words) + 4 * np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    def _blocks(self, key: tuple[int, str], tokens: Int64, sequences: Int64) -> tuple[Int32, Int64]:
+        """Reserve one block for each automaton: the memory, and their addresses."""
+        sizes = np.array([block_size(int(n), int(s)) for n, s in zip(tokens, sequences, strict=True)], np.int64)
+        if sizes.max(initial=0) > LARGEST_BLOCK:
+            raise InputError(
+                f"{int(tokens.max()):,} tokens of history and siblings in one suffix automaton: at most about 100 million fit; "
+                "use a smaller --window, or --scope problem"
+            )
+        words = self.memory.setdefault(key, np.empty(int(sizes.sum()), np.int32))
+        return words, address(words) + 4 * np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)

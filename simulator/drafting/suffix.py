@@ -106,9 +106,11 @@ class Suffix:
         replay = _Replay(self, trace, rows, history, threads)
         return Acceptance(replay.offsets, replay.table, prefix=self.match == "longest")
 
-    def count(self, trace: Trace, rows: Int64, history: Forest, budget: int) -> AcceptanceCounts:
+    def count(
+        self, trace: Trace, rows: Int64, history: Forest, budget: int, threads: int = THREADS
+    ) -> AcceptanceCounts:
         """Replay `rows` alone with a constant budget, drafting only where a decode step begins."""
-        replay = _Replay(self, trace, rows, history)
+        replay = _Replay(self, trace, rows, history, threads)
         if self.match == "longest":
             return count_at(Acceptance(replay.offsets, replay.table, prefix=True), budget)
         accepted, drafted = replay.outputs()

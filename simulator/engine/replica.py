@@ -66,7 +66,7 @@ class Replica:
         if isinstance(policy, TablePolicy):
             workload.acceptance.serve(np.unique(policy.budgets))
         self._live_drafts = workload.classroom is not None
-        self._desk_owner = workload.classroom.desk() if workload.classroom else None
+        self._desk_owner = workload.classroom.desk(number) if workload.classroom else None
         self._desk = self._desk_owner.packed if self._desk_owner else EMPTY_DESK
 
     @property

@@ -1,7 +1,7 @@
 """Run every benchmark and print one table."""
 
-from tests.benchmarks import command, drafting, engine, policies, sweep
+from tests.benchmarks import arctic, command, drafting, engine, policies, sweep
 
 print("| what | median | target | note |\n|---|---|---|---|")
-for part in (engine, policies, sweep, drafting, command):
+for part in (engine, policies, sweep, drafting, arctic, command):
     part.main()

@@ -56,4 +56,10 @@ def main() -> None:
         steps = int(simulate(live, cost, by_live([8]), LIVE).ledger.counts[R_STEPS].sum())
         seconds = median_s(lambda w=live: simulate(w, cost, by_live([8]), LIVE), 3)  # type: ignore[misc]
         target = "≥ 1.2 M" if match == "scored" else ""
-        row(f"live siblings in the loop, {match}, max 8", steps / seconds / 1e6, "M sequence-steps/s", target, "one thread")
+        row(
+            f"live siblings in the loop, {match}, max 8",
+            steps / seconds / 1e6,
+            "M sequence-steps/s",
+            target,
+            "one thread",
+        )

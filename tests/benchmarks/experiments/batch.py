@@ -52,3 +52,6 @@ def main() -> None:
     )  # fmt: skip
     for size in BATCHES:
         row(size, *(f"{speedup(size, prompt_tokens, drafter):.3f}" for _, prompt_tokens, drafter in COLUMNS))
+    _, prompt_tokens, drafter = COLUMNS[1]
+    loses = next(size for size in range(32, 128) if speedup(size, prompt_tokens, drafter) < 1)
+    print(f"\n{COLUMNS[1][0]}: slower than none from a batch of {loses} on")

@@ -83,7 +83,12 @@ def main() -> None:
     for (name, _, _), case in zip(CASES, cases, strict=True):
         length = spanned(case.length, *np.quantile(case.lengths, [0.025, 0.975]))
         row(name, length, f"{case.rate:.3f}", *(faster(case, case, slots, policy, 0) for slots, policy in SHOWN))
-    head("scopes: pairs, the same prompts in every resample", "step 1, first / second", "mean acceptance length", *COLUMNS)
+    head(
+        "scopes: pairs, the same prompts in every resample",
+        "step 1, first / second",
+        "mean acceptance length",
+        *COLUMNS,
+    )
     for one, other in PAIRS:
         a, b = cases[one], cases[other]
         length = spanned(a.length / b.length, *np.quantile(a.lengths / b.lengths, [0.025, 0.975]))
