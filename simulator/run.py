@@ -84,6 +84,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             started = time.perf_counter()
             outcome = simulate(workload, cost, policy, **scenario.engine.model_dump(), draft_cost=drafter.cost)
             wall_s = time.perf_counter() - started
+            if not np.isfinite(outcome.makespan_s):
+                raise InputError(f"profile {cost.name}: its costs add up to {outcome.makespan_s} s: correct them")
             facts = dict(getattr(policy, "facts", {}))
             episodes.append(Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts))
         drafts.add(acceptance)
