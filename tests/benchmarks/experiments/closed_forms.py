@@ -20,7 +20,7 @@ def forms() -> None:
     head(f"closed_forms: {INSTANCES:,} random instances, N reached / N aimed at", "form", "median", "95 %", "worst")
     found = instances()
     for form in ("corrected", "printed"):
-        ratio = np.array([achieved(one, form)[0] for one in found])  # type: ignore[arg-type]
+        ratio = np.array([achieved(one, form)[0] for one in found])
         row(form, *(f"{value:.3f}" for value in (np.median(ratio), np.quantile(ratio, 0.95), ratio.max())))
 
 
@@ -36,7 +36,7 @@ def misfit() -> None:
     for name in ("qwq32b_long_cot", "qwen3_30b_a3b_long_cot"):
         split = samples_as_steps(recorded(name), 1)
         cases += [(f"{name}, samples 1 and 2 after sample 0", split, LLAMA, slots) for slots in (16, 256)]
-    cases.append(("paper_shape, RL step 2", made_up(synth(**ONE_GPU | {"steps": 3})), R1, 256))
+    cases.append(("paper_budgets, as stated, RL step 2", made_up(synth(**ONE_GPU | {"steps": 3})), R1, 256))
     for name, trace, profile, slots in cases:
         step = trace.steps[-1]
         specs = [*FORMS, "unlimited", *GRID]

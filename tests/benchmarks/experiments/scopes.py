@@ -1,9 +1,11 @@
 """What the drafter looks at: scopes, own output, and a warm against a cold history, on recorded RL rollouts."""
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.policy import by_live
+from simulator.budgets.policy import TablePolicy, by_live
 from simulator.compare.bootstrap import interval, makespans, prompts_in, resampled
 from simulator.compare.rl_step import RLStep, Setup
 from simulator.cost.profiles import load_profile
@@ -53,12 +55,16 @@ class Case:
             prompt, trace.sample[rows].astype(np.int64), trace.prompt_tokens[rows].astype(np.int64),
             trace.output_tokens[rows].astype(np.int64), acceptance,
         )  # fmt: skip
-        rl_step = RLStep(step, 0, workload, {name: lambda policy=policy: policy for name, policy in POLICIES.items()})
+        rl_step = RLStep(step, 0, workload, {name: partial(_itself, policy) for name, policy in POLICIES.items()})
         cost = load_profile(LLAMA)
         setups = [Setup(cost, slots, draft_cost=drafter.cost) for slots in SLOTS]
         self.prompts = prompts_in([rl_step])
         self.seconds = [makespans([rl_step], setup, list(POLICIES)) for setup in setups]
         self.resampled = [resampled([rl_step], setup, list(POLICIES), RESAMPLES) for setup in setups]
+
+
+def _itself(policy: TablePolicy) -> TablePolicy:
+    return policy
 
 
 def spanned(value: float, low: float, high: float) -> str:
