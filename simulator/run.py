@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
@@ -90,8 +91,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             episodes.append(Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts))
         drafts.add(acceptance)
         if scenario.compare:
-            makers = {spec: partial(resolve_policy, spec, context) for spec in scenario.policies}
-            rl_steps.append(RLStep(step, scenario.seed, workload, makers))
+            for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
+                drawn = acceptance if seed == scenario.seed else drafter.accept(trace, rows, past, seed)
+                seeded = replace(context, seed=seed)
+                makers = {spec: partial(resolve_policy, spec, seeded) for spec in scenario.policies}
+                rl_steps.append(RLStep(step, seed, replace(workload, acceptance=drawn), makers))
         else:
             acceptance.release()
     comparison = None

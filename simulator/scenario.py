@@ -29,12 +29,14 @@ class CompareSettings(_Model):
     """A comparison with intervals and regret (`compare.report.compare`).
 
     baseline: the policy that others are held against (default: the first); bootstrap: resamples of prompts, 0 for none;
-    profile_error: relative error of the cost profile instead of its own.
+    profile_error: relative error of the cost profile instead of its own; seeds: so many seeds from the scenario's on, for
+    drafters that draw random numbers, the same for all policies.
     """
 
     baseline: str | None = None
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 200
     profile_error: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
+    seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
 
 
 class _DrafterOnly(_Model):

@@ -96,12 +96,14 @@ def output_options(command: Command) -> Command:
     type=Finite(0, 1, max_open=True),
     help="Relative error of the profile, instead of its own; implies --compare.",
 )
+@click.option("--seeds", type=click.IntRange(1, 10_000),
+              help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
     trace: str, profile: str, drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
     replicas: int, dispatch: str, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
-    profile_error: float | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and compare makespans.
 
@@ -112,7 +114,12 @@ def replay(
     if drafter == {"kind": "suffix"}:
         require_source(settings["scope"], settings["own"])
         drafter |= settings
-    comparing: dict[str, Any] = {"baseline": baseline, "bootstrap": bootstrap, "profile_error": profile_error}
+    comparing: dict[str, Any] = {
+        "baseline": baseline,
+        "bootstrap": bootstrap,
+        "profile_error": profile_error,
+        "seeds": seeds,
+    }
     comparing = {key: value for key, value in comparing.items() if value is not None}
     if baseline is not None and baseline not in policies:
         raise click.UsageError(f"--baseline {baseline!r} is none of the policies: use one of {', '.join(policies)}")

@@ -99,3 +99,36 @@ def test_acceptance_options(shell: Callable[..., Shell], small: Path) -> None:
     assert steps("--no-history")[2]["accepted_tokens"] < whole[2]["accepted_tokens"]
     assert steps("--window", 1, "--steps", 1) == [steps()[1]]
     assert steps("--no-history", "--no-prompt", "--max-spec", 4)[0]["drafted_tokens"] >= 0
+
+
+def test_compare_gives_intervals_verdicts_and_regret(shell: Callable[..., Shell], small: Path, tmp_path: Path) -> None:
+    flags = ["replay", small, "--profile", PROFILE, *POLICIES, "--steps", 2, "--max-num-seqs", 8]
+    document = json.loads(
+        shell(*flags, "--baseline", "fixed:4", "--bootstrap", 20, "--profile-error", 0.1, "--json").out
+    )
+    rows = {row["policy"]: row for row in document["comparison"]["policies"]}
+    assert rows["fixed:4"]["verdict"] == "baseline"
+    assert rows["none"]["low"] <= rows["none"]["speedup"] <= rows["none"]["high"]
+    assert rows["none"]["profile_low"] <= rows["none"]["speedup"] <= rows["none"]["profile_high"]
+    assert rows["none"]["closed"] == 0
+    for row in rows.values():
+        assert row["bound_s"] <= row["oracle_s"] * (1 + 1e-9)
+        assert row["bound_s"] <= row["makespan_s"] * (1 + 1e-9)
+    assert shell(*flags, "--baseline", "fixed:9").code == 2
+    printed = shell(*flags, "--compare", "--bootstrap", 10, "--out", tmp_path)
+    assert "gap closed" in printed.out
+    assert (tmp_path / "comparison.parquet").exists()
+
+
+def test_seeds_widen_what_a_drawn_acceptance_rests_on(shell: Callable[..., Shell], small: Path) -> None:
+    eagle = "eagle:curve=[0.7],cost=eagle"
+    flags = ["replay", small, "--profile", PROFILE, "--policy", "none", "--policy", "fixed:1", "--drafter", eagle]
+
+    def makespan_s(*more: object) -> float:
+        rows = json.loads(shell(*flags, "--steps", 2, "--bootstrap", 0, "--json", *more).out)["comparison"]["policies"]
+        found: float = rows[1]["makespan_s"]
+        return found
+
+    one, two = makespan_s("--seed", 5), makespan_s("--seed", 6)
+    assert one != two
+    assert makespan_s("--seed", 5, "--seeds", 2) == pytest.approx(one + two, rel=1e-12)
