@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from simulator.compare.rl_step import RLStep, Setup
 
@@ -93,7 +93,7 @@ def interval(speedup: float, resampled_speedups: Float64, prompts: int, level: f
     """
     if prompts < 2:
         return Interval(0.0, float("inf"))
-    reach = float(student_t.ppf((1 + level) / 2, prompts - 1) * np.log(resampled_speedups).std(ddof=1))
+    reach = float(stdtrit(prompts - 1, (1 + level) / 2) * np.log(resampled_speedups).std(ddof=1))
     return Interval(speedup * float(np.exp(-reach)), speedup * float(np.exp(reach)))
 
 

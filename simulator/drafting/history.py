@@ -1,6 +1,6 @@
 """History as suffix automata: built once per RL step from the rollouts of the steps before it, then frozen."""
 
-from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,15 +39,20 @@ LARGEST_BLOCK = 2**31 - 1
 class Forest:
     """Frozen suffix automata, one per group of past rollouts.
 
-    words: int32, the automata's blocks one after another; at: int64[groups], where each group's block begins in `words`
-    (-1: the group has no past); tokens_of, sequences_of: int64[groups], what each holds; depth: longest string counted.
+    blocks: the automata by group, int32; at: int64[groups], their addresses in words of 4 bytes, valid while the forest
+    lives (-1: the group has no past); tokens_of, sequences_of: int64[groups], what each holds; depth: longest string counted.
     """
 
-    words: Int32
+    blocks: Mapping[int, Int32]
     at: Int64
     tokens_of: Int64
     sequences_of: Int64
     depth: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(block.nbytes for block in self.blocks.values())
 
     @property
     def tokens(self) -> int:
@@ -123,19 +128,12 @@ def build_forest(
     order = np.argsort(groups, kind="stable")
     ends_of = np.cumsum(counts)
     at = np.full(n_groups, -1, np.int64)
-    blocks: deque[Int32] = deque()
-    used = 0
+    blocks: dict[int, Int32] = {}
     for group in np.flatnonzero(counts):  # few of a long trace's prompts are in the window
         rows = order[ends_of[group] - counts[group] : ends_of[group]]
         _grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
         block = np.empty(_compact_size(address(scratch)), np.int32)
         _compact(address(scratch), address(block))
-        at[group] = used
-        used += block.size
-        blocks.append(block)
-    words, used = np.empty(used, np.int32), 0
-    while blocks:  # each block goes as it is copied, so that the whole is never held twice
-        block = blocks.popleft()
-        words[used : used + block.size] = block
-        used += block.size
-    return Forest(words, at, sizes, counts, depth)
+        blocks[int(group)] = block
+        at[group] = address(block) // 4
+    return Forest(blocks, at, sizes, counts, depth)

@@ -128,7 +128,7 @@ def scored_everywhere(
         scratch = np.empty(2 * drafter.depth, np.int32)
         steps: int = accept_scored(
             address(trace.tokens), starts, ends, address(prompts.tokens), prompt_starts, prompt_ends,
-            address(history.words), at[part], address(own), drafter.own, address(scratch),
+            at[part], address(own), drafter.own, address(scratch),
             budget, drafter.depth, drafter.factor, drafter.min_prob, True, offsets[part], accepted, drafted, scores,
         )  # fmt: skip
         return steps

@@ -172,7 +172,7 @@ class Classroom:
         n_groups = history.at.size
         groups = np.zeros((5, n_groups), np.int64)
         known = history.at >= 0
-        groups[HISTORY, known] = address(history.words) + 4 * history.at[known]
+        groups[HISTORY, known] = 4 * history.at[known]
         groups[HOLDS_TOKENS] = history.tokens_of + np.bincount(group, lengths, n_groups).astype(np.int64)
         groups[HOLDS_SEQUENCES] = history.sequences_of + np.bincount(group, minlength=n_groups)
         shared = self._blocks((replica, "shared"), groups[HOLDS_TOKENS], groups[HOLDS_SEQUENCES])
@@ -181,7 +181,7 @@ class Classroom:
         pupils = np.zeros((9, rows.size), np.int64)
         pupils[GROUP], pupils[LENGTH] = group, lengths
         pupils[TOKENS] = tokens + 4 * trace.offsets[rows]
-        memory = [shared[0], trace.tokens, history.words]
+        memory = [shared[0], trace.tokens, *history.blocks.values()]
         if drafter.prompt and trace.has_prompts:
             memory.append(trace.prompt_token_ids_flat)
             pupils[PROMPT] = address(memory[-1]) + 4 * trace.prompt_offsets[rows]

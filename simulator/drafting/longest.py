@@ -62,16 +62,17 @@ def draft_along(at, state, length, limit, depth, min_prob, actual, n):  # type: 
 
 @njit(cache=True, nogil=True)
 def accept_longest(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, words, at, own, use_own,
+    tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own,
     depth, factor, min_prob, offsets, accepted, drafted,
 ):  # fmt: skip
     """Fill, for every position of every rollout, how many tokens are drafted there and how many of them are right.
 
-    tokens, prompt, words, own: addresses of int32 words (responses, prompts, the frozen forest, scratch for the rollout's
-    own automaton); starts, ends, prompt_starts, prompt_ends, at, offsets: int64[n]; accepted, drafted: uint8[positions].
+    tokens, prompt, own: addresses of int32 words (responses, prompts, scratch for the rollout's own automaton); at: int64[n],
+    `Forest.at` of its history, -1 for none; starts, ends, prompt_starts, prompt_ends, offsets: int64[n]; accepted, drafted:
+    uint8[positions].
     """
     for i in range(starts.size):
-        history = words + 4 * at[i]
+        history = 4 * at[i]
         past = at[i] >= 0
         n, n_prompt = ends[i] - starts[i], prompt_ends[i] - prompt_starts[i]
         actual = tokens + 4 * starts[i]

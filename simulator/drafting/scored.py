@@ -137,7 +137,7 @@ def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, d
 
 @njit(cache=True, nogil=True)
 def accept_scored(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, words, at, own, use_own, scratch,
+    tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own, scratch,
     budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted, scores=None,
 ):  # fmt: skip
     """Replay rollouts with drafts of at most `budget` tokens; arguments as `longest.accept_longest`.
@@ -148,7 +148,7 @@ def accept_scored(  # type: ignore[no-untyped-def]
     """
     steps = 0
     for i in range(starts.size):
-        past = words + 4 * at[i]
+        past = 4 * at[i]
         known = at[i] >= 0
         n, n_prompt = ends[i] - starts[i], prompt_ends[i] - prompt_starts[i]
         actual = tokens + 4 * starts[i]

@@ -162,7 +162,7 @@ class _Replay:
         room = (address(scratch),) if kernel is accept_scored else ()
         steps: int = kernel(
             address(self.trace.tokens), starts, ends, address(self.prompts.tokens), prompt_starts, prompt_ends,
-            address(self.history.words), self.at[part], address(own), d.own, *room, *before,
+            self.at[part], address(own), d.own, *room, *before,
             d.depth, d.factor, d.min_prob, *after, self.offsets[part], accepted, drafted,
         )  # fmt: skip
         return steps or 0

@@ -175,7 +175,7 @@ def best_tree(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, tr
 
 @njit(cache=True, nogil=True)
 def accept_tree(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, words, at, own, use_own,
+    tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own,
     budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted,
 ):  # fmt: skip
     """Replay rollouts with trees of at most `budget` nodes; arguments and result as `scored.accept_scored`.
@@ -185,7 +185,7 @@ def accept_tree(  # type: ignore[no-untyped-def]
     trees, probs = np.empty((2, FIELDS, max(budget, 1)), np.int64), np.empty(max(budget, 1), np.float64)
     steps = 0
     for i in range(starts.size):
-        past = words + 4 * at[i]
+        past = 4 * at[i]
         known = at[i] >= 0
         n, n_prompt = ends[i] - starts[i], prompt_ends[i] - prompt_starts[i]
         actual = tokens + 4 * starts[i]

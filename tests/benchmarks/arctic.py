@@ -43,7 +43,7 @@ def main() -> None:
         "≥ 6 x",
         f"{theirs[0] / 1e6:.2f} M/s there",
     )
-    size = forest.words.nbytes / forest.tokens
+    size = forest.nbytes / forest.tokens
     row("memory: ours / ArcticInference", size / theirs[1], "x", "≤ 0.33 x", f"{theirs[1]:.0f} B/token there")
     row(
         "scored replay, one thread: ours / ArcticInference",

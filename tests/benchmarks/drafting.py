@@ -27,7 +27,7 @@ def main() -> None:
         note = f"{Path(trace.source).name}, {forest.tokens / 1e6:.1f} M tokens"
         insert = forest.tokens / median_s(lambda d=drafter, p=past: d.learn(trace, p))  # type: ignore[misc]
         row(f"suffix automaton insert, {scope}", insert / 1e6, "M tokens/s", insert_target, note)
-        row(f"suffix automaton memory, {scope}", forest.words.nbytes / forest.tokens, "B/token", "≤ 100", "")
+        row(f"suffix automaton memory, {scope}", forest.nbytes / forest.tokens, "B/token", "≤ 100", "")
         accept = positions / median_s(lambda d=drafter, f=forest: d.accept_from(trace, rows, f))  # type: ignore[misc]
         row(f"A and D, frozen history, {scope}", accept / 1e6, "M positions/s", accept_target, "two threads")
     for match in ("longest", "scored"):

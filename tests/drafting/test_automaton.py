@@ -36,8 +36,7 @@ def grow(sequences: Sequence[Sequence[int]], weights: Sequence[int], depth: int)
 def frozen(sequences: Sequence[Sequence[int]], weights: Sequence[int], depth: int) -> Int32:
     """The same as the only group of a forest."""
     forest = forest_of(sequences, np.zeros(len(sequences), np.int64), 1, depth, weights)
-    assert forest.at.tolist() == [0]
-    return forest.words
+    return forest.blocks[0]
 
 
 def forest_of(
@@ -137,7 +136,7 @@ def test_groups_do_not_mix_and_an_empty_one_has_no_automaton() -> None:
     assert (forest_of([], groups[:0], 3, 5).at == -1).all()
     for group in (0, 2, 4):
         members = [s for s, g in zip(sequences, groups, strict=True) if g == group]
-        assert_counts(forest.words[forest.at[group] :], counted(members, 5))
+        assert_counts(forest.blocks[group], counted(members, 5))
 
 
 @pytest.mark.parametrize(
