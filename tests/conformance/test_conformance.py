@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from simulator.budgets.context import Context
 from simulator.budgets.resolve import BUILT_IN, resolve_policy
 from simulator.cost import list_profiles, load_profile
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.drafter import DraftCost, offsets_of
+from simulator.drafting.hybrid import Hybrid
+from simulator.drafting.last import Last
+from simulator.drafting.model import Modelled
+from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
+from simulator.drafting.recorded import Recorded
 from simulator.drafting.suffix import Suffix
 from simulator.run import run
 from simulator.scenario import build
 from simulator.testing import check_cost_model, check_drafter, check_policy, example_trace
+from traces.io import from_table
 
 PLUGIN = Path(__file__).parents[1] / "example_plugin"
 
@@ -28,6 +36,9 @@ EXAMPLES = {
     "schedule": ["schedule:1-2=4,3-8=2"],
 }
 """How built-in policies that need an argument are named here; the others are named as they are."""
+
+
+CURVE = AcceptanceCurve((0.8, 0.7, 0.6), spread=0.1)
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,34 @@ def test_built_in_policies_conform(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "drafter", [Nothing(), Suffix(), Suffix(match="scored"), Suffix(scope="global", own=False), Suffix(scope="request")]
+    "drafter",
+    [
+        Nothing(),
+        Suffix(),
+        Suffix(match="scored"),
+        Suffix(match="scored", shape="tree"),
+        Suffix(scope="global", own=False),
+        Suffix(scope="request"),
+        Suffix(newest=1, newest_weight=2),
+        Suffix(siblings="live"),
+        Ngram(2, 4),
+        Last(),
+        Last(resync=False),
+        *(Modelled(kind, CURVE, {"per_pass_s": 1e-3}) for kind in ("eagle", "draft_model", "mtp", "parallel")),
+        Hybrid(Suffix(match="scored"), Modelled("eagle", CURVE, {"per_pass_s": 1e-3})),
+    ],
+    ids=lambda drafter: drafter.describe(),
 )
 def test_built_in_drafters_conform(drafter: Any) -> None:
     check_drafter(drafter)
+
+
+def test_recorded_acceptance_conforms() -> None:
+    trace = example_trace()
+    rng = np.random.default_rng(0)
+    lengths = [[min(int(rng.integers(0, 4)), n - p) for p in range(n)] for n in trace.output_tokens.tolist()]
+    table = trace.table.append_column("accept_lengths", pa.array(lengths, pa.list_(pa.int32())))
+    check_drafter(Recorded(3, None, {"per_pass_s": 1e-3}), from_table(table, "recorded"))
 
 
 @pytest.mark.parametrize("name", list_profiles())
