@@ -70,10 +70,10 @@ def check_policy(policy: Any, trace: Trace | None = None, cost: CostModel | None
 def check_drafter(drafter: Drafter, trace: Trace | None = None) -> None:
     """Assert that a drafter keeps its contract.
 
-    Checked: tables are uint8; accepted <= drafted; what is drafted, or accepted of a tree, ends with the rollout; smaller budgets get no more; where it
-    says that one table serves all budgets the smaller budget's draft is a prefix; the same seed gives the same tables and
-    the order of the rollouts does not matter; what is drafted at a position does not depend on tokens after it, nor on
-    other rollouts of the same RL step, nor on RL steps outside its window.
+    Checked: tables are uint8; accepted <= drafted <= budget; what is drafted, or accepted of a tree, ends with the rollout;
+    smaller budgets get no more; where it says that one table serves all budgets the smaller budget's draft is a prefix; the
+    same seed gives the same tables and the order of the rollouts does not matter; what is drafted at a position does not
+    depend on tokens after it, nor on other rollouts of the same RL step, nor on RL steps outside its window.
     """
     trace = trace or example_trace()
     rows = np.flatnonzero(trace.step == trace.steps[-1])
