@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from simulator.cost.model import Profile
+from simulator.drafting.drafter import Drafter
 from simulator.engine.kernel import LOG_COLUMNS
 from simulator.summary import Episode
 from traces.trace import Trace
@@ -18,7 +19,12 @@ UNMODELLED = {
 
 
 def caveats(
-    runs: Sequence[dict[str, Any]], episodes: Sequence[Episode], trace: Trace, steps: Sequence[int], cost: Profile
+    runs: Sequence[dict[str, Any]],
+    episodes: Sequence[Episode],
+    trace: Trace,
+    steps: Sequence[int],
+    cost: Profile,
+    drafter: Drafter,
 ) -> list[str]:
     """Return one line for each reservation: extrapolated costs, columns not modelled, missing history, no drafts."""
     notes = []
@@ -32,6 +38,8 @@ def caveats(
     for column, instead in UNMODELLED.items():
         if column in trace.table.column_names and trace.table.column(column).null_count < len(trace):
             notes.append(f"column {column} is not modelled: {instead}")
+    if "siblings" in drafter.learns_from:
+        notes.append("acceptance by position is that of the frozen history: live drafts depend on when they are made")
     idle = [run["policy"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")

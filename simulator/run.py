@@ -34,8 +34,6 @@ from traces.io import read
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
-
 
 POLICY_WINDOW = 16
 """RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
@@ -110,7 +108,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         "trace": {"path": trace.source, "sha256": trace.sha256},
         "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
         "scenario": scenario.model_dump(mode="json"),
-        "warnings": caveats(runs, episodes, trace, steps, cost),
+        "warnings": caveats(runs, episodes, trace, steps, cost, drafter),
     }
     return Result(
         table(RUNS, runs),

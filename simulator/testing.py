@@ -28,7 +28,6 @@ from traces.trace import Trace
 Int64 = npt.NDArray[np.int64]
 
 SEED = 20
-LAST_STEP = 2
 
 
 def example_trace(seed: int = SEED) -> Trace:
