@@ -10,7 +10,7 @@ from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.resolve import prepared
 from simulator.budgets.view import BatchView
-from simulator.cost.kernel import step_time
+from simulator.cost.kernel import features, step_time
 from simulator.cost.model import CostModel, Profile
 from simulator.cost.operators import Affine, row
 from simulator.cost.work import StepWork
@@ -18,7 +18,7 @@ from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
 from simulator.drafting.drafter import DraftCost, Drafter, past_rows
 from simulator.drafting.measure import draft_curve
 from simulator.drafting.suffix import Suffix
-from simulator.engine import kernel
+from simulator.engine import fields
 from simulator.engine.cluster import simulate
 from simulator.engine.workload import Workload
 from traces.io import from_table
@@ -59,7 +59,7 @@ def check_policy(policy: Any, trace: Trace | None = None, cost: CostModel | None
                 ready = prepared(policy, context, repr(policy))
                 outcomes.append(simulate(workload, cost, ready, max_num_seqs, replicas, check=True))
             first, again = (o.ledger.counts for o in outcomes)
-            emitted = int(sum(log[:, kernel.LOG_COLUMNS.index("emitted_tokens")].sum() for log in outcomes[0].logs))
+            emitted = int(sum(log[:, fields.LOG_COLUMNS.index("emitted_tokens")].sum() for log in outcomes[0].logs))
             assert emitted == int(workload.output_tokens.sum()), "every token is emitted"
             assert (first == again).all(), "the same run gives the same result: seed what is random, keep no state"
             assert outcomes[0].makespan_s == outcomes[1].makespan_s
@@ -130,7 +130,7 @@ def check_cost_model(cost: CostModel) -> None:
     assert outside.dtype == np.bool_, "flags are bool"
     for i in range(4):
         for j in range(4):
-            compiled = step_time(*cost.packed, *(float(f[i, j]) for f in np.broadcast_arrays(*work.features)))
+            compiled = step_time(*cost.packed, features(*(float(field[i, j]) for field in work.fields)))
             assert np.isclose(compiled, seconds[i, j], rtol=1e-12), "the compiled evaluator agrees"
 
 

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from simulator.cost.kernel import step_times
 from simulator.cost.model import CostModel
+from simulator.cost.work import WORK_FIELDS
 from simulator.drafting.drafter import DraftCost
 
 Int64 = npt.NDArray[np.int64]
@@ -28,11 +29,12 @@ def step_seconds(
     the engine does: nobody prefills, and where nothing is drafted, drafting costs nothing.
     """
     k = np.arange(emitted_tokens.size, dtype=np.float64)
-    ones = np.ones(k.size)
+    work = np.zeros((k.size, len(WORK_FIELDS)))
+    work[:, 0], work[:, 2], work[:, 9] = live, context_tokens, context_tokens / live
+    work[:, 1] = work[:, 5] = live * (k + 1)
+    work[:, 3] = context_tokens * (k + 1)
     # `step_times` and not `step_time_s`, which takes 20 us to check what is known to be right here
-    verify: Float64 = step_times(
-        *cost.packed, ones * live, live * (k + 1), ones * context_tokens, context_tokens * (k + 1), 0 * ones
-    )
+    verify: Float64 = step_times(*cost.packed, work)
     draft = (
         draft_cost.per_step_s
         + draft_cost.per_query_s * live

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compare.minorant import Limits, minorants
+from simulator.compare.minorant import BOUND_KEYS, Limits, minorants
 from simulator.compare.paths import (
     DRAFT,
     DRAFT_KV,
@@ -19,7 +19,6 @@ from simulator.compare.paths import (
     reach_of,
 )
 from simulator.cost.model import Profile
-from simulator.cost.operators import ROW_KEYS
 from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.drafter import FREE, DraftCost
 from simulator.engine.workload import Workload
@@ -128,7 +127,7 @@ EACH_1 = np.eye(6)[0]
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """What a rollout's steps weigh: decode steps (`paths.EACH`...), and its prefill in the order of ROW_KEYS."""
+    """What a rollout's steps weigh: decode steps (`paths.EACH`...), and its prefill in the order of BOUND_KEYS."""
 
     step: Float64
     prefill: Float64
@@ -164,12 +163,12 @@ class _Weights:
 
 
 def _prefills(workload: Workload) -> Float64:
-    """Work of each rollout's prefill, float64[n, 6] in the order of ROW_KEYS."""
+    """Work of each rollout's prefill, float64[n, 6] in the order of BOUND_KEYS."""
     prompt = workload.prompt_tokens.astype(np.float64)
     query, one = np.maximum(prompt, 1), np.ones(prompt.size)
     work = {"constant": one, "live": one, "query_tokens": query, "kv_tokens": prompt,
             "pairs": query * (query + 1) / 2, "prefill_tokens": query}  # fmt: skip
-    return np.stack([work[key] for key in ROW_KEYS], axis=1)
+    return np.stack([work[key] for key in BOUND_KEYS], axis=1)
 
 
 def _list_makespan(durations: Float64, slots: int) -> float:

@@ -1,7 +1,7 @@
 """Affine functions that lie below a cost profile for every step a workload can bring: what a proof can add up."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,8 @@ Float64 = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-6
 """Ten times the solver's."""
+BOUND_KEYS = ROW_KEYS[:6]
+"""What a minorant counts: padding is at least none, so a cost per padded token is one per query token."""
 DERIVED = {"kv_tokens": "context_tokens", "query_tokens": "query_per_seq"}
 
 
@@ -44,13 +46,14 @@ class Limits:
 
 
 def minorants(cost: Profile, limits: Limits, targets: list[Float64]) -> list[Float64]:
-    """Return rows (as ROW_KEYS, every coefficient >= 0) that lie below the step time everywhere within the limits.
+    """Return rows (as BOUND_KEYS, every coefficient >= 0) that lie below the step time everywhere within the limits.
 
     One row for each target, a step's expected features with a leading 1, chosen to be high there. An affine operator is
     its own minorant; of a roof, either row is one; under a table, the highest at the target is found by linear
     programming. A table minus an affine function is linear along every axis of a grid cell, so it is least at a corner
     of a cell, and being above at the corners (of the edge cells stretched to the limits, too) is being above everywhere.
-    Where an axis is a mean per sequence, the features are products of that axis and `live`, and the same holds.
+    Where an axis is a mean per sequence, the features are products of that axis and `live`, and the same holds. A table that
+    does not run in every step, or is multiplied by a feature, counts 0.
     The answer is an empty list where a table can fall below 0 within the limits, or has a feature and its mean as axes.
     """
     if all(isinstance(one, Affine) for one in cost.operators):
@@ -66,14 +69,32 @@ def minorants(cost: Profile, limits: Limits, targets: list[Float64]) -> list[Flo
 
 def _below(one: Operator, limits: Limits, target: Float64) -> Float64 | None:
     if isinstance(one, Affine):
-        return np.array(one.row_s) * one.repeat
+        return one.repeat * _unpadded_row(one.row_s)
     if isinstance(one, Roof):
-        memory, compute = np.array(one.memory_s), np.array(one.compute_s)
+        memory, compute = _unpadded_row(one.memory_s), _unpadded_row(one.compute_s)
         return one.repeat * (memory if memory @ target >= compute @ target else compute)
+    if one.when != "always" or one.per is not None:
+        return np.zeros(len(BOUND_KEYS))
+    one = _unpadded(one)
     if any(feature in one.axes and mean in one.axes for feature, mean in DERIVED.items()):
         return None
     row = _below_table(one, limits, target)
     return None if row is None else one.repeat * row
+
+
+def _unpadded_row(row_s: tuple[float, ...]) -> Float64:
+    row = np.array(row_s[:6])
+    row[BOUND_KEYS.index("query_tokens")] += row_s[6]
+    return row
+
+
+def _unpadded(one: Table) -> Table:
+    """The table by query tokens instead of padded ones, nowhere above it: the least from there on."""
+    if "padded_tokens" not in one.axes:
+        return one
+    axis = one.axes.index("padded_tokens")
+    values = np.flip(np.minimum.accumulate(np.flip(one.values_s, axis), axis), axis)
+    return replace(one, axes=tuple(name.replace("padded", "query") for name in one.axes), values_s=values)
 
 
 def _below_table(one: Table, limits: Limits, target: Float64) -> Float64 | None:
@@ -113,5 +134,6 @@ def _corners(one: Table, limits: Limits) -> Iterator[tuple[Float64, Float64]]:
         fixed = named | {feature: mean * batch for feature, mean in means} | ({"live": batch} if means else {})
         query = fixed.get("query_tokens", batch)
         rest = [fixed.get(name, np.zeros(len(at))) for name in ("kv_tokens", "pairs", "prefill_tokens")]
-        row = [fixed.get(key, np.zeros(len(at))) for key in ROW_KEYS[1:]]
-        yield np.stack([np.ones(len(at)), *row], axis=1), step_times(*packed, batch, query, *rest)
+        row = [fixed.get(key, np.zeros(len(at))) for key in BOUND_KEYS[1:]]
+        work = [batch, query, *rest, query, *np.zeros((4, len(at)))]
+        yield np.stack([np.ones(len(at)), *row], axis=1), step_times(*packed, np.stack(work, axis=1))

@@ -11,14 +11,17 @@ from simulator.compare.bootstrap import makespans
 from simulator.compare.rl_step import RLStep, Setup
 from simulator.cost.model import Profile
 from simulator.cost.operators import ROW_KEYS, Affine, Operator, Table
+from simulator.cost.work import FEATURES
 from simulator.drafting.drafter import FREE, DraftCost
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
 
 FIXED, TOKENS, CONTEXT = range(3)
-PART_OF = {"constant": FIXED, "live": TOKENS, "query_tokens": TOKENS, "prefill_tokens": TOKENS,
-           "kv_tokens": CONTEXT, "pairs": CONTEXT, "context_tokens": CONTEXT, "query_per_seq": TOKENS}  # fmt: skip
+PART_OF = dict.fromkeys(FEATURES, TOKENS) | {"constant": FIXED} | dict.fromkeys(
+    ("kv_tokens", "pairs", "prefill_kv_tokens", "prefill_pairs", "longest_context", "context_tokens", "decode_context",
+     "prefill_context", "excess_context", "evenness"), CONTEXT,
+)  # fmt: skip
 Factors = tuple[float, float, float]
 
 

@@ -18,7 +18,7 @@ from traces.errors import InputError
 
 FORMAT = "rolloutsim.profile/1"
 TEXTS = ("name", "kind", "model", "device", "source", "uncertainty")
-OPTIONAL = ("notes", "relative_error", "drafter_costs")
+OPTIONAL = ("notes", "relative_error", "drafter_costs", "derived", "derivation")
 KEYS = ("format", *TEXTS, *OPTIONAL, "valid_range", "operators")
 OPERATOR_KEYS = {
     "affine": ("coefficients_s",),
@@ -44,6 +44,8 @@ def document_of(profile: Profile) -> dict[str, Any]:
     document["valid_range"] = {feature: list(span) for feature, span in profile.valid_range.items()}
     document["operators"] = [operator_document(one) for one in profile.operators]
     document["drafter_costs"] = {name: dict(costs) for name, costs in profile.drafter_costs.items()}
+    if profile.derived:
+        document |= {"derived": dict(profile.derived), "derivation": profile.derivation}
     return document
 
 
@@ -54,6 +56,10 @@ def operator_document(one: Operator) -> dict[str, Any]:
         return document | {"coefficients_s": _row_document(one.row_s)}
     if isinstance(one, Roof):
         return document | {"memory_s": _row_document(one.memory_s), "compute_s": _row_document(one.compute_s)}
+    if one.when != "always":
+        document["when"] = one.when
+    if one.per is not None:
+        document["per"] = one.per
     grid = [points.tolist() for points in one.grid]
     return document | {"axes": list(one.axes), "grid": grid, "values_s": one.values_s.tolist()}
 
@@ -82,6 +88,8 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         relative_error=None if error is None else _number(error, "relative_error"),
         notes=notes,
         drafter_costs={name: _numbers(costs, f"drafter_costs.{name}") for name, costs in drafters.items()},
+        derived=_numbers(document.get("derived") or {}, "derived"),
+        derivation=_text(document, "derivation") if document.get("derived") else "",
         sha256=sha256,
     )
 
@@ -91,7 +99,8 @@ def _operator(entry: Any, where: str) -> Operator:
     kind = operator.get("kind")
     if kind not in OPERATOR_KEYS:
         raise InputError(f"{where}.kind = {_shown(kind)}: use {', '.join(OPERATOR_KEYS)}")
-    _known(operator, ("name", "kind", "repeat", *OPERATOR_KEYS[kind]), f"{where}.")
+    optional = ("when", "per") if kind == "table" else ()
+    _known(operator, ("name", "kind", "repeat", *optional, *OPERATOR_KEYS[kind]), f"{where}.")
     missing = [key for key in ("name", *OPERATOR_KEYS[kind]) if key not in operator]
     if missing:
         raise InputError(f"{where}.{missing[0]} is missing: an operator of kind {kind} needs it")
@@ -119,7 +128,9 @@ def _table(operator: Mapping[str, Any], name: str, repeat: int) -> Table:
     ]
     shape = tuple(len(points) for points in stops)
     values = np.array(list(_cells(operator["values_s"], shape, "values_s"))).reshape(shape)
-    return Table(name, tuple(axes), tuple(np.array(points) for points in stops), values, repeat)
+    when = _text(operator, "when") if "when" in operator else "always"
+    per = _text(operator, "per") if "per" in operator else None
+    return Table(name, tuple(axes), tuple(np.array(points) for points in stops), values, repeat, when, per)
 
 
 def _cells(values: Any, shape: tuple[int, ...], where: str) -> Iterator[float]:

@@ -2,14 +2,17 @@
 
 A cost model is packed into two flat arrays, so a compiled loop can carry it without a Python callable:
 
-    data[0:14]    valid range: (lowest, highest) of live, query_tokens, kv_tokens, pairs, prefill_tokens,
-                  context_tokens, query_per_seq
-    data[14:20]   seconds per unit of 1, live, query_tokens, kv_tokens, pairs, prefill_tokens: the affine operators' sum
-    data[20:]     what the other operators point at
-    meta[0]       number of other operators, each described by OPERATOR_WIDTH integers from meta[1] on:
-                  kind, where its numbers start in data, number of axes, then (feature, grid points) of up to three axes
+    data[0:7]     seconds per unit of 1, live, query_tokens, kv_tokens, pairs, prefill_tokens, padded_tokens: the affine
+                  operators' sum
+    data[7:]      what the ranges and the other operators point at
+    meta[0:2]     number of bounded features, number of other operators
+    meta[2:]      a pair for each bounded feature (feature, where its lowest and highest value are in data), then for
+                  each operator OPERATOR_WIDTH integers: kind, where its numbers start in data, when, per, number of
+                  axes, then (feature, grid points) of up to four axes
     ROOF          two affine rows, memory then compute
-    TABLE         the grid of each axis, then the values, last axis fastest
+    TABLE         the grid of each axis, then the values, last axis fastest; multiplied by feature `per` (-1: none)
+
+Features are numbered as in `simulator.cost.work.FEATURES`.
 """
 
 import numpy as np
@@ -19,42 +22,63 @@ from numba import njit
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Features = tuple[float, ...]
 
 ROOF = 1
 TABLE = 2
-RANGE_FEATURES = 7
-AFFINE_AT = 2 * RANGE_FEATURES
-ROW_WIDTH = 6
-OPERATORS_AT = AFFINE_AT + ROW_WIDTH
-OPERATOR_WIDTH = 9
+ROW_WIDTH = 7
+OPERATOR_WIDTH = 13
+# features that decide when an operator runs
+PREFILL_SEQS = 6
+DECODE_SEQS = 12
+# when an operator runs: with which steps
+ALWAYS, DECODE_ONLY, PREFILL_ONLY, MIXED, ANY_DECODE, ANY_PREFILL = range(6)
+
+
+@njit(cache=True, inline="always", error_model="numpy")
+def features(
+    live: float, query: float, kv: float, pairs: float, prefill: float, padded: float, chunks: float, chunk_kv: float,
+    chunk_pairs: float, longest: float,
+) -> Features:  # fmt: skip
+    """Every feature of a step from its ten sums; `work.StepWork` says what they are, `work.FEATURES` in what order.
+
+    Several prefill chunks count as equal ones of their mean length, at the context that gives them the same pairs.
+    """
+    decoding = live - chunks
+    context = (kv - chunk_kv) / max(decoding, 1.0)
+    width = (query - prefill) / decoding if decoding > 0 else 1.0
+    chunk = prefill / max(chunks, 1.0)
+    before = chunk_pairs / prefill - (chunk + 1) / 2 if prefill > 0 else 0.0
+    excess = max(longest - context, 0.0)
+    evenness = context / longest if longest > 0 else 1.0
+    return (
+        float(live), float(query), float(kv), float(pairs), float(prefill), float(padded), float(chunks), float(chunk_kv),
+        float(chunk_pairs), float(longest), kv / live, query / live, float(decoding), context, width, chunk, before, excess,
+        evenness, max(chunks - 1.0, 0.0), float(query - prefill + chunks),
+    )  # fmt: skip
 
 
 @njit(cache=True, inline="always")
-def _row(data: FloatArray, at: int, live: float, query: float, kv: float, pairs: float, prefill: float) -> float:
+def _row(data: FloatArray, at: int, f: Features) -> float:
     """Affine row at `at`: seconds."""
-    seconds: float = data[at] + data[at + 1] * live + data[at + 2] * query + data[at + 3] * kv
-    seconds += data[at + 4] * pairs + data[at + 5] * prefill
+    seconds: float = data[at] + data[at + 1] * f[0] + data[at + 2] * f[1] + data[at + 3] * f[2]
+    seconds += data[at + 4] * f[3] + data[at + 5] * f[4] + data[at + 6] * f[5]
     return seconds
 
 
 @njit(cache=True, inline="always")
-def _feature(which: int, live: float, query: float, kv: float, pairs: float, prefill: float) -> float:
-    """Value of feature number `which`, counted as in `simulator.cost.work.FEATURES` from 1."""
-    if which == 1:
-        value = live
-    elif which == 2:
-        value = query
-    elif which == 3:
-        value = kv
-    elif which == 4:
-        value = pairs
-    elif which == 5:
-        value = prefill
-    elif which == 6:
-        value = kv / live
-    else:
-        value = query / live
-    return value
+def _runs(when: int, f: Features) -> bool:
+    """Whether an operator takes part in the step."""
+    if when == ALWAYS:
+        return True
+    decoding, prefilling = f[DECODE_SEQS] > 0, f[PREFILL_SEQS] > 0
+    if when == ANY_DECODE:
+        return decoding
+    if when == ANY_PREFILL:
+        return prefilling
+    if when == MIXED:
+        return decoding and prefilling
+    return decoding != prefilling and decoding == (when == DECODE_ONLY)
 
 
 @njit(cache=True, inline="always")
@@ -71,118 +95,116 @@ def _cell(data: FloatArray, start: int, points: int, value: float) -> int:
     return low
 
 
-@njit(cache=True, error_model="numpy")
-def step_time(
-    meta: IntArray,
-    data: FloatArray,
-    live: float,
-    query_tokens: float,
-    kv_tokens: float,
-    pairs: float,
-    prefill_tokens: float,
-) -> float:
-    """Seconds of one decode step; tables are multilinear and go on along their edge cells beyond the grid."""
-    seconds = _row(data, AFFINE_AT, live, query_tokens, kv_tokens, pairs, prefill_tokens)
-    for index in range(meta[0]):
-        entry = 1 + index * OPERATOR_WIDTH
-        at = meta[entry + 1]
-        if meta[entry] == ROOF:
-            memory = _row(data, at, live, query_tokens, kv_tokens, pairs, prefill_tokens)
-            compute = _row(data, at + ROW_WIDTH, live, query_tokens, kv_tokens, pairs, prefill_tokens)
-            seconds += max(memory, compute)
-            continue
-        axes = meta[entry + 2]
-        points = meta[entry + 4]
-        x = _feature(meta[entry + 3], live, query_tokens, kv_tokens, pairs, prefill_tokens)
-        cell = _cell(data, at, points, x)
-        along0 = (x - data[cell]) / (data[cell + 1] - data[cell])
-        corner = cell - at
-        at += points
-        if axes == 1:
-            corner += at
-            seconds += data[corner] + along0 * (data[corner + 1] - data[corner])
-            continue
-        points = meta[entry + 6]
-        x = _feature(meta[entry + 5], live, query_tokens, kv_tokens, pairs, prefill_tokens)
-        cell = _cell(data, at, points, x)
-        along1 = (x - data[cell]) / (data[cell + 1] - data[cell])
-        corner = corner * points + cell - at
-        at += points
-        if axes == 2:
-            corner += at
-            next0 = corner + points
-            low = data[corner] + along1 * (data[corner + 1] - data[corner])
-            high = data[next0] + along1 * (data[next0 + 1] - data[next0])
-            seconds += low + along0 * (high - low)
-            continue
-        stride1 = meta[entry + 8]
-        stride0 = points * stride1
-        x = _feature(meta[entry + 7], live, query_tokens, kv_tokens, pairs, prefill_tokens)
-        cell = _cell(data, at, stride1, x)
-        along2 = (x - data[cell]) / (data[cell + 1] - data[cell])
-        corner = corner * stride1 + cell + stride1
-        next1 = corner + stride1
-        low = data[corner] + along2 * (data[corner + 1] - data[corner])
-        high = data[next1] + along2 * (data[next1 + 1] - data[next1])
-        plane0 = low + along1 * (high - low)
-        corner += stride0
-        next1 += stride0
-        low = data[corner] + along2 * (data[corner + 1] - data[corner])
-        high = data[next1] + along2 * (data[next1 + 1] - data[next1])
-        plane1 = low + along1 * (high - low)
-        seconds += plane0 + along0 * (plane1 - plane0)
+@njit(cache=True, inline="always", error_model="numpy")
+def _along(data: FloatArray, cell: int, value: float) -> float:
+    """How far `value` lies along its grid cell, 0 to 1 within it."""
+    fraction: float = (value - data[cell]) / (data[cell + 1] - data[cell])
+    return fraction
+
+
+@njit(cache=True, inline="always")
+def _line(data: FloatArray, at: int, along: float) -> float:
+    seconds: float = data[at] + along * (data[at + 1] - data[at])
     return seconds
 
 
+@njit(cache=True, inline="always")
+def _plane(data: FloatArray, at: int, stride: int, along0: float, along1: float) -> float:
+    low = _line(data, at, along1)
+    return low + along0 * (_line(data, at + stride, along1) - low)
+
+
+@njit(cache=True)
+def _cube(data: FloatArray, at: int, stride0: int, stride1: int, along0: float, along1: float, along2: float) -> float:
+    low = _plane(data, at, stride1, along1, along2)
+    return low + along0 * (_plane(data, at + stride0, stride1, along1, along2) - low)
+
+
 @njit(cache=True, error_model="numpy")
-def outside(
-    meta: IntArray,
-    data: FloatArray,
-    live: float,
-    query_tokens: float,
-    kv_tokens: float,
-    pairs: float,
-    prefill_tokens: float,
-) -> bool:
+def _table(meta: IntArray, data: FloatArray, entry: int, f: Features) -> float:
+    """Multilinear interpolation, going on along the edge cells beyond the grid."""
+    axes = meta[entry + 4]
+    at = meta[entry + 1]
+    points0 = meta[entry + 6]
+    x = f[meta[entry + 5]]
+    cell = _cell(data, at, points0, x)
+    along0 = _along(data, cell, x)
+    corner = cell - at
+    at += points0
+    if axes == 1:
+        return _line(data, at + corner, along0)
+    points1 = meta[entry + 8]
+    x = f[meta[entry + 7]]
+    cell = _cell(data, at, points1, x)
+    along1 = _along(data, cell, x)
+    corner = corner * points1 + cell - at
+    at += points1
+    if axes == 2:
+        return _plane(data, at + corner, points1, along0, along1)
+    points2 = meta[entry + 10]
+    x = f[meta[entry + 9]]
+    cell = _cell(data, at, points2, x)
+    along2 = _along(data, cell, x)
+    corner = corner * points2 + cell - at
+    at += points2
+    if axes == 3:
+        return _cube(data, at + corner, points1 * points2, points2, along0, along1, along2)
+    points3 = meta[entry + 12]
+    x = f[meta[entry + 11]]
+    cell = _cell(data, at, points3, x)
+    along3 = _along(data, cell, x)
+    corner = corner * points3 + cell - at + at + points3
+    stride = points2 * points3
+    low = _cube(data, corner, stride, points3, along1, along2, along3)
+    high = _cube(data, corner + points1 * stride, stride, points3, along1, along2, along3)
+    return low + along0 * (high - low)
+
+
+@njit(cache=True, error_model="numpy")
+def step_time(meta: IntArray, data: FloatArray, f: Features) -> float:
+    """Seconds of one decode step with these `features`."""
+    seconds = _row(data, 0, f)
+    for index in range(meta[1]):
+        entry = 2 + 2 * meta[0] + index * OPERATOR_WIDTH
+        if not _runs(meta[entry + 2], f):
+            continue
+        if meta[entry] == ROOF:
+            at = meta[entry + 1]
+            seconds += max(_row(data, at, f), _row(data, at + ROW_WIDTH, f))
+            continue
+        per = meta[entry + 3]
+        factor = 1.0 if per < 0 else f[per]
+        if factor != 0.0:
+            seconds += factor * _table(meta, data, entry, f)
+    return seconds
+
+
+@njit(cache=True)
+def outside(meta: IntArray, data: FloatArray, f: Features) -> bool:
     """Whether any feature of the step, derived ones included, lies outside the model's valid range."""
-    for which in range(1, RANGE_FEATURES + 1):
-        value = _feature(which, live, query_tokens, kv_tokens, pairs, prefill_tokens)
-        if not data[2 * which - 2] <= value <= data[2 * which - 1]:
+    for index in range(meta[0]):
+        value = f[meta[2 + 2 * index]]
+        at = meta[3 + 2 * index]
+        if not data[at] <= value <= data[at + 1]:
             return True
     return False
 
 
 @njit(cache=True)
-def step_times(
-    meta: IntArray,
-    data: FloatArray,
-    live: FloatArray,
-    query_tokens: FloatArray,
-    kv_tokens: FloatArray,
-    pairs: FloatArray,
-    prefill_tokens: FloatArray,
-) -> FloatArray:
-    """`step_time` of every row of five equally long arrays."""
-    seconds = np.empty(live.shape[0])
-    for row in range(live.shape[0]):
-        seconds[row] = step_time(
-            meta, data, live[row], query_tokens[row], kv_tokens[row], pairs[row], prefill_tokens[row]
-        )
+def step_times(meta: IntArray, data: FloatArray, work: FloatArray) -> FloatArray:
+    """`step_time` of every row of float64[steps, 10], the fields of StepWork."""
+    seconds = np.empty(work.shape[0])
+    for row in range(work.shape[0]):
+        w = work[row]
+        seconds[row] = step_time(meta, data, features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]))
     return seconds
 
 
 @njit(cache=True)
-def outsides(
-    meta: IntArray,
-    data: FloatArray,
-    live: FloatArray,
-    query_tokens: FloatArray,
-    kv_tokens: FloatArray,
-    pairs: FloatArray,
-    prefill_tokens: FloatArray,
-) -> BoolArray:
-    """`outside` of every row of five equally long arrays."""
-    flags = np.empty(live.shape[0], np.bool_)
-    for row in range(live.shape[0]):
-        flags[row] = outside(meta, data, live[row], query_tokens[row], kv_tokens[row], pairs[row], prefill_tokens[row])
+def outsides(meta: IntArray, data: FloatArray, work: FloatArray) -> BoolArray:
+    """`outside` of every row of float64[steps, 10], the fields of StepWork."""
+    flags = np.empty(work.shape[0], np.bool_)
+    for row in range(work.shape[0]):
+        w = work[row]
+        flags[row] = outside(meta, data, features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]))
     return flags

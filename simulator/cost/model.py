@@ -46,7 +46,8 @@ class Profile:
 
     `valid_range` maps features to (lowest, highest); features that are a table's axis and absent get the table's grid.
     `relative_error` is a fraction, or None where none was published. `drafter_costs` records what drafters cost, in
-    seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost.
+    seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost. `derived` maps a
+    feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how.
     Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
     """
 
@@ -61,6 +62,8 @@ class Profile:
     relative_error: float | None = None
     notes: str = ""
     drafter_costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    derived: Mapping[str, float] = field(default_factory=dict)
+    derivation: str = ""
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +88,11 @@ class Profile:
             for key, cost in costs.items():
                 if not (np.isfinite(cost) and cost >= 0):
                     raise InputError(f"drafter_costs.{drafter}.{key} = {cost:g}: a cost is a finite number >= 0")
+        for feature in self.derived:
+            if feature not in FEATURES:
+                raise InputError(f"derived.{feature} is not a feature: use {', '.join(FEATURES)}")
+        if self.derived and not self.derivation.strip():
+            raise InputError("derivation is empty: say how the derived costs follow from measured ones")
         object.__setattr__(self, "valid_range", {**_grid_range(self.operators), **self.valid_range})
         self._check_positive()
 
@@ -99,8 +107,7 @@ class Profile:
 
     def outside(self, work: StepWork) -> BoolArray:
         """Whether each decode step lies outside the valid range, in the shape of the work."""
-        features = [np.ascontiguousarray(values).ravel() for values in work.features]
-        flags: BoolArray = outsides(*self.packed, *features).reshape(work.features[0].shape)
+        flags: BoolArray = outsides(*self.packed, _rows(work)).reshape(np.shape(work.live))
         return flags
 
     def operator_times(self, work: StepWork) -> dict[str, FloatArray]:
@@ -154,19 +161,33 @@ class Profile:
 
 
 def _grid_range(operators: tuple[Operator, ...]) -> Bounds:
-    """For each feature that is an axis of some table, the span that all those tables cover."""
+    """For each feature that is an axis of some table, the span that all those tables cover.
+
+    A table that runs in some steps only is not asked for its feature in the others, so it bounds from above alone, and of
+    several such tables the widest does. How uneven a batch is does not bound them: it goes from even to one alone.
+    """
     spans: Bounds = {}
-    for one in operators:
-        if isinstance(one, Table):
-            for axis, points in zip(one.axes, one.grid, strict=True):
-                lowest, highest = spans.get(axis, (0.0, np.inf))
-                spans[axis] = (max(lowest, float(points[0])), min(highest, float(points[-1])))
-                if spans[axis][0] > spans[axis][1]:
-                    raise InputError(f"operators: the grids of {axis} do not overlap (at {one.name!r}): correct one")
+    reach: dict[str, float] = {}
+    for one in (table for table in operators if isinstance(table, Table)):
+        for axis, points in zip(one.axes, one.grid, strict=True):
+            if one.when != "always":
+                if axis not in {"excess_context", "evenness", "further_chunks"}:
+                    reach[axis] = max(reach.get(axis, 0.0), float(points[-1]))
+                continue
+            lowest, highest = spans.get(axis, (0.0, np.inf))
+            spans[axis] = (max(lowest, float(points[0])), min(highest, float(points[-1])))
+            if spans[axis][0] > spans[axis][1]:
+                raise InputError(f"operators: the grids of {axis} do not overlap (at {one.name!r}): correct one")
+    for axis, highest in reach.items():
+        lowest, other = spans.get(axis, (0.0, np.inf))
+        spans[axis] = (lowest, min(highest, other))
     return spans
 
 
 def _evaluate(packed: Packed, work: StepWork) -> FloatArray:
-    features = [np.ascontiguousarray(values).ravel() for values in work.features]
-    seconds: FloatArray = step_times(*packed, *features).reshape(work.features[0].shape)
+    seconds: FloatArray = step_times(*packed, _rows(work)).reshape(np.shape(work.live))
     return seconds
+
+
+def _rows(work: StepWork) -> FloatArray:
+    return np.stack([values.ravel() for values in work.fields], axis=1)

@@ -15,8 +15,10 @@ from traces.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 Bounds: TypeAlias = dict[str, tuple[float, float]]
 
-ROW_KEYS = ("constant", *WORK_FIELDS)
-MOST_AXES = 3
+ROW_KEYS = ("constant", *WORK_FIELDS[:6])
+MOST_AXES = 4
+WHEN = ("always", "decode_only", "prefill_only", "mixed", "any_decode", "any_prefill")
+"""Steps that a table takes part in: by whether sequences decode, prefill, or both; numbered as in `kernel`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Roof:
 class Table:
     """Measured seconds on a grid, multilinear between the points and along the edge cells beyond them.
 
-    `axes` names up to three features, `grid` has one ascending array for each, `values_s` the shape of the grid.
+    `axes` names up to four features, `grid` has one ascending array for each, `values_s` the shape of the grid. `when`
+    says in which steps it runs; `per` names a feature that the seconds are multiplied by.
     """
 
     name: str
@@ -78,10 +81,16 @@ class Table:
     grid: tuple[FloatArray, ...]
     values_s: FloatArray
     repeat: int = 1
+    when: str = "always"
+    per: str | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check them."""
         _check_repeat(self.repeat)
+        if self.when not in WHEN:
+            raise InputError(f"when = {self.when!r}: use {', '.join(WHEN)}")
+        if self.per is not None and self.per not in FEATURES:
+            raise InputError(f"per = {self.per!r} is not a feature: use {', '.join(FEATURES)}")
         if not 1 <= len(self.axes) <= MOST_AXES or len(set(self.axes)) < len(self.axes):
             raise InputError(f"axes {list(self.axes)}: name one to {MOST_AXES} different features")
         for axis in self.axes:
@@ -110,6 +119,8 @@ class Table:
 
     def least_s(self, bounds: Bounds) -> float:
         """Lowest seconds within the bounds; a multilinear surface has it on a grid line or on the bounds."""
+        if self.when != "always" or self.per is not None:
+            return 0.0  # what does not always run may cost nothing; its values are >= 0 on the grid
         stops = []
         for axis, points in zip(self.axes, self.grid, strict=True):
             lowest, highest = bounds[axis]
@@ -143,7 +154,7 @@ def _at(grid: tuple[FloatArray, ...], values: FloatArray, points: FloatArray) ->
 
 
 def _least_of_row(seconds: tuple[float, ...], bounds: Bounds) -> float:
-    lowest = (1.0, *(bounds.get(name, (LEAST[name], np.inf))[0] for name in WORK_FIELDS))
+    lowest = (1.0, *(bounds.get(name, (LEAST[name], np.inf))[0] for name in ROW_KEYS[1:]))
     return float(sum(cost * least for cost, least in zip(seconds, lowest, strict=True)))
 
 

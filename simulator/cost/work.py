@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,16 @@ from traces.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 
-WORK_FIELDS = ("live", "query_tokens", "kv_tokens", "pairs", "prefill_tokens")
-DERIVED = ("context_tokens", "query_per_seq")
+WORK_FIELDS = (
+    "live", "query_tokens", "kv_tokens", "pairs", "prefill_tokens", "padded_tokens",
+    "prefill_seqs", "prefill_kv_tokens", "prefill_pairs", "longest_context",
+)  # fmt: skip
+DERIVED = (
+    "context_tokens", "query_per_seq", "decode_seqs", "decode_context", "decode_width", "prefill_chunk", "prefill_context",
+    "excess_context", "evenness", "further_chunks", "sampled_tokens",
+)  # fmt: skip
 FEATURES = WORK_FIELDS + DERIVED
-LEAST = dict(zip(FEATURES, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0), strict=True))
+LEAST = dict.fromkeys(FEATURES, 0.0) | {"live": 1.0, "query_tokens": 1.0, "padded_tokens": 1.0, "query_per_seq": 1.0}
 """What every decode step has at least: one live sequence, each with one query token."""
 
 
@@ -23,7 +30,9 @@ class StepWork:
     """Work of one decode step or of many at once.
 
     Every field is a number or an array; all are broadcast to one shape, as float64. `pairs` counts query x context
-    pairs.
+    pairs; `prefill_kv_tokens` counts the context after each prefilled chunk, `longest_context` is that of the longest
+    decoding sequence, `padded_tokens` are the query tokens that the forward pass runs on, CUDA-graph padding included.
+    Left out, padding is none, prefill tokens are one whole prompt, and decoding sequences are equally long.
     Raises InputError if the shapes do not fit, if a value is negative or not a number, or if live < 1.
     """
 
@@ -32,16 +41,32 @@ class StepWork:
     kv_tokens: npt.ArrayLike
     pairs: npt.ArrayLike
     prefill_tokens: npt.ArrayLike = 0.0
+    padded_tokens: npt.ArrayLike | None = None
+    prefill_seqs: npt.ArrayLike | None = None
+    prefill_kv_tokens: npt.ArrayLike | None = None
+    prefill_pairs: npt.ArrayLike | None = None
+    longest_context: npt.ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        """Broadcast and check."""
-        given = [np.asarray(getattr(self, name), dtype=np.float64) for name in WORK_FIELDS]
+        """Fill in what was left out, broadcast and check."""
+        given = {name: np.asarray(getattr(self, name), dtype=np.float64) for name in WORK_FIELDS[:5]}
+        prompt = given["prefill_tokens"]
+        left_out: dict[str, Callable[[], FloatArray]] = {
+            "padded_tokens": lambda: given["query_tokens"],
+            "prefill_seqs": lambda: np.where(prompt > 0, 1.0, 0.0),
+            "prefill_kv_tokens": lambda: prompt,
+            "prefill_pairs": lambda: prompt * (prompt + 1) / 2,
+            "longest_context": lambda: _mean_context(given),
+        }
+        for name, usual in left_out.items():
+            value = getattr(self, name)
+            given[name] = usual() if value is None else np.asarray(value, dtype=np.float64)
         try:
-            arrays = np.broadcast_arrays(*given)
+            arrays = np.broadcast_arrays(*given.values())
         except ValueError:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(WORK_FIELDS, given, strict=True))
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in given.items() if array.ndim)
             raise InputError(f"work: shapes do not broadcast ({shapes}): give numbers or arrays of one shape") from None
-        for name, array in zip(WORK_FIELDS, arrays, strict=True):
+        for name, array in zip(given, arrays, strict=True):
             least = LEAST[name] if name == "live" else 0.0
             if not (np.isfinite(array) & (array >= least)).all():
                 worst = array[~(np.isfinite(array) & (array >= least))].flat[0]
@@ -57,6 +82,12 @@ class StepWork:
         return cls(batch, batch * each, batch * context, batch * each * context)
 
     @property
-    def features(self) -> tuple[FloatArray, ...]:
-        """Five arrays of one shape, in the order of WORK_FIELDS."""
+    def fields(self) -> tuple[FloatArray, ...]:
+        """Ten arrays of one shape, in the order of WORK_FIELDS."""
         return tuple(np.asarray(getattr(self, name), dtype=np.float64) for name in WORK_FIELDS)
+
+
+def _mean_context(given: dict[str, FloatArray]) -> FloatArray:
+    decoding = given["live"] - given["prefill_seqs"]
+    context: FloatArray = np.maximum(given["kv_tokens"] - given["prefill_kv_tokens"], 0.0) / np.maximum(decoding, 1.0)
+    return context

@@ -8,7 +8,7 @@ from numba import njit
 from scipy.interpolate import RegularGridInterpolator
 
 from simulator.cost import FEATURES, Affine, Profile, Roof, StepWork, Table
-from simulator.cost.kernel import outside, step_time
+from simulator.cost.kernel import features, outside, step_time
 from simulator.cost.operators import row
 
 ROWS = 40
@@ -17,15 +17,34 @@ TEXTS = {"name": "p", "model": "m", "device": "d", "source": "s", "uncertainty":
 
 
 def random_work(generator: np.random.Generator) -> StepWork:
-    live = generator.integers(1, 200, ROWS)
-    query = live * generator.integers(1, 33, ROWS)
-    kv = generator.integers(0, 300_000, ROWS)
-    return StepWork(live, query, kv, query * (kv // live), generator.integers(0, 5000, ROWS))
+    """Steps of some decoding sequences and some prefill chunks, at least one of either."""
+    chunks = generator.integers(0, 4, ROWS)
+    decoding = generator.integers(0, 200, ROWS) + (chunks == 0)
+    chunk_tokens = chunks * generator.integers(1, 3000, ROWS)
+    chunk_kv = chunk_tokens + chunks * generator.integers(0, 9000, ROWS)
+    chunk_pairs = chunk_tokens * (chunk_tokens + 1) // 2 + chunk_tokens * (chunk_kv - chunk_tokens)
+    kv = decoding * generator.integers(0, 3000, ROWS)
+    query = decoding * generator.integers(1, 33, ROWS)
+    longest = np.where(decoding > 0, kv // np.maximum(decoding, 1) + generator.integers(0, 9000, ROWS), 0)
+    return StepWork(
+        decoding + chunks, query + chunk_tokens, kv + chunk_kv, query * (kv // np.maximum(decoding, 1)) + chunk_pairs,
+        chunk_tokens, query + chunk_tokens + generator.integers(0, 9, ROWS), chunks, chunk_kv, chunk_pairs, longest,
+    )  # fmt: skip
 
 
 def feature_columns(work: StepWork) -> np.ndarray:
-    live, query, kv, pairs, prefill = work.features
-    return np.column_stack([live, query, kv, pairs, prefill, kv / live, query / live])
+    live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest = work.fields
+    none = np.zeros(ROWS)
+    decoding = live - chunks
+    context = np.divide(kv - chunk_kv, decoding, out=none.copy(), where=decoding > 0)
+    width = np.divide(query - prefill, decoding, out=none + 1, where=decoding > 0)
+    chunk = np.divide(prefill, chunks, out=none.copy(), where=chunks > 0)
+    before = np.divide(chunk_pairs, prefill, out=none.copy(), where=prefill > 0) - (chunk + 1) / 2 * (prefill > 0)
+    return np.column_stack([
+        live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest,
+        kv / live, query / live, decoding, context, width, chunk, before, np.maximum(longest - context, 0),
+        np.divide(context, longest, out=none + 1, where=longest > 0), np.maximum(chunks - 1, 0), query - prefill + chunks,
+    ])  # fmt: skip
 
 
 def profile(kind: str, *operators, **more) -> Profile:
@@ -34,7 +53,7 @@ def profile(kind: str, *operators, **more) -> Profile:
 
 @st.composite
 def tables(draw, name: str = "t") -> Table:
-    axes = draw(st.permutations(FEATURES))[: draw(st.integers(1, 3))]
+    axes = draw(st.permutations(FEATURES))[: draw(st.integers(1, 4))]
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = tuple(draw(st.lists(st.integers(2, 6), min_size=len(axes), max_size=len(axes))))
     grid = tuple(
@@ -61,8 +80,8 @@ def test_table_is_multilinear_with_linear_extrapolation(table, seed):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.lists(COSTS, min_size=6, max_size=6),
-    st.lists(COSTS, min_size=6, max_size=6),
+    st.lists(COSTS, min_size=7, max_size=7),
+    st.lists(COSTS, min_size=7, max_size=7),
     st.integers(1, 80),
     st.integers(0, 2**32),
 )
@@ -70,11 +89,11 @@ def test_affine_and_roof_rows(first, second, repeat, seed):
     first[0] += 1e-6
     second[0] += 1e-6
     work = random_work(np.random.default_rng(seed))
-    features = np.column_stack([np.ones(ROWS), *work.features])
+    columns = np.column_stack([np.ones(ROWS), *work.fields[:6]])
     affine = profile("affine", Affine("a", tuple(first), repeat))
-    np.testing.assert_allclose(affine.step_time_s(work), repeat * features @ first, rtol=1e-12)
+    np.testing.assert_allclose(affine.step_time_s(work), repeat * columns @ first, rtol=1e-12)
     roof = profile("roofline", Roof("r", tuple(first), tuple(second), repeat))
-    expected = repeat * np.maximum(features @ first, features @ second)
+    expected = repeat * np.maximum(columns @ first, columns @ second)
     np.testing.assert_allclose(roof.step_time_s(work), expected, rtol=1e-12)
 
 
@@ -86,7 +105,7 @@ def test_a_profile_is_the_sum_of_all_its_operators(first, second, seed):
     affine = Affine("affine", row(live=2e-4, constant=1e-3), 3)
     total = profile("table", first, affine, roof, second)
     work = random_work(np.random.default_rng(seed))
-    live, query, kv, *_ = work.features
+    live, query, kv, *_ = work.fields[:5]
     tabled = table_reference(first, work) + table_reference(second, work)
     expected = tabled + np.maximum(1.0 + 1e-7 * kv, 1e-4 * query) + 3 * (1e-3 + 2e-4 * live)
     np.testing.assert_allclose(total.step_time_s(work), expected, rtol=1e-9, atol=1e-9 * np.abs(tabled).max())
@@ -124,8 +143,9 @@ def test_table_values_on_its_grid_points_are_exact():
 def total_in_a_compiled_loop(meta, data, live, query, kv):
     seconds, outsiders = 0.0, 0
     for step in range(live.size):
-        seconds += step_time(meta, data, live[step], query[step], kv[step], 0, 0)
-        outsiders += outside(meta, data, live[step], query[step], kv[step], 0, 0)
+        work = features(live[step], query[step], kv[step], 0, 0, query[step], 0, 0, 0, kv[step] / live[step])
+        seconds += step_time(meta, data, work)
+        outsiders += outside(meta, data, work)
     return seconds, outsiders
 
 
@@ -142,7 +162,7 @@ def test_a_compiled_caller_gets_what_python_gets(kind):
         ),
     }[kind]
     model = profile(kind, operator, valid_range={"kv_tokens": (0.0, 100_000.0)})
-    live, query, kv, *_ = (column.astype(np.int64) for column in random_work(np.random.default_rng(2)).features)
+    live, query, kv, *_ = (column.astype(np.int64) for column in random_work(np.random.default_rng(2)).fields[:5])
     work = StepWork(live, query, kv, 0)
     seconds, outsiders = total_in_a_compiled_loop(*model.packed, live, query, kv)
     assert seconds == pytest.approx(model.step_time_s(work).sum(), rel=1e-12)
