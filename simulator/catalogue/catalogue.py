@@ -1,0 +1,119 @@
+"""Finds models and devices by name, models also by the path of their `config.json`, and estimates profiles of them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from simulator.cost.model import Profile
+from simulator.cost.roofline import Mode, roofline
+from simulator.strict_yaml import load_mapping
+from traces.errors import InputError
+
+SUFFIX = ".json"
+
+
+def list_models() -> list[str]:
+    """Names of all models in the catalogue, sorted."""
+    return sorted(_models())
+
+
+def list_devices() -> list[str]:
+    """Names of all devices in the catalogue, sorted."""
+    return sorted(_devices())
+
+
+def load_model(name_or_path: str | Path) -> Mapping[str, Any]:
+    """Fields of a model's `config.json`: by catalogue name or Hugging Face id in any case, or by the file's path.
+
+    Raises InputError for an unknown name (with the nearest ones) and for a file that cannot be read.
+    """
+    return _found_model(name_or_path)[1]
+
+
+def load_device(name: str) -> Mapping[str, Any]:
+    """Figures of a device: by catalogue name, or the name that its maker or CUDA gives it, in any case.
+
+    Raises InputError for an unknown name, with the nearest ones.
+    """
+    return _found_device(name)[1]
+
+
+def estimate(model: str | Path, device: str, tp: int = 1, mode: Mode = "max", overhead_s: float = 0.0) -> Profile:
+    """Roofline profile of a model on `tp` GPUs of a device, both as `load_model` and `load_device` find them.
+
+    An estimate from data sheets, and named so; `mode` and `overhead_s` are those of `simulator.cost.roofline`.
+    Raises InputError for what cannot be found or estimated.
+    """
+    (model_name, config), (device_name, figures) = _found_model(model), _found_device(device)
+    name = f"{model_name} on {f'{tp} x ' if tp != 1 else ''}{device_name} (roofline estimate)"
+    try:
+        return roofline(config, figures, mode, overhead_s, name, tp)
+    except InputError as error:
+        raise InputError(f"{model_name} on {device_name}: {error}") from None
+
+
+def _found_model(name_or_path: str | Path) -> tuple[str, Mapping[str, Any]]:
+    """Catalogue name, or path, and fields of a model."""
+    text = str(name_or_path)
+    if not isinstance(name_or_path, Path):
+        models = _models()
+        for name, config in models.items():
+            if _plain(text) in map(_plain, (name, config["_name_or_path"])):
+                return name, config
+        if not (text.endswith(SUFFIX) or "/" in text or "\\" in text):
+            raise _unknown("model", text, models, "a name from the catalogue, or the path of a model's config.json")
+    return text, _read_config(Path(text))
+
+
+def _found_device(name: str) -> tuple[str, Mapping[str, Any]]:
+    """Catalogue name and figures of a device."""
+    devices = _devices()
+    for key, device in devices.items():
+        if _plain(name) in map(_plain, (key, device["name"], device["cuda_name"])):
+            return key, device
+    raise _unknown("device", name, devices, "a name from the catalogue")
+
+
+def _models() -> dict[str, Mapping[str, Any]]:
+    folder = files("simulator.catalogue") / "models"
+    shapes = (file for file in folder.iterdir() if file.name.endswith(SUFFIX))
+    return {file.name.removesuffix(SUFFIX): json.loads(file.read_text("utf-8")) for file in shapes}
+
+
+def _devices() -> dict[str, dict[str, Any]]:
+    text = (files("simulator.catalogue") / "devices.yaml").read_text("utf-8")
+    return load_mapping(text, "h100:")
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: give the path of a model's config.json or a catalogue name") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory: give the path of the config.json in it") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: not JSON ({error.msg}): give a model's config.json") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise InputError(f"{path} cannot be read ({reason}): give the path of a model's config.json") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds a {type(config).__name__}, not an object: give a model's config.json")
+    return config
+
+
+def _plain(name: str) -> str:
+    """Letters and digits of a name in lower case, so that `RTX 4090` is `rtx-4090`."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _unknown(what: str, name: str, known: Iterable[str], fix: str) -> InputError:
+    names = sorted(known)
+    begun = [one for one in names if name and one.startswith(name.lower())]
+    near = begun or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4) or names
+    return InputError(f"{what} {name!r} is unknown: did you mean {', '.join(near)}? Give {fix}")

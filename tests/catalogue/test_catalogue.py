@@ -1,0 +1,119 @@
+"""The catalogue's models against the totals that their publishers give, its devices, and what can go wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulator.catalogue import estimate, list_devices, list_models, load_device, load_model
+from simulator.cost import StepWork
+from simulator.cost.model_config import model_shape
+from traces.errors import InputError
+
+PUBLISHED = {
+    # parameters: the total of the checkpoint on Hugging Face, a tied output layer once
+    "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
+    "deepseek-r1-distill-qwen-7b": 7_615_616_512,
+    "deepseek-r1-distill-qwen-32b": 32_763_876_352,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.2-3b": 3_212_749_824,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+}
+ACTIVE = {"mixtral-8x7b": 12.9e9, "qwen3-30b-a3b": 3.3e9, "qwen3-235b-a22b": 22e9}
+DEVICES = ["a100-40gb", "a100-80gb", "b200", "h100", "h200", "rtx-4090", "rtx-pro-6000", "rtx-pro-6000-server"]
+
+
+def test_every_model_has_its_published_parameters():
+    assert list_models() == sorted(PUBLISHED)
+    for name, parameters in PUBLISHED.items():
+        shape = model_shape(load_model(name))
+        assert shape.parameters == parameters, name
+        assert shape.active_parameters == pytest.approx(ACTIVE.get(name, parameters), rel=0.02), name
+        assert shape.context_limit is not None
+
+
+def test_names_are_found_in_any_case_and_by_their_published_form():
+    assert load_model("Qwen3-8B") == load_model("qwen3-8b") == load_model("Qwen/Qwen3-8B")
+    assert load_model("mistralai/Mixtral-8x7B-v0.1") == load_model("mixtral-8x7b")
+    for name in ("H100", "h100 sxm", "NVIDIA H100 80GB HBM3"):
+        assert load_device(name)["name"] == "H100 SXM"
+    assert load_device("RTX 4090") == load_device("NVIDIA GeForce RTX 4090") == load_device("rtx4090")
+
+
+def test_a_config_is_read_from_its_path(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(load_model("qwen3-4b") | {"unknown_field": [1]}))
+    assert model_shape(load_model(str(path))) == model_shape(load_model(path)) == model_shape(load_model("qwen3-4b"))
+    assert estimate(path, "h100").name == f"{path} on h100 (roofline estimate)"
+
+
+def test_devices_hold_what_a_roofline_needs():
+    assert list_devices() == DEVICES
+    for name in DEVICES:
+        device = load_device(name)
+        assert device["source"]
+        # a GPU of today does 100 to 400 operations in the time of one byte, and has 20 to 200 GB
+        assert 100 < device["peak_flops_per_s"] / device["bandwidth_bytes_per_s"] < 400, name
+        assert 20e9 < device["memory_bytes"] < 200e9
+        assert 1e10 < device["link_bandwidth_bytes_per_s"] <= 9e11
+        assert 0 < device["link_latency_s"] < 1e-4
+
+
+def test_every_model_is_estimated_on_every_device():
+    work = StepWork.decode([1, 32, 256], 1000)
+    for device in DEVICES:
+        for model in list_models():
+            times = estimate(model, device, tp=4).step_time_s(work)
+            assert (times[1:] > times[:-1]).all()
+            assert 1e-5 < times[0] < 1
+
+
+def test_an_estimate_is_named_after_both():
+    profile = estimate("Qwen/Qwen3-8B", "H200")
+    assert profile.name == "qwen3-8b on h200 (roofline estimate)"
+    assert estimate("qwen3-8b", "h200", tp=2).name == "qwen3-8b on 2 x h200 (roofline estimate)"
+    additive = estimate("qwen3-8b", "h200", mode="additive", overhead_s=1e-3)
+    assert additive.step_time_s(StepWork.decode(8, 100)) > profile.step_time_s(StepWork.decode(8, 100)) + 1e-3
+
+
+def test_what_cannot_be_found_is_refused_with_the_nearest_names(tmp_path):
+    with pytest.raises(InputError, match=r"model 'qwen3-9b' is unknown: did you mean .*qwen3-8b"):
+        load_model("qwen3-9b")
+    with pytest.raises(InputError, match=r"model '' is unknown: did you mean deepseek"):
+        load_model("")
+    with pytest.raises(InputError, match=r"device 'A100' is unknown: did you mean a100-\d0gb, a100-\d0gb"):
+        load_device("A100")
+    with pytest.raises(InputError, match=r"nowhere/config\.json: no such file"):
+        load_model("nowhere/config.json")
+    with pytest.raises(InputError, match="is a directory: give the path of the config"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="qwen3-8b on h100: tp = 3 does not divide"):
+        estimate("qwen3-8b", "h100", tp=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{\n 'a': 1}", "line 2: not JSON"),
+        (b"[1, 2]", "holds a list, not an object"),
+        (b"\xff\xfe{}", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b"", "line 1: not JSON"),
+        (b"{}", "hidden_size = None"),
+        (b'{"hidden_size": 1e9}', r"hidden_size = 1000000000\.0"),
+    ],
+)
+def test_files_that_are_no_config_are_refused(tmp_path: Path, content, message):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        estimate(str(path), "h100")
