@@ -1,0 +1,457 @@
+"""One replica of a serving engine, step by step: continuous batching over paged KV with a prefix cache, as vLLM V1 does it.
+
+Schedule a step (running rollouts in order of admission, preempting from the back where blocks run out; then the queue), let
+its cost pass, emit. Nothing is remembered that could be looked up again, and nothing is made fast.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Request:
+    """One rollout; by tokens emitted, what its drafter would get accepted and propose with no limit (empty: no drafts).
+
+    turns: (generated_tokens, wait_s), each ended by a wait outside the engine, but for the last; keys: of its leading full
+    prompt blocks, what makes them the same block in another rollout.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    arrival_s: float = 0.0
+    turns: Sequence[tuple[int, float]] = ()
+    keys: Sequence[Hashable] = ()
+    accepted: Sequence[int] = ()
+    drafted: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        assert self.prompt_tokens >= 0, "negative prompt"
+        assert self.output_tokens >= 1, "a rollout emits at least one token"
+        assert 0.0 <= self.arrival_s < math.inf, f"arrival at {self.arrival_s} s"
+        assert all(tokens >= 1 and 0.0 <= wait_s < math.inf for tokens, wait_s in self.turns), f"turns {self.turns}"
+        assert not self.turns or sum(tokens for tokens, _ in self.turns) == self.output_tokens, "turns make the output"
+        assert len(self.accepted) == len(self.drafted), "A and D go together"
+        assert len(self.drafted) in (0, self.output_tokens), "A and D have one entry per token emitted, or none"
+        for p, (a, d) in enumerate(zip(self.accepted, self.drafted, strict=True)):
+            assert 0 <= a <= d <= self.output_tokens - p, f"not 0 <= A <= D <= l - p at p = {p}: A {a}, D {d}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Names and meanings as in vLLM; budget: drafts per rollout and step; None: no limit, or no padding."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int | None = None
+    enable_chunked_prefill: bool = True
+    block_size: int = 16
+    num_gpu_blocks: int | None = None
+    enable_prefix_caching: bool = True
+    scheduler_reserve_full_isl: bool = True
+    async_scheduling: bool = False
+    lookahead_tokens: int = 0
+    step_overhead_s: float = 0.0
+    cudagraph_capture_sizes: Sequence[int] | None = None
+    budget: int = 0
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step computes; prefill_*: the part of it that is prompt or resumed tokens; longest_context: decoding only."""
+
+    live: int
+    query_tokens: int
+    kv_tokens: int
+    pairs: int
+    prefill_tokens: int
+    prefill_seqs: int
+    prefill_kv_tokens: int
+    prefill_pairs: int
+    longest_context: int
+    padded_tokens: int
+
+
+Cost = Callable[[Work], float]
+"""Seconds of a step, drafting included, without the overhead of the settings."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rollout's part in one step: `take` query tokens after `computed` ones in KV; `context` it would have if decoding."""
+
+    rollout: int
+    computed: int
+    take: int
+    context: int
+    decoding: bool
+    accepted: int
+    emitted: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; victims: who was preempted for it, in order; free_blocks: while it runs, None without a limit."""
+
+    start_s: float
+    dt_s: float
+    work: Work
+    emitted_tokens: int
+    preempted: int
+    free_blocks: int | None
+    victims: tuple[int, ...]
+    shares: tuple[Share, ...]
+
+
+class Pool:
+    """KV blocks: who is referenced how often, who is free in order of eviction, and who is cached under which key."""
+
+    def __init__(self, num_gpu_blocks: int | None) -> None:
+        self.limited = num_gpu_blocks is not None
+        self.references = dict.fromkeys(range(1, num_gpu_blocks or 1), 0)  # block 0 is the null block
+        self.free = deque(self.references)
+        self.copies: dict[Hashable, list[int]] = {}
+        self.key_of: dict[int, Hashable] = {}
+
+    def available(self) -> float:
+        return len(self.free) if self.limited else math.inf
+
+    def allocate(self, blocks: int) -> list[int]:
+        return [self.allocate_one() for _ in range(blocks)]
+
+    def allocate_one(self) -> int:
+        if self.limited:
+            block = self.free.popleft()
+            if block in self.key_of:
+                self.copies[self.key_of.pop(block)].remove(block)
+        else:
+            block = len(self.references) + 1
+        self.references[block] = 1
+        return block
+
+    def touch(self, block: int) -> None:
+        if self.references[block] == 0:
+            self.free.remove(block)
+        self.references[block] += 1
+
+    def release(self, table: Sequence[int]) -> None:
+        for block in reversed(table):
+            self.references[block] -= 1
+            if self.references[block] == 0:
+                self.free.append(block)
+
+    def give_key(self, block: int, key: Hashable) -> None:
+        """Cache the block, unless it is; of several with one key, the first is found."""
+        if block not in self.key_of:
+            self.key_of[block] = key
+            self.copies.setdefault(key, []).append(block)
+
+    def find(self, key: Hashable) -> int | None:
+        return next(iter(self.copies.get(key, ())), None)
+
+
+@dataclass(frozen=True)
+class ServingResult:
+    """Lists by request (steps: those in which it emitted; hit_tokens: found in the prefix cache), every step, the pool left."""
+
+    queued_s: list[float]
+    admitted_s: list[float]
+    first_token_s: list[float]
+    finished_s: list[float]
+    preemptions: list[int]
+    hit_tokens: list[int]
+    steps: list[int]
+    drafted: list[int]
+    accepted: list[int]
+    log: list[Step]
+    pool: Pool
+
+
+@dataclass(eq=False)
+class Rollout:
+    """What the engine knows of a request; p: tokens emitted."""
+
+    index: int
+    request: Request
+    p: int = 0
+    computed: int = 0
+    decoding: bool = False
+    table: list[int] = field(default_factory=list)
+    queued_s: float = math.nan
+    admitted_s: float = math.nan
+    first_token_s: float = math.nan
+    finished_s: float = math.nan
+    preemptions: int = 0
+    hit_tokens: int = 0
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def needed(self) -> int:
+        """F: the tokens whose KV must be there before the next one can be emitted."""
+        return max(self.request.prompt_tokens, 1) + self.p
+
+    def turn_end(self) -> tuple[int, float]:
+        """(tokens emitted when it next leaves the engine, seconds until it comes back)."""
+        end = 0
+        for tokens, wait_s in self.request.turns:
+            end += tokens
+            if end > self.p:
+                return end, wait_s
+        return self.request.output_tokens, math.inf
+
+    def key(self, block: int) -> Hashable:
+        keys = self.request.keys
+        return ("shared", keys[block]) if block < len(keys) else ("private", self.index, block)
+
+
+class Engine:
+    """The state of one replica and what happens to it between two steps."""
+
+    def __init__(self, requests: Sequence[Request], settings: Settings) -> None:
+        self.settings = settings
+        self.pool = Pool(settings.num_gpu_blocks)
+        self.rollouts = [Rollout(index, request) for index, request in enumerate(requests)]
+        self.coming = {rollout: rollout.request.arrival_s for rollout in self.rollouts}
+        self.waiting: deque[Rollout] = deque()
+        self.running: list[Rollout] = []
+        self.leaving: list[Rollout] = []  # done with their output or turn; still of the running ones
+
+    def look(self, now_s: float) -> None:
+        """Queue what has arrived."""
+        here = [(arrival_s, rollout.index) for rollout, arrival_s in self.coming.items() if arrival_s <= now_s]
+        for _, index in sorted(here):
+            rollout = self.rollouts[index]
+            del self.coming[rollout]
+            self.waiting.append(rollout)
+            if math.isnan(rollout.queued_s):
+                rollout.queued_s = now_s
+
+    def blocks(self, tokens: int) -> int:
+        return math.ceil(tokens / self.settings.block_size)
+
+    def schedule(self) -> tuple[list[Share], list[int]]:
+        """(shares of the step, who was preempted for it)."""
+        limit = self.settings.max_num_batched_tokens
+        token_budget = math.inf if limit is None else limit
+        shares: list[Share] = []
+        victims: list[int] = []
+
+        i = 0
+        while i < len(self.running) and token_budget > 0:
+            rollout = self.running[i]
+            if rollout in self.leaving:
+                i += 1
+                continue
+            wanted = 1 + self.draft(rollout) if rollout.decoding else rollout.needed() - rollout.computed
+            take = int(min(wanted, token_budget))
+            slots = rollout.computed + take + self.settings.lookahead_tokens
+            missing = max(0, self.blocks(slots) - len(rollout.table))
+            while rollout in self.running and missing > self.pool.available():
+                victims.append(self.preempt().index)
+            if rollout not in self.running:
+                break
+            rollout.table += self.pool.allocate(missing)
+            shares.append(self.share(rollout, take))
+            token_budget -= take
+            i += 1
+
+        while not victims and self.waiting and token_budget > 0 and len(self.running) < self.settings.max_num_seqs:
+            rollout = self.waiting[0]
+            hits = self.hits(rollout)
+            unreferenced = sum(self.pool.references[block] == 0 for block in hits)
+            if self.settings.scheduler_reserve_full_isl:
+                whole = self.blocks(rollout.needed()) - len(hits)
+                if whole + unreferenced > self.pool.available():
+                    break
+            computed = len(hits) * self.settings.block_size
+            take = int(min(rollout.needed() - computed, token_budget))
+            if not self.settings.enable_chunked_prefill and take < rollout.needed() - computed:
+                break
+            new = self.blocks(computed + take) - len(hits)  # no lookahead before anything is computed
+            if new + unreferenced > self.pool.available():
+                break
+            for block in hits:
+                self.pool.touch(block)
+            rollout.table = hits + self.pool.allocate(new)
+            rollout.computed = computed
+            rollout.hit_tokens += computed
+            self.running.append(self.waiting.popleft())
+            shares.append(self.share(rollout, take))
+            token_budget -= take
+        return shares, victims
+
+    def draft(self, rollout: Rollout) -> int:
+        return min(self.settings.budget, rollout.request.drafted[rollout.p]) if rollout.request.drafted else 0
+
+    def hits(self, rollout: Rollout) -> list[int]:
+        """The cached blocks that its tokens begin with; at least one token is left to compute."""
+        found: list[int] = []
+        while len(found) < (rollout.needed() - 1) // self.settings.block_size:
+            block = self.pool.find(rollout.key(len(found)))
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def preempt(self) -> Rollout:
+        victim = [rollout for rollout in self.running if rollout not in self.leaving][-1]
+        self.leave(victim)
+        victim.preemptions += 1
+        self.waiting.appendleft(victim)
+        return victim
+
+    def leave(self, rollout: Rollout) -> None:
+        self.running.remove(rollout)
+        self.pool.release(rollout.table)
+        rollout.table = []
+        rollout.computed = 0
+        rollout.decoding = False
+
+    def share(self, rollout: Rollout, take: int) -> Share:
+        """What the rollout does with so many query tokens; its blocks that they fill can be hit from here on."""
+        accepted = emitted = 0
+        if rollout.decoding:
+            if rollout.request.accepted:
+                accepted = min(self.settings.budget, rollout.request.accepted[rollout.p], take - 1)
+            accepted = min(accepted, rollout.turn_end()[0] - rollout.p)
+            emitted = min(accepted + 1, rollout.turn_end()[0] - rollout.p)
+        elif rollout.computed + take == rollout.needed():
+            emitted = 1
+        if self.settings.enable_prefix_caching:
+            for i in range(min(rollout.computed + take, rollout.needed()) // self.settings.block_size):
+                self.pool.give_key(rollout.table[i], rollout.key(i))
+        context = rollout.request.prompt_tokens + rollout.p
+        return Share(rollout.index, rollout.computed, take, context, rollout.decoding, accepted, emitted)
+
+    def emit(self, shares: Sequence[Share], now_s: float) -> None:
+        for share in shares:
+            rollout = self.rollouts[share.rollout]
+            end, wait_s = rollout.turn_end()
+            rollout.computed = rollout.needed() - 1 + share.emitted if share.decoding else share.computed + share.take
+            rollout.p += share.emitted
+            rollout.steps += share.emitted > 0
+            rollout.drafted += share.take - 1 if share.decoding else 0
+            rollout.accepted += share.accepted
+            rollout.decoding = share.emitted > 0
+            if rollout.p > 0 and math.isnan(rollout.first_token_s):
+                rollout.first_token_s = now_s
+            if rollout.p == end:
+                self.leaving.append(rollout)
+                if rollout.p == rollout.request.output_tokens:
+                    rollout.finished_s = now_s
+                else:
+                    self.coming[rollout] = now_s + wait_s
+
+    def release(self) -> None:
+        """Let go of those that left with the last step."""
+        for rollout in self.leaving:
+            self.leave(rollout)
+        self.leaving = []
+
+    def check(self, shares: Sequence[Share]) -> None:
+        """What must hold while a step runs."""
+        pool, tables = self.pool, Counter(block for rollout in self.rollouts for block in rollout.table)
+        assert pool.references == {block: tables[block] for block in pool.references}, "references are table entries"
+        assert sorted(pool.free) == [block for block in pool.references if tables[block] == 0], "free: unreferenced"
+        listed = {block: key for key, blocks in pool.copies.items() for block in blocks}
+        assert pool.key_of == listed, "a block is listed under its key"
+        finished = [rollout for rollout in self.rollouts if rollout.p == rollout.request.output_tokens]
+        places = [*self.coming, *self.waiting, *self.running, *[r for r in finished if r not in self.running]]
+        assert sorted(rollout.index for rollout in places) == list(range(len(self.rollouts))), "one place for each"
+        assert not any(rollout.table for rollout in places if rollout not in self.running), "only running ones hold KV"
+        assert len(self.running) <= self.settings.max_num_seqs, "more than max_num_seqs"
+        assert sum(share.take for share in shares) <= (self.settings.max_num_batched_tokens or math.inf), "token budget"
+        for share in shares:
+            rollout = self.rollouts[share.rollout]
+            assert rollout in self.running, "scheduled without running"
+            assert share.take >= 1, "scheduled for nothing"
+            assert share.computed + share.take <= len(rollout.table) * self.settings.block_size, "KV without a block"
+
+
+def work_of(shares: Sequence[Share], capture_sizes: Sequence[int] | None) -> Work:
+    """The shares of a step, added up."""
+    decoding = [share for share in shares if share.decoding]
+    prefill = [share for share in shares if not share.decoding]
+    query_tokens = sum(share.take for share in shares)
+    # An empty prompt computes one token (there is no KV of a prompt to read).
+    prefill_kv = sum(share.computed + share.take if share.context > 0 else 0 for share in prefill)
+    prefill_pairs = sum(share.take * share.computed + share.take * (share.take + 1) // 2 for share in prefill)
+    return Work(
+        live=len(shares),
+        query_tokens=query_tokens,
+        kv_tokens=prefill_kv + sum(share.context for share in decoding),
+        pairs=prefill_pairs + sum(share.take * share.context for share in decoding),
+        prefill_tokens=sum(share.take for share in prefill),
+        prefill_seqs=len(prefill),
+        prefill_kv_tokens=prefill_kv,
+        prefill_pairs=prefill_pairs,
+        longest_context=max((share.context for share in decoding), default=0),
+        padded_tokens=min((size for size in capture_sizes or () if size >= query_tokens), default=query_tokens),
+    )
+
+
+def simulate(requests: Sequence[Request], settings: Settings, cost: Cost) -> ServingResult:
+    """Serve the requests to the last completion; AssertionError for those that can never be served."""
+    engine = Engine(requests, settings)
+    usable = math.inf if settings.num_gpu_blocks is None else settings.num_gpu_blocks - 1
+    for i, request in enumerate(requests):
+        assert len(request.keys) <= request.prompt_tokens // settings.block_size, (
+            f"request {i}: a key without a full block"
+        )
+        most = max(request.prompt_tokens, 1) + request.output_tokens + settings.budget + settings.lookahead_tokens
+        assert engine.blocks(most) <= usable, (
+            f"request {i} needs up to {engine.blocks(most)} blocks, never has {usable}"
+        )
+
+    log: list[Step] = []
+    now_s = 0.0
+    shares: list[Share] = []
+    victims: list[int] = []
+    while True:
+        if not shares:
+            engine.look(now_s)
+            if not engine.waiting and not engine.running:
+                if not engine.coming:
+                    break
+                now_s = min(engine.coming.values())
+                continue
+            shares, more = engine.schedule()
+            victims = victims + more
+            assert shares, f"stuck at {now_s} s: rollout {engine.waiting[0].index} cannot be admitted, ever"
+        if settings.check:
+            engine.check(shares)
+
+        work = work_of(shares, settings.cudagraph_capture_sizes)
+        dt_s = cost(work) + settings.step_overhead_s
+        assert 0.0 < dt_s < math.inf, f"a step must take time, not {dt_s} s"
+        for share in shares:
+            if math.isnan(engine.rollouts[share.rollout].admitted_s):
+                engine.rollouts[share.rollout].admitted_s = now_s
+        free = len(engine.pool.free) if engine.pool.limited else None
+        emitted = sum(share.emitted for share in shares)
+        log.append(Step(now_s, dt_s, work, emitted, len(victims), free, tuple(victims), tuple(shares)))
+
+        engine.emit(shares, now_s + dt_s)
+        shares, victims = [], []
+        if settings.async_scheduling:
+            engine.look(now_s)
+            shares, victims = engine.schedule()
+        engine.release()
+        now_s += dt_s
+
+    rollouts = engine.rollouts
+    return ServingResult(
+        queued_s=[rollout.queued_s for rollout in rollouts],
+        admitted_s=[rollout.admitted_s for rollout in rollouts],
+        first_token_s=[rollout.first_token_s for rollout in rollouts],
+        finished_s=[rollout.finished_s for rollout in rollouts],
+        preemptions=[rollout.preemptions for rollout in rollouts],
+        hit_tokens=[rollout.hit_tokens for rollout in rollouts],
+        steps=[rollout.steps for rollout in rollouts],
+        drafted=[rollout.drafted for rollout in rollouts],
+        accepted=[rollout.accepted for rollout in rollouts],
+        log=log,
+        pool=engine.pool,
+    )
