@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from simulator.budgets.view import Requests
 from simulator.drafting.drafter import Drafter
-from simulator.engine import kernel
+from simulator.engine import fields
 from simulator.engine.cluster import Outcome
 
 Int64 = npt.NDArray[np.int64]
 
 STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
-DRAFT_S = kernel.LOG_COLUMNS.index("draft_s")
+DRAFT_S = fields.LOG_COLUMNS.index("draft_s")
 
 
 class Episode(NamedTuple):
@@ -34,8 +34,8 @@ class Episode(NamedTuple):
 def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Return the figures that `runs` and `rl_steps` share, over one policy's episodes."""
     counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
-    sequence_steps = int(counts[kernel.R_STEPS].sum())
-    drafted, accepted = int(counts[kernel.R_DRAFTED].sum()), int(counts[kernel.R_ACCEPTED].sum())
+    sequence_steps = int(counts[fields.R_STEPS].sum())
+    drafted, accepted = int(counts[fields.R_DRAFTED].sum()), int(counts[fields.R_ACCEPTED].sum())
     output = sum(int(e.output_tokens.sum()) for e in episodes)
     logs = [log for e in episodes for log in e.outcome.logs]
     decode_steps = sum(map(len, logs))
@@ -82,7 +82,7 @@ def rl_step_rows(episodes: Sequence[Episode], baseline: str) -> Iterator[dict[st
 
 def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
     """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
-    finished = outcome.ledger.times[kernel.FINISHED_S]
+    finished = outcome.ledger.times[fields.FINISHED_S]
     late = finished > STRAGGLER_FROM * outcome.makespan_s
     return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
 
@@ -95,14 +95,14 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
         "step": episode.step,
         "prompt_id": np.array(prompt_ids, dtype=object)[requests.prompt],
         "sample": requests.sample,
-        "replica": ledger.counts[kernel.R_REPLICA],
+        "replica": ledger.counts[fields.R_REPLICA],
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": episode.output_tokens,
-        "admitted_s": ledger.times[kernel.ADMITTED_S],
-        "finished_s": ledger.times[kernel.FINISHED_S],
-        "decode_steps": ledger.counts[kernel.R_STEPS],
-        "drafted_tokens": ledger.counts[kernel.R_DRAFTED],
-        "accepted_tokens": ledger.counts[kernel.R_ACCEPTED],
+        "admitted_s": ledger.times[fields.ADMITTED_S],
+        "finished_s": ledger.times[fields.FINISHED_S],
+        "decode_steps": ledger.counts[fields.R_STEPS],
+        "drafted_tokens": ledger.counts[fields.R_DRAFTED],
+        "accepted_tokens": ledger.counts[fields.R_ACCEPTED],
         "straggler": straggling(episode.outcome)[0],
     }
 
@@ -111,6 +111,6 @@ def step_blocks(episode: Episode) -> list[dict[str, Any]]:
     """Return the blocks of `steps` of one episode, one per replica."""
     return [
         {"policy": episode.policy, "step": episode.step, "replica": replica}
-        | {name: log[:, column] for column, name in enumerate(kernel.LOG_COLUMNS)}
+        | {name: log[:, column] for column, name in enumerate(fields.LOG_COLUMNS)}
         for replica, log in enumerate(episode.outcome.logs)
     ]

@@ -1,38 +1,65 @@
-"""The inner loop: one replica decodes step after step until somebody else must know. See `replica` for the arrays.
+"""The inner loop: one replica decodes step after step until somebody else must know. See `fields` for the arrays.
 
-Rollouts and slots are rows of numbers in flat arrays, because a compiled loop over plain arrays decodes a sequence in a
-few nanoseconds. Everything here is exact integer arithmetic but for the clock, which adds up step times in order.
+Everything here is exact integer arithmetic but for the clock, which adds up step times in order.
 """
 
 import numpy as np
 from numba import njit
 
-from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SEEN_FIELDS, SINCE
-from simulator.cost.kernel import outside, step_time
+from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
+from simulator.cost.kernel import features, outside, step_time
 from simulator.drafting.live import enrol, hear, speak
-
-# rows of `rollouts` (what is given): first position, end, prompt tokens, row of the budget table
-START, END, PROMPT, ROW = range(4)
-# rows of `counts` (what becomes of a rollout)
-R_STEPS, R_DRAFTED, R_ACCEPTED, R_REPLICA = range(4)
-# rows of `times`
-ADMITTED_S, FINISHED_S = range(2)
-# further rows of `slots`, the live rollouts: the next position at which anything but emitting happens, which a policy must
-# not see; where the table of the current budget begins; the stage in the policy's table; tokens emitted in this step
-LIMIT, SHIFT, STAGE, EMITTED = range(SEEN_FIELDS, SEEN_FIELDS + 4)
-SLOT_FIELDS = SEEN_FIELDS + 4
-# fields of `state`
-LIVE, DECODING, HEAD, TAIL, STEPS, LOGGED, NUMBER, ASKED = range(8)
-STATE_FIELDS = 8
-# fields of `clock`
-NOW_S, EXTRAPOLATED_S = range(2)
-# columns of `log`, one row per decode step
-LOG_COLUMNS = (
-    "start_s", "duration_s", "live", "query_tokens", "kv_tokens", "prefill_tokens",
-    "drafted_tokens", "accepted_tokens", "emitted_tokens", "extrapolated", "draft_s",
-)  # fmt: skip
-# why `advance` returned
-IDLE, FREED, ASK, LOG_FULL = range(4)
+from simulator.engine.blocks import FREE as FREE_BLOCKS
+from simulator.engine.blocks import LOOKAHEAD, release
+from simulator.engine.fields import (
+    ADMITTED,
+    ARRIVAL_S,
+    ASK,
+    ASKED,
+    ASYNC,
+    COMPUTED,
+    DECODING,
+    EMITTED,
+    END,
+    EXTRAPOLATED_S,
+    FINISHED_S,
+    FIRST_TOKEN_S,
+    FREED,
+    GHOSTS,
+    HEAD,
+    HELD,
+    IDLE,
+    LIMIT,
+    LINE,
+    LIVE,
+    LIVE_DRAFTS,
+    LOG_FULL,
+    LOGGED,
+    NOW_S,
+    NUMBER,
+    PAGED,
+    PENDING,
+    PLAIN,
+    PREEMPTED,
+    R_POSITION,
+    R_REPLICA,
+    R_TURN,
+    ROOM,
+    ROW,
+    SCHEDULED,
+    SHIFT,
+    SLOT_FIELDS,
+    STAGE,
+    START,
+    STEPS,
+    STOP,
+    TAIL,
+    TAKE,
+    UNEVEN,
+    UNTIL,
+    VISIBLE_S,
+)
+from simulator.engine.schedule import admit, expect, known_tokens, leave, receive, schedule_running
 
 
 @njit(cache=True)
@@ -59,28 +86,6 @@ def draft_time(cost, asking, longest, drafted, emitted, kv, step_s):  # type: ig
 
 
 @njit(cache=True)
-def admit(slots, state, queue, rollouts, clock, times, max_num_seqs):  # type: ignore[no-untyped-def]
-    """Move rollouts from the head of the queue into free slots; they decode from the next step on."""
-    live = state[LIVE]
-    while live < max_num_seqs and state[HEAD] < state[TAIL]:
-        rollout = queue[state[HEAD]]
-        state[HEAD] += 1
-        start = rollouts[START, rollout]
-        slots[ROLLOUT, live] = rollout
-        slots[POSITION, live] = start
-        slots[LIMIT, live] = start
-        slots[BUDGET, live] = 0
-        slots[SHIFT, live] = 0
-        slots[ORIGIN, live] = start - rollouts[PROMPT, rollout]
-        slots[DRAFTED, live] = 0
-        slots[SINCE, live] = state[STEPS]
-        slots[STAGE, live] = 0
-        times[ADMITTED_S, rollout] = clock[NOW_S]
-        live += 1
-    state[LIVE] = live
-
-
-@njit(cache=True)
 def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
     """Put slot i into the stage that its emitted tokens say, and set the next position to look again."""
     rollout = slots[ROLLOUT, i]
@@ -89,7 +94,7 @@ def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
     while stage < boundaries.shape[1] and boundaries[row, stage] <= emitted:
         stage += 1
     slots[STAGE, i] = stage
-    limit = rollouts[END, rollout]
+    limit = slots[STOP, i]
     if stage < boundaries.shape[1] and boundaries[row, stage] < limit - start:
         limit = start + boundaries[row, stage]
     slots[LIMIT, i] = limit
@@ -106,33 +111,72 @@ def give_budgets(slots, state, rollouts, boundaries, budgets, table_of, position
 
 
 @njit(cache=True)
-def retire(slots, state, rollouts, clock, counts, times):  # type: ignore[no-untyped-def]
-    """Record the completed rollouts and close the gaps, keeping the order; returns how many there were."""
+def retire(  # type: ignore[no-untyped-def]
+    slots, state, rollouts, clock, counts, times, pending, turn_ends, turn_waits, pool, ghosts, rules
+):
+    """Record the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order; returns how many."""
     kept = 0
+    fields = COMPUTED if rules[PLAIN] else SLOT_FIELDS
     for i in range(state[LIVE]):
         rollout = slots[ROLLOUT, i]
-        end = rollouts[END, rollout]
-        if slots[POSITION, i] < end:
+        if slots[POSITION, i] < slots[STOP, i]:
             if kept < i:
-                for field in range(SLOT_FIELDS):
+                for field in range(fields):
                     slots[field, kept] = slots[field, i]
             kept += 1
             continue
-        steps = state[STEPS] - slots[SINCE, i]
-        # each step emits a bonus token, but for a last one whose drafts completed the rollout: POSITION went one past
-        counts[R_STEPS, rollout] = steps
-        counts[R_ACCEPTED, rollout] = slots[POSITION, i] - rollouts[START, rollout] - steps
-        counts[R_DRAFTED, rollout] = slots[DRAFTED, i]
-        counts[R_REPLICA, rollout] = state[NUMBER]
-        times[FINISHED_S, rollout] = clock[NOW_S]
+        leave(i, slots, state, counts)
+        stop = slots[STOP, i]
+        if stop == rollouts[END, rollout]:
+            counts[R_REPLICA, rollout] = state[NUMBER]
+            times[FINISHED_S, rollout] = clock[NOW_S]
+        else:
+            turn = counts[R_TURN, rollout]
+            counts[R_POSITION, rollout] = stop
+            counts[R_TURN, rollout] = turn + 1
+            expect(state, pending, times, rollout, clock[NOW_S] + turn_waits[turn])
+        if rules[ASYNC]:
+            ghosts[0, state[GHOSTS]] = slots[LINE, i]
+            ghosts[1, state[GHOSTS]] = slots[HELD, i]
+            state[GHOSTS] += 1
+        elif rules[PAGED]:
+            release(pool, slots[LINE, i], slots[HELD, i])
     gone = state[LIVE] - kept
     state[LIVE] = kept
     return gone
 
 
 @njit(cache=True)
-def coast(slots, state, clock, log, context, meta, data, asked, every):  # type: ignore[no-untyped-def]
-    """Decode on without drafts up to the step before something happens; returns the context tokens then.
+def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
+    """Free what rollouts held that completed while the step was being scheduled; returns how many there were."""
+    gone = state[GHOSTS]
+    if rules[PAGED]:
+        for ghost in range(gone):
+            release(pool, ghosts[0, ghost], ghosts[1, ghost])
+    state[GHOSTS] = 0
+    return gone
+
+
+@njit(cache=True)
+def record(  # type: ignore[no-untyped-def]
+    log, state, clock, pool, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
+):
+    """Append a step to the log."""
+    row = log[state[LOGGED]]
+    state[LOGGED] += 1
+    row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, work[0], work[1], work[2], work[4]
+    row[6], row[7], row[8], row[9], row[10] = drafted, accepted, emitted, extrapolated, draft_s
+    row[11], row[12], row[13] = state[TAIL] - state[HEAD], state[PREEMPTED], work[6]
+    row[14], row[15], row[16] = work[5], work[9], pool.facts[FREE_BLOCKS]
+    state[PREEMPTED] = 0
+
+
+@njit(cache=True)
+def coast(  # type: ignore[no-untyped-def]
+    slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every, rules,
+    until_s,
+):  # fmt: skip
+    """Decode on without drafts up to the step before something happens; returns how many steps that were.
 
     While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch. Prices, log rows
     and the clock are those of the loop in `advance`, bit for bit.
@@ -143,34 +187,45 @@ def coast(slots, state, clock, log, context, meta, data, asked, every):  # type:
         steps = min(steps, every - (state[STEPS] - state[ASKED]))
     for i in range(live):
         steps = min(steps, limit[i] - position[i])
-    for _ in range(steps - 1):
-        seconds = step_time(meta, data, live, live, context, context, 0)
-        extrapolated = outside(meta, data, live, live, context, context, 0)
-        row = log[state[LOGGED]]
-        state[LOGGED] += 1
-        row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, live, live, context, 0
-        row[6], row[7], row[8], row[9], row[10] = 0, 0, live, extrapolated, 0
+    if rules[PAGED]:
+        origin, room = slots[ORIGIN], slots[ROOM]
+        for i in range(live):  # a prompt of no tokens holds one more than counted here
+            steps = min(steps, room[i] - pool.facts[LOOKAHEAD] - (position[i] - origin[i]))
+    next_s = until_s
+    if state[PENDING] < pending.size:
+        next_s = min(next_s, times[ARRIVAL_S, pending[state[PENDING]]])
+    padded = padding[live] if live < padding.size else live
+    done = 0
+    while done < steps - 1 and clock[NOW_S] < next_s:
+        work = features(live, live, context, context, 0, padded, 0, 0, 0, longest)
+        seconds = step_time(meta, data, work) + overhead_s
+        extrapolated = outside(meta, data, work)
+        record(log, state, clock, pool, seconds, work, 0, 0, live, extrapolated, 0.0)
+        clock[VISIBLE_S] = clock[NOW_S]
         clock[NOW_S] += seconds
         if extrapolated:
             clock[EXTRAPOLATED_S] += seconds
         context += live
-    if steps > 1:
-        state[STEPS] += steps - 1
+        longest += rules[UNEVEN]
+        done += 1
+    if done > 0:
+        state[STEPS] += done
         for i in range(live):
-            position[i] += steps - 1
-    return context
+            position[i] += done
+    return done
 
 
 @njit(cache=True)
-def decode_live(slots, decoding, live, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
+def decode_live(slots, state, rollouts, pupils, groups, scratch, rules, cap_drafts):  # type: ignore[no-untyped-def]
     """Decode one step of the batch with drafts that siblings' tokens so far inform; all draft before any is heard.
 
-    Does what `advance` does from tables, but for rollouts in their prefill, of which it only hears the first token.
+    Does what `advance` does from tables, but for rollouts in their prefill, of which it only hears the token emitted.
     """
     drafted = emitted = draft_pairs = ended = longest = asking = 0
-    for i in range(decoding):
+    for i in range(state[SCHEDULED]):
         rollout, p = slots[ROLLOUT, i], slots[POSITION, i]
-        drafts, right = speak(rollout, p - rollouts[START, rollout], slots[BUDGET, i], pupils, groups, scratch, rules)
+        budget = slots[TAKE, i] - 1 if cap_drafts else slots[BUDGET, i]
+        drafts, right = speak(rollout, p - rollouts[START, rollout], budget, pupils, groups, scratch, rules)
         draft_pairs += drafts * (p - slots[ORIGIN, i])
         slots[DRAFTED, i] += drafts
         slots[EMITTED, i] = right + 1
@@ -178,13 +233,19 @@ def decode_live(slots, decoding, live, rollouts, pupils, groups, scratch, rules)
         emitted += right + 1
         longest = max(longest, drafts)
         asking += slots[BUDGET, i] > 0
-    for i in range(live):
-        rollout = slots[ROLLOUT, i]
-        if i >= decoding:
-            enrol(rollout, pupils, groups, rules)
+    for i in range(state[LIVE]):
+        rollout, prefilling = slots[ROLLOUT, i], i >= state[DECODING]
+        start, p = rollouts[START, rollout], slots[POSITION, i]
+        if prefilling:
+            if slots[TAKE, i] < known_tokens(i, slots, rollouts) - slots[COMPUTED, i]:
+                continue
+            if p == start:
+                enrol(rollout, pupils, groups, rules)
             slots[EMITTED, i] = 1
-        hear(rollout, slots[POSITION, i] - rollouts[START, rollout], slots[EMITTED, i], pupils, groups, rules)
-        if i < decoding:
+        elif i >= state[SCHEDULED]:
+            continue
+        hear(rollout, p - start, min(slots[EMITTED, i], slots[STOP, i] - p), pupils, groups, rules)
+        if not prefilling:
             slots[POSITION, i] += slots[EMITTED, i]
             ended += slots[POSITION, i] >= slots[LIMIT, i]
     return drafted, emitted, draft_pairs, ended, longest, asking
@@ -192,49 +253,92 @@ def decode_live(slots, decoding, live, rollouts, pupils, groups, scratch, rules)
 
 @njit(cache=True)
 def advance(  # type: ignore[no-untyped-def]
-    slots, state, queue, rollouts, clock, counts, times, tables, table_of, boundaries, budgets, meta, data, draft_cost, log,
-    max_num_seqs, wait_when_free, asked, every, live_drafts, pupils, groups, scratch, rules,
+    slots, state, queue, pending, rollouts, clock, counts, times, turn_ends, turn_waits, pool, ghosts, rules, padding, overhead_s,
+    tables, table_of, boundaries, budgets, meta, data, draft_cost, log, wait_when_free, until_s, asked, every, pupils, groups,
+    scratch, draft_rules,
 ):  # fmt: skip
-    """Decode until the batch is empty, a slot is free for others to fill, the policy must be asked, or the log is full.
+    """Decode until nothing is left, a slot is free for others to fill, the policy must be asked, `until_s`, or the log is full.
 
     tables: uint8[t, positions, 2]; boundaries, budgets: the budget table, not read when `asked`; then budgets are those in
-    the slots, and the return comes when a rollout completes, or `every` decode steps (0: never) after state[ASKED].
-    live_drafts: draft in this loop, with what `drafting.live.Desk` holds, and leave the tables unread.
+    the slots, and the return comes when the batch changes, or `every` decode steps (0: never) after state[ASKED].
+    pupils, groups, scratch, draft_rules: what `drafting.live.Desk` holds, to draft in this loop and leave the tables unread.
     """
-    position, limit, budget = slots[POSITION], slots[LIMIT], slots[BUDGET]
+    position, limit, budget, take = slots[POSITION], slots[LIMIT], slots[BUDGET], slots[TAKE]
     shift, origin, slot_drafted = slots[SHIFT], slots[ORIGIN], slots[DRAFTED]
     positions = tables.shape[1]
     flat = tables.reshape(-1, 2)
-    context = drafting = 0  # prompt and emitted tokens of the sequences that decode; how many of them may draft
-    for i in range(state[DECODING]):
-        context += position[i] - origin[i]
+    plain, live_drafts = rules[PLAIN], rules[LIVE_DRAFTS]
+    cap, bonus = (budget, 0) if plain else (take, 1)
+    context = drafting = reach = (
+        0  # of the sequences that decode: prompt and emitted tokens, how many may draft, the longest
+    )
     stale = True
     while True:
         if state[LOGGED] == log.shape[0]:
             return LOG_FULL
-        admit(slots, state, queue, rollouts, clock, times, max_num_seqs)
-        live, decoding = state[LIVE], state[DECODING]
-        if live == 0:
-            return IDLE
-        if not asked and (stale or decoding < live):
+        if clock[NOW_S] >= until_s:
+            return UNTIL
+        state[ADMITTED] = gone = 0
+        preempted = state[PREEMPTED]
+        if plain:
+            admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, np.int64(1) << 62)
+            state[SCHEDULED] = state[DECODING]
+            stale |= state[ADMITTED] > 0
+        if stale and not asked:
             give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions)
-        if stale or decoding < live:
-            drafting = 0
-            for i in range(decoding):
+        if not plain:
+            visible_s = clock[VISIBLE_S] if rules[ASYNC] else clock[NOW_S]
+            receive(state, queue, pending, times, visible_s)
+            left = schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules)
+            if state[PREEMPTED] == preempted:
+                admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, left)
+            stale |= state[PREEMPTED] > preempted or state[ADMITTED] > 0 or state[SCHEDULED] < state[DECODING]
+            if rules[ASYNC]:
+                gone = release_ghosts(state, pool, ghosts, rules)
+                if state[LIVE] == 0 and (gone > 0 or visible_s < clock[NOW_S]):
+                    clock[VISIBLE_S] = clock[NOW_S]
+                    continue
+            if state[LIVE] == 0 and state[HEAD] == state[TAIL] and state[PENDING] < pending.size:
+                arrival_s = times[ARRIVAL_S, pending[state[PENDING]]]
+                if arrival_s >= until_s:
+                    return UNTIL
+                clock[NOW_S] = max(clock[NOW_S], arrival_s)
+                clock[VISIBLE_S] = clock[NOW_S]
+                continue
+        live, decoding, scheduled = state[LIVE], state[DECODING], state[SCHEDULED]
+        if live == 0:
+            if state[HEAD] < state[TAIL]:
+                continue
+            return IDLE
+        if stale:
+            context = drafting = reach = 0
+            for i in range(scheduled):
+                context += position[i] - origin[i]
                 drafting += budget[i] > 0
-        stale = False
-        if drafting == 0 and decoding == live and not live_drafts:
-            context = coast(slots, state, clock, log, context, meta, data, asked, every)
+                if rules[UNEVEN]:
+                    reach = max(reach, position[i] - origin[i])
+        stale = scheduled < decoding
+        churn = not plain and (state[ADMITTED] + state[PREEMPTED] > 0)
+        if drafting == 0 and scheduled == live and gone == 0 and not churn and not live_drafts:
+            done = coast(
+                slots, state, clock, times, pending, pool, log, context, reach, meta, data, padding, overhead_s, asked, every,
+                rules, until_s,
+            )  # fmt: skip
+            context += done * live
+            reach += done * rules[UNEVEN]
+            if done > 0 and not plain:
+                continue  # what would be scheduled next may have changed
 
-        drafted = emitted = draft_pairs = ended = longest = asking = 0
+        drafted = emitted = draft_pairs = ended = longest = asking = upcoming = 0
         if live_drafts:
             drafted, emitted, draft_pairs, ended, longest, asking = decode_live(
-                slots, decoding, live, rollouts, pupils, groups, scratch, rules
+                slots, state, rollouts, pupils, groups, scratch, draft_rules, not plain
             )
-        for i in range(0 if live_drafts else decoding):
+        for i in range(0 if live_drafts else scheduled):
             p = position[i]
             at = p + shift[i]
-            right, drafts = smaller(np.int64(flat[at, 0]), budget[i]), smaller(np.int64(flat[at, 1]), budget[i])
+            most = cap[i] - bonus
+            right, drafts = smaller(np.int64(flat[at, 0]), most), smaller(np.int64(flat[at, 1]), most)
             draft_pairs += drafts * (p - origin[i])
             slot_drafted[i] += drafts
             drafted += drafts
@@ -245,51 +349,83 @@ def advance(  # type: ignore[no-untyped-def]
             position[i] = p
             if p >= limit[i]:
                 ended += 1
-        accepted = emitted - decoding
-        kv, pairs, prefill = context, context + draft_pairs, 0
+        for i in range(scheduled if rules[UNEVEN] else 0):
+            upcoming = max(upcoming, position[i] - origin[i])
+        accepted = emitted - scheduled
+        kv, pairs, prefill, chunks, chunk_kv, chunk_pairs, firsts = context, context + draft_pairs, 0, 0, 0, 0, 0
         for i in range(decoding, live):
-            prompt = position[i] - origin[i]
-            query = max(prompt, 1)
-            kv += prompt
-            pairs += query * (query + 1) // 2
-            prefill += query
-            position[i] += 1
-            ended += 1
-        query = decoding + drafted + prefill
+            chunk = take[i]
+            if chunk == 0:
+                continue
+            before, known = slots[COMPUTED, i], known_tokens(i, slots, rollouts)
+            chunks += 1
+            prefill += chunk
+            chunk_kv += (
+                before + chunk - (position[i] == origin[i])
+            )  # a prompt of no tokens is one query token without KV
+            chunk_pairs += chunk * before + chunk * (chunk + 1) // 2
+            slots[COMPUTED, i] = before + chunk
+            firsts += before + chunk == known
+        query = scheduled + drafted + prefill
+        padded = padding[query] if query < padding.size else query
 
-        seconds = step_time(meta, data, live, query, kv, pairs, prefill)
-        extrapolated = outside(meta, data, live, query, kv, pairs, prefill)
+        work = features(
+            scheduled + chunks,
+            query,
+            kv + chunk_kv,
+            pairs + chunk_pairs,
+            prefill,
+            padded,
+            chunks,
+            chunk_kv,
+            chunk_pairs,
+            reach,
+        )
+        seconds = step_time(meta, data, work)
+        extrapolated = outside(meta, data, work)
         draft_s = draft_time(draft_cost, asking, longest, drafted, emitted, context, seconds)
-        seconds += draft_s
-        row = log[state[LOGGED]]
-        state[LOGGED] += 1
-        row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, live, query, kv, prefill
-        row[6], row[7], row[9], row[10] = drafted, accepted, extrapolated, draft_s
+        seconds += draft_s + overhead_s
+        row = state[LOGGED]
+        record(log, state, clock, pool, seconds, work, drafted, accepted, 0, extrapolated, draft_s)
+        clock[VISIBLE_S] = clock[NOW_S]
         clock[NOW_S] += seconds
         if extrapolated:
             clock[EXTRAPOLATED_S] += seconds
         state[STEPS] += 1
-        state[DECODING] = live
-        context = kv + emitted + live - decoding
+        state[DECODING] = decoding + firsts
+        context += emitted
+        reach = upcoming
+        for i in range(scheduled, decoding):
+            slots[SINCE, i] += 1
+        if decoding < live:
+            stale = True
+            for i in range(decoding, live):
+                if take[i] == 0 or slots[COMPUTED, i] < known_tokens(i, slots, rollouts):
+                    slots[SINCE, i] += 1
+                    continue
+                if np.isnan(times[FIRST_TOKEN_S, slots[ROLLOUT, i]]):
+                    times[FIRST_TOKEN_S, slots[ROLLOUT, i]] = clock[NOW_S]
+                position[i] += 1
+                ended += 1
         beyond = done = 0
         if ended > 0:
-            for i in range(live):
+            for i in range(state[DECODING]):
                 if position[i] >= limit[i]:
-                    rollout = slots[ROLLOUT, i]
-                    over = position[i] - rollouts[END, rollout]
+                    over = position[i] - slots[STOP, i]
                     if over >= 0:
                         beyond += over
+                        position[i] -= max(over - 1, 0)
+                        accepted -= max(over - 1, 0)
                         done += 1
-                        context -= position[i] - origin[i]
                     else:
                         enter_stage(i, slots, rollouts, boundaries)
-                        stale = True
-        row[8] = emitted + live - decoding - beyond
+                    stale = True
+        log[row, 7] = accepted
+        log[row, 8] = emitted + firsts - beyond
         if done > 0:
-            retire(slots, state, rollouts, clock, counts, times)
-            state[DECODING] = state[LIVE]
-            stale = True
+            retire(slots, state, rollouts, clock, counts, times, pending, turn_ends, turn_waits, pool, ghosts, rules)
+            state[DECODING] -= done
             if wait_when_free and state[HEAD] == state[TAIL]:
                 return FREED
-        if asked and (done > 0 or (every > 0 and state[STEPS] - state[ASKED] >= every)):
+        if asked and (done > 0 or churn or (every > 0 and state[STEPS] - state[ASKED] >= every)):
             return ASK

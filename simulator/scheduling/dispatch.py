@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
-Dispatch = Literal["shared", "static"]
+Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]
 
 
 def split(rollouts: int, replicas: int, max_num_seqs: int, dispatch: Dispatch) -> tuple[list[Int64], Int64]:
@@ -15,10 +15,12 @@ def split(rollouts: int, replicas: int, max_num_seqs: int, dispatch: Dispatch) -
 
     shared: the head of the queue goes one by one to the replica with the fewest, the lowest number first, until all
     slots are taken; the rest waits for whichever replica has room first (one replica has the whole queue as its own).
-    static: contiguous, nearly equal parts.
+    static: contiguous, nearly equal parts. round_robin, least_loaded: in turn; without arrivals that is the same.
     """
     queue = np.arange(rollouts)
     if dispatch == "static" or replicas == 1:
         return np.array_split(queue, replicas), queue[:0]
+    if dispatch != "shared":
+        return [queue[number::replicas] for number in range(replicas)], queue[:0]
     first = queue[: replicas * max_num_seqs]
     return [first[number::replicas] for number in range(replicas)], queue[first.size :]

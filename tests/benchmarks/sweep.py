@@ -12,7 +12,7 @@ from simulator.drafting.drafter import past_rows
 from simulator.drafting.live import Classroom
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import R_STEPS
+from simulator.engine.fields import R_STEPS
 from simulator.engine.workload import Workload
 from tests.benchmarks.engine import LIVE, workload
 from tests.benchmarks.timing import median_s, row

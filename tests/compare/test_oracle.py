@@ -12,7 +12,7 @@ from simulator.compare.oracle import CAPS, oracle
 from simulator.compare.regret import Scale
 from simulator.drafting.drafter import DraftCost
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import R_ACCEPTED, R_DRAFTED
+from simulator.engine.fields import R_ACCEPTED, R_DRAFTED
 from simulator.scheduling.dispatch import Dispatch
 from tests.compare.batches import batch, profile
 from tests.engine.workloads import random_cost, random_rollout, workload_of

@@ -16,7 +16,7 @@ from simulator.drafting.model import Modelled
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.pricing import priced
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.fields import LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
 from simulator.engine.workload import Workload
 from simulator.scenario import build
 from tests.drafting.lengths import accepted_by, equal_rollouts, trace_of

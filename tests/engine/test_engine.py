@@ -13,7 +13,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.view import BatchView
 from simulator.engine import replica
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import LOG_COLUMNS
+from simulator.engine.fields import LOG_COLUMNS
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import (
     BUDGETS,

@@ -11,7 +11,7 @@ from simulator.drafting.drafter import past_rows
 from simulator.drafting.live import Classroom
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.fields import R_ACCEPTED, R_DRAFTED, R_STEPS
 from simulator.engine.workload import Workload
 from tests.drafting.rollouts import NAMES, Case, sequence
 from tests.engine.workloads import affine_pair

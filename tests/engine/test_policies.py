@@ -9,7 +9,7 @@ import pytest
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import simulate
-from simulator.engine.kernel import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.fields import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import (
     Hidden,

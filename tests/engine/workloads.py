@@ -14,7 +14,7 @@ from simulator.cost.operators import Operator, row
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import DraftCost
 from simulator.engine.cluster import Outcome
-from simulator.engine.kernel import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_REPLICA, R_STEPS
+from simulator.engine.fields import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_REPLICA, R_STEPS
 from simulator.engine.workload import Workload
 from tests.reference import cost as reference_cost
 from tests.reference import policies

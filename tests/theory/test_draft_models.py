@@ -16,7 +16,7 @@ from simulator.drafting.draws import levels, rollout_keys
 from simulator.drafting.model import Kind, Modelled
 from simulator.drafting.pricing import priced
 from simulator.engine.cluster import Outcome, simulate
-from simulator.engine.kernel import LOG_COLUMNS, R_STEPS
+from simulator.engine.fields import LOG_COLUMNS, R_STEPS
 from simulator.engine.workload import Workload
 from tests.drafting.lengths import accepted_by, equal_rollouts
 from tests.engine.workloads import context_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.drafting.acceptance import count_at
-from simulator.engine.kernel import LOG_COLUMNS
+from simulator.engine.fields import LOG_COLUMNS
 from tests.theory.queues import affine, iid_workload, run
 
 TOKENS = 400_000

@@ -8,6 +8,7 @@ import pytest
 from simulator.budgets.policy import by_live
 from simulator.cost import Profile
 from simulator.engine.cluster import Outcome
+from simulator.engine.fields import FINISHED_S
 from simulator.scheduling.dispatch import Dispatch
 from tests.theory.queues import UNIT, Int64, affine, iid_workload, lengths_only, run
 
@@ -70,7 +71,7 @@ def test_at_unit_cost_only_the_number_of_slots_matters(seed: int, replicas: int,
         one = run(workload, UNIT, policy, slots=replicas * slots)
         many = run(workload, UNIT, policy, slots=slots, replicas=replicas)
         assert one.makespan_s == many.makespan_s
-        assert sorted(one.ledger.times[1]) == sorted(many.ledger.times[1])
+        assert sorted(one.ledger.times[FINISHED_S]) == sorted(many.ledger.times[FINISHED_S])
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))

@@ -1,0 +1,119 @@
+"""What a serving engine is allowed to do in a step: vLLM V1's limits and switches, by the names that vLLM gives them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.engine.blocks import NO_POOL, Pool, make_pool
+from simulator.engine.workload import Workload
+from traces.errors import InputError
+
+Int64 = npt.NDArray[np.int64]
+
+NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Limits and switches of one engine instance; the defaults switch off whatever could hold a rollout back.
+
+    max_num_batched_tokens: tokens per step, prefill and decode together; enable_chunked_prefill: whether a prompt may be split
+    over steps; num_gpu_blocks: KV blocks of `block_size` tokens, one of which is vLLM's null block; without blocks for
+    all, the rollouts admitted last are preempted and recomputed. enable_prefix_caching: prompts of a group (or with equal
+    block hashes) share blocks, and a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what
+    fits whole. lookahead_tokens: slots that a model-based drafter reserves beyond its drafts. async_scheduling: a step is
+    scheduled while the one before it runs. step_overhead_s: host time that no step hides. cudagraph_capture_sizes: a
+    batch of at most the largest runs at the next size. None: no limit, or no padding. Raises InputError.
+    """
+
+    max_num_batched_tokens: int | None = None
+    enable_chunked_prefill: bool = True
+    block_size: int = 16
+    num_gpu_blocks: int | None = None
+    enable_prefix_caching: bool = False
+    scheduler_reserve_full_isl: bool = True
+    lookahead_tokens: int = 0
+    async_scheduling: bool = False
+    step_overhead_s: float = 0.0
+    cudagraph_capture_sizes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        least = {"max_num_batched_tokens": 1, "block_size": 1, "num_gpu_blocks": 2, "lookahead_tokens": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"{name} = {value}: give an integer >= {lowest}")
+        if not 0 <= self.step_overhead_s < np.inf:
+            raise InputError(f"step_overhead_s = {self.step_overhead_s}: give seconds >= 0")
+        sizes = self.cudagraph_capture_sizes
+        if sizes is not None and (not sizes or min(sizes) < 1):
+            raise InputError(f"cudagraph_capture_sizes = {list(sizes)}: give batch sizes >= 1, or leave it out")
+
+    @property
+    def paged(self) -> bool:
+        """Whether KV blocks are counted."""
+        return self.num_gpu_blocks is not None or self.enable_prefix_caching
+
+    @property
+    def padding(self) -> Int64:
+        """The size that a batch of so many tokens runs at; int64[largest capture size + 1], empty without padding."""
+        sizes = np.unique(np.array(self.cudagraph_capture_sizes or (), np.int64))
+        if not sizes.size:
+            return sizes
+        tokens = np.arange(sizes[-1] + 1)
+        return sizes[np.searchsorted(sizes, tokens)]
+
+    def rules(self, workload: Workload, max_num_seqs: int) -> Int64:
+        """The fields of `engine.fields.rules`."""
+        tokens = NO_LIMIT if self.max_num_batched_tokens is None else self.max_num_batched_tokens
+        switches = (
+            self.paged,
+            self.async_scheduling,
+            tokens < NO_LIMIT,
+            workload.arrival_s is not None,
+            workload.turns is not None,
+        )
+        if (
+            not self.enable_chunked_prefill
+            and (longest := workload.longest_prefill(self.num_gpu_blocks is not None)) > tokens
+        ):
+            raise InputError(
+                f"max_num_batched_tokens = {tokens} is less than the {longest:,} tokens of the longest prefill, and chunked "
+                "prefill is off: raise it, or switch enable_chunked_prefill on"
+            )
+        return np.array([
+            max_num_seqs, tokens, self.enable_chunked_prefill, self.async_scheduling, self.paged, not any(switches),
+            workload.classroom is not None, 1,
+        ], np.int64)  # fmt: skip
+
+    def pools(self, workload: Workload, max_num_seqs: int) -> Iterator[Pool]:
+        """Yield an empty block pool for each replica; raises InputError if some rollout cannot fit."""
+        if not self.paged:
+            while True:
+                yield NO_POOL
+        whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens + self.lookahead_tokens
+        blocks = -(-whole // self.block_size)
+        available = int(blocks.sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
+        worst = int(blocks.argmax())
+        if blocks[worst] > available - 1:
+            raise InputError(
+                f"num_gpu_blocks = {available} ({(available - 1) * self.block_size:,} tokens): rollout {worst} of the queue, of "
+                f"{whole[worst]:,} tokens, needs {blocks[worst]:,} blocks by itself; give more memory or shorter rollouts"
+            )
+        shared, chain_at, chain, per_entry = workload.shared_blocks(self.block_size, self.enable_prefix_caching)
+        own = int((chain + per_entry).max(initial=0)) + np.concatenate([[0], np.cumsum(blocks - shared)])
+        rollouts = np.stack([shared, chain_at, own[:-1]])
+        keys, caching = (int(own[-1]), True) if self.enable_prefix_caching else (0, False)
+        lines = max_num_seqs * (1 + self.async_scheduling)
+        while True:
+            yield make_pool(
+                available, self.block_size, caching, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,
+                int(blocks.max()), keys, chain, per_entry, rollouts,
+            )  # fmt: skip
+
+
+ANYTHING = Serving()
+"""An engine that nothing holds back but its slots."""

@@ -1,0 +1,138 @@
+"""The engine under vLLM's limits against the plain reference simulator, which was written from the rules alone: bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from simulator.budgets.policy import TablePolicy, by_live
+from simulator.cost import Affine, Profile, Table
+from simulator.cost.operators import row
+from simulator.drafting.acceptance import Acceptance
+from simulator.engine import fields
+from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.serving import Serving
+from simulator.engine.workload import Turns, Workload
+from tests.reference import serving as reference
+from tests.reference.test_serving import scenarios
+
+WORK = ("live", "query_tokens", "kv_tokens", "prefill_tokens", "prefill_seqs", "padded_tokens", "longest_context")
+TEXTS = {"name": "p", "model": "m", "device": "d", "source": "s", "uncertainty": "u"}
+# seconds that add up without rounding, so that both clocks are equal to the last bit
+SECONDS = {
+    "constant": 0.25,
+    "live": 2**-8,
+    "query_tokens": 2**-10,
+    "kv_tokens": 2**-14,
+    "pairs": 2**-16,
+    "prefill_tokens": 2**-9,
+}
+PADDED_S, LONGEST_S = 2**-11, 2**-12
+FLAT = np.array([0.0, 2.0])
+PROFILE = Profile(
+    kind="table",
+    operators=(
+        Affine("a", row(**SECONDS, padded_tokens=PADDED_S)),
+        Table("longest", ("live",), (FLAT,), np.full(2, LONGEST_S), per="longest_context"),
+    ),
+    valid_range={"live": (0.0, 1e6)},
+    **TEXTS,
+)
+
+
+def cost(work: reference.Work) -> float:
+    each = sum(seconds * (1 if name == "constant" else getattr(work, name)) for name, seconds in SECONDS.items())
+    return each + PADDED_S * work.padded_tokens + LONGEST_S * work.longest_context
+
+
+def workload_of(requests: list[reference.Request], arrivals: bool = True) -> Workload:
+    lengths = np.array([r.output_tokens for r in requests])
+    tables = [np.array([r.accepted, r.drafted]).T if r.drafted else np.zeros((r.output_tokens, 2)) for r in requests]
+    table = np.concatenate(tables).astype(np.uint8)
+    names = [r.keys[0][0] if r.keys else ("alone", i) for i, r in enumerate(requests)]
+    prompt = np.array([names.index(name) for name in names])
+    turns = [list(r.turns) or [(r.output_tokens, 0.0)] for r in requests]
+    return Workload(
+        prompt, np.arange(len(requests)), np.array([r.prompt_tokens for r in requests]), lengths,
+        Acceptance(np.concatenate([[0], np.cumsum(lengths)]), lambda budget: table, prefix=True),
+        arrival_s=np.array([r.arrival_s for r in requests]) if arrivals else None,
+        turns=Turns(
+            np.concatenate([[0], np.cumsum([len(t) for t in turns])]),
+            np.array([tokens for t in turns for tokens, _ in t]), np.array([wait_s for t in turns for _, wait_s in t]),
+        ) if any(r.turns for r in requests) else None,
+    )  # fmt: skip
+
+
+def serving_of(limits: reference.Settings) -> Serving:
+    names = set(Serving.__dataclass_fields__)
+    return Serving(**{name: getattr(limits, name) for name in names})
+
+
+def run(requests: list[reference.Request], limits: reference.Settings, policy: object = None) -> Outcome:
+    chosen = by_live([limits.budget]) if policy is None else policy
+    return simulate(workload_of(requests), PROFILE, chosen, limits.max_num_seqs, serving=serving_of(limits), check=True)  # type: ignore[arg-type]
+
+
+def compare(outcome: Outcome, expected: reference.ServingResult) -> None:
+    counts, times, log = outcome.ledger.counts, outcome.ledger.times, outcome.logs[0]
+    column = dict(zip(fields.LOG_COLUMNS, log.T, strict=True))
+    assert column["start_s"].tolist() == [step.start_s for step in expected.log]
+    for name in WORK:
+        assert column[name].tolist() == [getattr(step.work, name) for step in expected.log], name
+    assert column["duration_s"].tolist() == [step.dt_s for step in expected.log]
+    assert column["emitted_tokens"].tolist() == [step.emitted_tokens for step in expected.log]
+    assert column["preempted"].tolist() == [step.preempted for step in expected.log]
+    if expected.log[0].free_blocks is not None:
+        assert column["free_blocks"].tolist() == [step.free_blocks for step in expected.log]
+    for name, at in (("queued_s", fields.QUEUED_S), ("admitted_s", fields.ADMITTED_S), ("finished_s", fields.FINISHED_S),
+                     ("first_token_s", fields.FIRST_TOKEN_S)):  # fmt: skip
+        assert times[at].tolist() == getattr(expected, name), name
+    for name, at in (("preemptions", fields.R_PREEMPTED), ("hit_tokens", fields.R_CACHED), ("steps", fields.R_STEPS),
+                     ("drafted", fields.R_DRAFTED), ("accepted", fields.R_ACCEPTED)):  # fmt: skip
+        assert counts[at].tolist() == getattr(expected, name), name
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_the_engine_is_the_reference(scenario: tuple[list[reference.Request], reference.Settings]) -> None:
+    requests, limits = scenario
+    compare(run(requests, limits), reference.simulate(requests, limits, cost))
+
+
+class Asked:
+    """A budget of so many for all, as a policy that is asked."""
+
+    def __init__(self, budget: int, every: int) -> None:
+        self.budget, self.every = budget, every
+
+    def __call__(self, view: object) -> int:
+        return self.budget
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_a_policy_that_is_asked_meets_the_same_engine(
+    scenario: tuple[list[reference.Request], reference.Settings],
+) -> None:
+    requests, limits = scenario
+    asked = run(requests, limits, Asked(limits.budget, 1))
+    assert not isinstance(Asked(1, 1), TablePolicy)
+    compare(asked, reference.simulate(requests, limits, cost))
+
+
+def test_every_block_is_free_and_unreferenced_at_the_end() -> None:
+    """What `Replica.check` asserts after the last event, said once more of a run with preemptions, sharing and turns."""
+    requests = [
+        reference.Request(20, 30, keys=[("q", i) for i in range(5)], turns=[(10, 1.0), (20, 0.0)]) for _ in range(8)
+    ]
+    limits = reference.Settings(8, 32, block_size=4, num_gpu_blocks=40)
+    outcome = run(requests, limits)
+    assert outcome.ledger.counts[fields.R_PREEMPTED].sum() > 0
+    assert outcome.ledger.counts[fields.R_CACHED].sum() > 0
+    assert outcome.logs[0][:, fields.LOG_COLUMNS.index("emitted_tokens")].sum() == 8 * 30
+
+
+def test_a_rollout_that_cannot_fit_is_refused_by_number() -> None:
+    from traces.errors import InputError
+
+    with pytest.raises(InputError, match=r"num_gpu_blocks = 3 .*rollout 1 of the queue, of 13 tokens, needs 4 blocks"):
+        run([reference.Request(1, 1), reference.Request(5, 8)], reference.Settings(2, block_size=4, num_gpu_blocks=3))
