@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies."),
     "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
+    "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
     "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
     "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
@@ -44,7 +45,7 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Which speculation policy, on my rollouts, on my GPU, and how sure are we.
 
-    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used.
+    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured.
     """
 
 

@@ -1,0 +1,189 @@
+"""Kernel profiles of vLLM as LLMServingSim ships them: a folder with `meta.yaml` and, by tensor parallelism, `tp1/`, `tp2/`...
+
+Each holds microseconds: `dense.csv` by layer and tokens, `per_sequence.csv` by sampled tokens, `attention.csv` by prefill
+chunk, KV before it, decoding sequences and KV of each, `skew.csv` of batches whose KV is uneven, and of mixture-of-experts
+models `moe.csv` by tokens and experts touched.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import yaml
+
+from calibration.imports.attention import WIDTHS, attention_tables, verification_note
+from calibration.imports.skew import skew_tables
+from simulator.cost.model import Profile
+from simulator.cost.model_config import model_shape
+from simulator.cost.operators import Affine, Operator, Table, row
+from simulator.cost.shape import ModelShape
+from traces.errors import InputError
+
+Float64 = npt.NDArray[np.float64]
+
+ONCE = {"embedding", "final_layernorm"}
+TWICE_A_LAYER = {"layernorm"}
+"""Every other dense layer runs once in each layer of the model; `layernorm` before attention and before the MLP."""
+PER_SEQUENCE = {"lm_head", "sampler"}
+MICRO = 1e-6
+
+
+def import_llmservingsim(
+    folder: Path,
+    config: Mapping[str, Any],
+    tp: int = 1,
+    link_bandwidth_bytes_per_s: float | None = None,
+    link_latency_s: float | None = None,
+    skew: Literal["auto", "on", "off"] = "auto",
+) -> Profile:
+    """Return the profile of one model on `tp` GPUs.
+
+    folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it. The link figures price all-reduces,
+    two in a layer, in a ring: needed if tp > 1. skew: charge uneven batches what `skew.csv` says; `auto` asks `meta.yaml`
+    whether its authors trust it. Raises InputError.
+    """
+    shape = model_shape(config)
+    tables = folder / f"tp{tp}"
+    if not tables.is_dir():
+        there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []
+        raise InputError(
+            f"{tables}: no such folder: measured are {', '.join(there) or 'none'}; give --tp of one of them"
+        )
+    meta = _meta(folder / "meta.yaml")
+    attention = _read(tables / "attention.csv", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
+    operators = _dense(_read(tables / "dense.csv", ("layer", "tokens", "time_us"), text=("layer",)), shape)
+    operators += _per_sequence(_read(tables / "per_sequence.csv", ("layer", "sequences", "time_us"), text=("layer",)))
+    operators += attention_tables(attention, shape.layers)
+    if shape.experts:
+        operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape)
+    trusted = bool((meta.get("skew_fit") or {}).get("enabled"))
+    uneven = skew == "on" or (skew == "auto" and trusted)
+    if uneven:
+        columns = ("n", "pc", "kp", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
+        operators += skew_tables(_read(tables / "skew.csv", columns), attention, shape.layers)
+    if tp > 1:
+        operators.append(_all_reduce(shape, tp, link_bandwidth_bytes_per_s, link_latency_s))
+    most = meta.get("engine_effective") or {}
+    return Profile(
+        name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, tp {tp}",
+        kind="table",
+        operators=tuple(operators),
+        model=str(meta.get("model") or folder.parent.name),
+        device=f"{tp} x {meta['gpu']}" if tp > 1 else str(meta["gpu"]),
+        source=f"LLMServingSim profile {folder.parent.parent.name}/{folder.parent.name}/{folder.name}/tp{tp}, "
+        f"vLLM {meta.get('vllm_version')}, {meta.get('profiled_at')}",
+        uncertainty="kernels timed one by one and summed: launch gaps, and what CUDA graphs save of them, are not in it",
+        valid_range=_range(operators, attention, int(most.get("max_num_batched_tokens", 0))),
+        notes=f"Uneven KV lengths {'cost what skew.csv measured' if uneven else 'cost what their mean does'}"
+        f"{'' if uneven or trusted else ': its authors switched the skew fit off'}. Attention of several prefill chunks: "
+        "the mixed kernel for one of their mean length, and a prefill kernel for each further one.",
+        derived={"decode_width": 1.0},
+        derivation=verification_note(attention),
+    )
+
+
+def _dense(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:
+    return [
+        _by(str(layer), "padded_tokens", rows["tokens"], rows["time_us"], _repeat(str(layer), shape.layers))
+        for layer, rows in table.groupby("layer")
+    ]
+
+
+def _repeat(layer: str, layers: int) -> int:
+    return 1 if layer in ONCE else 2 * layers if layer in TWICE_A_LAYER else layers
+
+
+def _per_sequence(table: pd.DataFrame) -> list[Operator]:
+    unknown = set(table["layer"]) - PER_SEQUENCE
+    if unknown or set(table["layer"]) != PER_SEQUENCE:
+        raise InputError(f"per_sequence.csv: layers are {sorted(set(table['layer']))}, expected {sorted(PER_SEQUENCE)}")
+    return [
+        _by(str(layer), "sampled_tokens", rows["sequences"], rows["time_us"]) for layer, rows in table.groupby("layer")
+    ]
+
+
+def _by(name: str, axis: str, points: "pd.Series[Any]", time_us: "pd.Series[Any]", repeat: int = 1) -> Table:
+    order = np.argsort(points.to_numpy(np.float64))
+    grid, values = points.to_numpy(np.float64)[order], time_us.to_numpy(np.float64)[order]
+    return Table(name, (axis,), (grid,), values * MICRO, repeat)
+
+
+def _experts(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:
+    """Experts by tokens, at the experts that so many tokens touch if routing is uniform: E(1 - (1 - k/E)^n) of them."""
+    grid = table.pivot_table(index="tokens", columns="activated_experts", values="time_us")
+    touched = grid.columns.to_numpy(np.float64)
+    filled = np.array(
+        [np.interp(touched, touched[have], line[have]) for line in grid.to_numpy() for have in [~np.isnan(line)]]
+    )
+    tokens = grid.index.to_numpy(np.float64)
+    dense = np.unique(np.round(np.geomspace(tokens[0], tokens[-1], 160))).astype(np.float64)
+    experts = np.clip(shape.expected_experts(dense), touched[0], touched[-1])
+    by_touched = np.array([np.interp(dense, tokens, column) for column in filled.T]).T
+    time_us = np.array([np.interp(n, touched, line) for n, line in zip(experts, by_touched, strict=True)])
+    return [Table("experts", ("padded_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
+
+
+def _all_reduce(shape: ModelShape, tp: int, bandwidth: float | None, latency_s: float | None) -> Affine:
+    """Two in a layer, each a ring of 2 (tp - 1) messages of 1/tp of the activations."""
+    if bandwidth is None or latency_s is None or not (bandwidth > 0 and latency_s >= 0):
+        raise InputError(
+            f"tp = {tp}, link bandwidth {bandwidth}, latency {latency_s}: the profile has no table of all-reduces; give "
+            "--link-bandwidth in bytes/s (> 0) and --link-latency in s (>= 0)"
+        )
+    per_token = shape.hidden * shape.bytes_per_parameter / tp / bandwidth
+    hops = 2 * (tp - 1)
+    return Affine("all-reduce", row(constant=hops * latency_s, padded_tokens=hops * per_token), 2 * shape.layers)
+
+
+def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: int) -> dict[str, tuple[float, float]]:
+    """What was measured: steps of so many tokens, sequences, and contexts."""
+    tokens = min(
+        float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("padded_tokens",)
+    )
+    sampled = min(
+        float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("sampled_tokens",)
+    )
+    return {
+        "padded_tokens": (1.0, max(tokens, float(most_tokens))),
+        "sampled_tokens": (1.0, sampled),
+        "decode_seqs": (0.0, float(attention["n_decode"].max())),
+        "decode_context": (0.0, float(attention["kv_decode"].max())),
+        "decode_width": (1.0, WIDTHS[-1]),
+        "prefill_chunk": (0.0, float(attention["prefill_chunk"].max())),
+        "prefill_context": (0.0, float(attention["kv_prefill"].max())),
+    }
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): the profile's folder holds a meta.yaml") from None
+    if not isinstance(meta, dict) or not meta.get("gpu"):
+        raise InputError(f"{path}: gpu is missing: it names the device that was measured")
+    return meta
+
+
+def _read(path: Path, columns: tuple[str, ...], text: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A CSV file with at least these columns, numbers checked."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}): expected a CSV file with {', '.join(columns)}") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing or table.empty:
+        raise InputError(f"{path}: {'has no rows' if not missing else 'column ' + missing[0] + ' is missing'}")
+    for name in columns:
+        if name in text:
+            continue
+        values = pd.to_numeric(table[name], errors="coerce")
+        least = 0.0 if name != "time_us" else np.nextafter(0, 1)
+        bad = ~(np.isfinite(values) & (values >= least))
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise InputError(f"{path}, line {first + 2}, {name} = {table[name][first]!r}: give a finite number > 0")
+        table[name] = values
+    return table

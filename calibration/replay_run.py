@@ -1,0 +1,76 @@
+"""A measured serving run, simulated: the same requests at the same times, through an engine with the same settings."""
+
+from typing import Literal
+
+import numpy as np
+
+from calibration.runs.deployment import Deployment
+from calibration.runs.facts import EngineFacts
+from calibration.runs.measured import MeasuredRun
+from calibration.validation import SimulatedRun, StepLog
+from simulator.budgets.policy import by_live
+from simulator.cost.model import Profile
+from simulator.drafting.acceptance import Acceptance
+from simulator.engine import fields
+from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.serving import Serving
+from simulator.engine.workload import Workload
+
+Router = Literal["round_robin", "least_loaded"]
+
+
+def simulate_run(
+    run: MeasuredRun, facts: EngineFacts, profile: Profile, deployment: Deployment | None, router: Router
+) -> SimulatedRun:
+    """Replay the requests of a run on replicas with its settings, and return when each was queued, began and ended."""
+    workload = requests_of(run)
+    replicas = deployment.replicas if deployment else facts.data_parallel_size or 1
+    assert facts.max_num_seqs is not None, "the settings are complete"
+    outcome = simulate(workload, profile, by_live([0]), facts.max_num_seqs, replicas, router, serving=serving_of(facts))
+    times, busy_s = outcome.ledger.times, float(outcome.busy_s.sum())
+    preempted = int(outcome.ledger.counts[fields.R_PREEMPTED].sum())
+    cached = int(outcome.ledger.counts[fields.R_CACHED].sum())
+    notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
+    return SimulatedRun(
+        times[fields.QUEUED_S],
+        times[fields.FIRST_TOKEN_S],
+        times[fields.FINISHED_S],
+        _steps(outcome),
+        float(outcome.extrapolated_s.sum()) / busy_s,
+        tuple(notes),
+    )
+
+
+def requests_of(run: MeasuredRun) -> Workload:
+    """The requests of a run as a workload in which nothing is drafted and no two prompts are alike."""
+    n = len(run.requests)
+    lengths, numbers = run.requests.output_tokens, np.arange(n)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    nothing = Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True)
+    return Workload(
+        numbers, np.zeros(n, np.int64), run.requests.prompt_tokens, lengths, nothing, arrival_s=run.requests.arrival_s
+    )
+
+
+def serving_of(facts: EngineFacts) -> Serving:
+    """The engine's limits and switches from complete settings."""
+    return Serving(
+        max_num_batched_tokens=facts.max_num_batched_tokens,
+        enable_chunked_prefill=bool(facts.enable_chunked_prefill),
+        block_size=facts.block_size or 16,
+        num_gpu_blocks=facts.num_gpu_blocks,
+        enable_prefix_caching=bool(facts.enable_prefix_caching) and facts.num_gpu_blocks is not None,
+        scheduler_reserve_full_isl=bool(facts.scheduler_reserve_full_isl),
+        async_scheduling=bool(facts.async_scheduling),
+        cudagraph_capture_sizes=facts.cudagraph_capture_sizes or None,
+    )
+
+
+def _steps(outcome: Outcome) -> StepLog:
+    logs = outcome.logs
+    columns = {name: np.concatenate([log[:, i] for log in logs]) for i, name in enumerate(fields.LOG_COLUMNS)}
+    whole = {name: columns[name].astype(np.int64) for name in ("live", "waiting", "prefill_tokens", "emitted_tokens")}
+    return StepLog(
+        columns["start_s"], columns["duration_s"], whole["live"], whole["waiting"], whole["prefill_tokens"],
+        whole["emitted_tokens"], np.repeat(np.arange(len(logs)), [len(log) for log in logs]),
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""`rolloutsim validate`: simulate a measured serving run from its own log, and say how far off the simulation is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from calibration.runs.measured import MeasuredRun
+    from calibration.validation import SimulatedRun
+
+OUTSIDE = 4
+"""Exit code where the run leaves the range that the profile was measured in."""
+
+
+@click.command()
+@click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
+@click.option("--profile", required=True, help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
+@click.option("--model", required=True, help="The model's config.json, or its name in the catalogue.")
+@click.option(
+    "--deployment",
+    type=click.Path(path_type=Path),
+    help="JSON with device memory, links and instances; KV blocks are derived from it where the log lacks them.",
+)
+@click.option(
+    "--router",
+    type=click.Choice(["round_robin", "least_loaded"]),
+    default="round_robin",
+    show_default=True,
+    help="How requests are spread over replicas.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Override a setting by its vLLM name, such as num_gpu_blocks=2588 or async_scheduling=false; repeatable.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for validation.json and validation.png.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def validate(
+    run_dir: Path, profile: str, model: str, deployment: Path | None, router: Any, overrides: tuple[str, ...],
+    out: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Simulate the serving run measured in RUN_DIR, and compare time to first token, time per token and latency.
+
+    RUN_DIR is a vLLM request log (meta.json, requests.jsonl), or what `vllm bench serve --save-detailed` or SGLang's
+    `bench_serving --output-details` wrote. Exit code 4: the run leaves the range that the profile was measured in.
+    """
+    from calibration.replay_run import simulate_run
+    from calibration.runs.deployment import read_deployment
+    from calibration.runs.read import read_run
+    from calibration.runs.settled import settle
+    from calibration.validation import compare, document
+    from simulator.catalogue import load_model
+    from simulator.cost import load_profile
+    from simulator.cost.model_config import model_shape
+
+    if out is not None:
+        from simulator.report.folder import check_folder
+
+        check_folder(out)
+    costs = load_profile(profile)
+    run = read_run(run_dir)
+    deployed = None if deployment is None else read_deployment(deployment)
+    settled = settle(run, model_shape(load_model(model)), deployed, overrides)
+    simulated = simulate_run(run, settled.facts, costs, deployed, router)
+    warnings = [*run.notes, *settled.notes, *simulated.notes, *_outside(simulated)]
+    told = document(compare(run, simulated), {
+        "run": {"path": str(run.source), "kind": run.kind, "anchor": run.anchor},
+        "profile": {"name": costs.name, "model": costs.model, "device": costs.device, "sha256": costs.sha256},
+        "model": {"name": run.model, "config": model},
+        "deployment": None if deployed is None else asdict(deployed),
+        "router": router,
+        "settings": asdict(settled.facts),
+        "assumed": list(settled.assumed),
+        "requests": len(run.requests),
+        "outside_fraction": simulated.outside_fraction,
+        "warnings": warnings,
+    })  # fmt: skip
+    if out is not None:
+        _write(told, run, simulated, out)
+    for line in [json.dumps(told, allow_nan=False, indent=1)] if as_json else _lines(told, out):
+        click.echo(line)
+    return OUTSIDE if simulated.outside_fraction > 0 else 0
+
+
+def _outside(simulated: SimulatedRun) -> tuple[str, ...]:
+    share = simulated.outside_fraction
+    if not share > 0:
+        return ()
+    return (f"{share:.2%} of the simulated time is in steps outside the range that the profile was measured in",)
+
+
+def _write(told: dict[str, Any], run: MeasuredRun, simulated: SimulatedRun, out: Path) -> None:
+    from calibration.validation import latencies, measured_series, simulated_latencies, simulated_series
+    from simulator.report.validation_plots import save_validation_plot
+    from traces.atomic import replacing
+
+    with replacing(out / "validation.json") as file:
+        file.write(json.dumps(told, allow_nan=False, indent=1).encode())
+    series = measured_series(run)
+    save_validation_plot(
+        series | latencies(run),
+        simulated_series(simulated, series["t_s"]) | simulated_latencies(run, simulated),
+        f"{run.source.name}: {told['requests']:,} requests of {run.model or 'an unnamed model'}",
+        f"profile {told['profile']['name']}",
+        out / "validation.png",
+    )
+
+
+def _lines(told: dict[str, Any], out: Path | None) -> Iterator[str]:
+    run, profile = told["run"], told["profile"]
+    yield f"{run['path']}: {run['kind']}, {told['requests']:,} requests, {told['model']['name'] or 'model not named'}"
+    yield f"profile {profile['name']}: {profile['model']} on {profile['device']}; times count from {run['anchor']}"
+    yield ""
+    yield from _table(told["metrics"])
+    yield ""
+    settings = {name: _shown(value) for name, value in told["settings"].items() if value is not None}
+    yield _wrapped("settings", [f"{name} {value}" for name, value in settings.items()])
+    if told["assumed"]:
+        yield _wrapped("assumed", told["assumed"])
+    for warning in told["warnings"]:
+        yield f"note: {warning}"
+    if out is not None:
+        yield f"comparison and picture: {out}"
+
+
+def _table(metrics: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield f"{'metric':<12}{'stat':<6}{'measured':>11}{'simulated':>11}{'error':>10}"
+    for row in metrics:
+        error = "-" if row["error"] is None else f"{row['error']:+.2%}"
+        yield f"{row['metric']:<12}{row['stat']:<6}{row['measured']:>11.5g}{row['simulated']:>11.5g}{error:>10}"
+
+
+def _wrapped(key: str, parts: Sequence[str]) -> str:
+    import textwrap
+
+    return textwrap.fill(f"{key:<10}{', '.join(parts)}", 118, subsequent_indent=" " * 10, break_on_hyphens=False)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]} to {value[-1]} ({len(value)} sizes)" if value else "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
