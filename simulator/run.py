@@ -13,9 +13,12 @@ import numpy.typing as npt
 from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import BudgetPolicy, TablePolicy, by_live
 from simulator.budgets.resolve import resolve_policy
+from simulator.catalogue import estimate, load_device, load_model
 from simulator.caveats import caveats
 from simulator.compare.report import compare
 from simulator.compare.rl_step import RLStep, Setup
+from simulator.cost.model import Profile
+from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.alone import chosen_steps
@@ -25,7 +28,8 @@ from simulator.drafting.measure import DraftProfile, draft_curve
 from simulator.drafting.pricing import priced
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.workload import Workload
+from simulator.engine.serving import Serving, capture_sizes
+from simulator.engine.workload import Workload, workload_of
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import Episode, rl_step_rows, rollout_block, run_rows, step_blocks
@@ -46,7 +50,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     `trace` saves reading the file again. `seed` names the random numbers of drafters and policies that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
-    cost = load_profile(scenario.profile)
+    cost = cost_of(scenario)
     steps = chosen_steps(trace, scenario.steps)
     drafter = priced(scenario.drafter.drafter(), cost)
     if drafter.needs_tokens and not trace.has_tokens:
@@ -54,6 +58,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         raise InputError(
             f"{trace.source}: has no token_ids, which drafter {name} replays: record them, or use drafter none"
         )
+    serving, engine = serving_of(scenario, drafter), scenario.engine
+    setup = Setup(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
     _warm_up(cost)
     episodes: list[Episode] = []
     rl_steps: list[RLStep] = []
@@ -64,14 +70,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         past = past_rows(trace, step, drafter.window)
         known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
         acceptance = drafter.accept(trace, rows, past, scenario.seed)
-        workload = Workload(
-            prompt=trace.prompt[rows].astype(np.int64),
-            sample=trace.sample[rows].astype(np.int64),
-            prompt_tokens=trace.prompt_tokens[rows].astype(np.int64),
-            output_tokens=trace.output_tokens[rows].astype(np.int64),
-            acceptance=acceptance,
-            classroom=_classroom(drafter, trace, rows, past),
-        )
+        classroom = _classroom(drafter, trace, rows, past)
+        workload = workload_of(trace, rows, acceptance, classroom, scenario.engine.arrivals)
         context = Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
             cost, _slots_filled(scenario, rows.size), _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
@@ -81,12 +81,15 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             if isinstance(policy, TablePolicy):
                 acceptance.serve(np.unique(policy.budgets))
             started = time.perf_counter()
-            outcome = simulate(workload, cost, policy, **scenario.engine.model_dump(), draft_cost=drafter.cost)
+            outcome = setup.simulate(workload, policy)
             wall_s = time.perf_counter() - started
             if not np.isfinite(outcome.makespan_s):
                 raise InputError(f"profile {cost.name}: its costs add up to {outcome.makespan_s} s: correct them")
             facts = dict(getattr(policy, "facts", {}))
-            episodes.append(Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts))
+            arrival_s = np.zeros(rows.size) if workload.arrival_s is None else workload.arrival_s
+            episodes.append(
+                Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts, arrival_s)
+            )
         drafts.add(acceptance)
         if scenario.compare:
             for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
@@ -98,7 +101,6 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             acceptance.release()
     comparison = None
     if scenario.compare:
-        setup = Setup(cost, **scenario.engine.model_dump(), draft_cost=drafter.cost)
         asked = scenario.compare
         comparison = compare(rl_steps, setup, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
     runs = run_rows(episodes, scenario.policies, drafter)
@@ -108,7 +110,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         "trace": {"path": trace.source, "sha256": trace.sha256},
         "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
         "scenario": scenario.model_dump(mode="json"),
-        "warnings": caveats(runs, episodes, trace, steps, cost, drafter),
+        "arrivals": any(e.arrival_s.any() for e in episodes),
+        "warnings": caveats(runs, episodes, trace, steps, cost, drafter, serving),
     }
     return Result(
         table(RUNS, runs),
@@ -119,6 +122,35 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         about,
         comparison,
     )
+
+
+def cost_of(scenario: Scenario) -> Profile:
+    """The profile that the scenario names, or an estimate from its model and device."""
+    if scenario.profile is not None:
+        return load_profile(scenario.profile)
+    assert scenario.model is not None, "the scenario was validated"
+    assert scenario.device is not None
+    return estimate(scenario.model, scenario.device, scenario.tensor_parallel_size)
+
+
+def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
+    """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter."""
+    engine = scenario.engine
+    chosen = {name: getattr(engine, name) for name in Serving.__dataclass_fields__}
+    if engine.num_gpu_blocks == "auto":
+        assert scenario.model is not None, "the scenario was validated"
+        assert scenario.device is not None
+        memory_bytes = int(load_device(scenario.device)["memory_bytes"])
+        chosen["num_gpu_blocks"] = model_shape(load_model(scenario.model)).num_gpu_blocks(
+            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size
+        )
+    if engine.lookahead_tokens is None:
+        chosen["lookahead_tokens"] = int(getattr(drafter, "lookahead_tokens", 0))
+    if engine.cudagraph_capture_sizes == "vllm":
+        chosen["cudagraph_capture_sizes"] = capture_sizes(engine.max_num_seqs)
+    elif engine.cudagraph_capture_sizes is not None:
+        chosen["cudagraph_capture_sizes"] = tuple(engine.cudagraph_capture_sizes)
+    return Serving(**chosen)
 
 
 def _slots_filled(scenario: Scenario, rollouts: int) -> int:

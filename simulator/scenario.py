@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, SuffixSettings, with_kind
+from simulator.scheduling.dispatch import Dispatch
 from simulator.strict_yaml import load_mapping, load_value
 from traces.errors import InputError
 
@@ -18,11 +19,28 @@ class _Model(BaseModel):
 
 
 class EngineSettings(_Model):
-    """The serving engine: slots of a replica, replicas, and how rollouts reach them (`engine.cluster.simulate`)."""
+    """The serving engine: slots of a replica, replicas, and how rollouts reach them (`engine.cluster.simulate`).
+
+    The rest are vLLM's limits and switches (`engine.serving.Serving`). num_gpu_blocks: `auto` derives it from the model and
+    the device that the scenario names; cudagraph_capture_sizes: `vllm` stands for vLLM's own; lookahead_tokens: left out,
+    what vLLM reserves for the drafter; arrivals: whether rollouts arrive as recorded, where the trace says when.
+    """
 
     max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
-    dispatch: Literal["shared", "static"] = "shared"
+    dispatch: Dispatch = "shared"
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
+    enable_chunked_prefill: bool = True
+    block_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=2**31 - 2)] | Literal["auto"] | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.9
+    enable_prefix_caching: bool = False
+    scheduler_reserve_full_isl: bool = True
+    lookahead_tokens: Annotated[int, Field(ge=0, le=255)] | None = None
+    async_scheduling: bool = False
+    step_overhead_s: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.0
+    cudagraph_capture_sizes: list[Annotated[int, Field(ge=1, le=1_000_000)]] | Literal["vllm"] | None = None
+    arrivals: bool = True
 
 
 class CompareSettings(_Model):
@@ -51,12 +69,16 @@ class _DrafterOnly(_Model):
 class Scenario(_DrafterOnly):
     """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace.
 
-    `compare`: also hold the policies against one of them, with intervals and regret.
+    `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
+    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel.
     """
 
     version: Literal[1] = 1
     trace: str
-    profile: str
+    profile: str | None = None
+    model: str | None = None
+    device: str | None = None
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024)] = 1
     policies: Annotated[list[str], Field(min_length=1)]
     steps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     drafter: DrafterSettings = SuffixSettings()
@@ -92,6 +114,12 @@ def build(document: dict[Any, Any]) -> Scenario:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
         raise InputError(_explain(error.errors()[0], len(error.errors()))) from None
+    if scenario.profile is None and None in (scenario.model, scenario.device):
+        raise InputError("profile: missing: name a profile, or a model and a device for a roofline estimate")
+    if scenario.engine.num_gpu_blocks == "auto" and None in (scenario.model, scenario.device):
+        raise InputError(
+            "engine.num_gpu_blocks = 'auto': name a model and a device to derive it from, or give a number"
+        )
     if len(set(scenario.policies)) < len(scenario.policies):
         twice = next(p for p in scenario.policies if scenario.policies.count(p) > 1)
         raise InputError(f"policies: {twice!r} is named twice: name each policy once")

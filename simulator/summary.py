@@ -29,6 +29,7 @@ class Episode(NamedTuple):
     outcome: Outcome
     wall_s: float
     facts: dict[str, Any]
+    arrival_s: npt.NDArray[np.float64]
 
 
 def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -56,8 +57,30 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
         "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
         "draft_s": sum(float(log[:, DRAFT_S].sum()) for log in logs),
+        "preemptions": int(counts[fields.R_PREEMPTED].sum()),
+        "cached_tokens": int(counts[fields.R_CACHED].sum()),
+        **_latencies(episodes),
         "wall_s": sum(e.wall_s for e in episodes),
     }
+
+
+def _latencies(episodes: Sequence[Episode]) -> dict[str, float | None]:
+    """Mean and 99th percentile of TTFT, TPOT and latency from arrival; TPOT is None where nobody emits a second token."""
+    times = np.concatenate([e.outcome.ledger.times for e in episodes], axis=1)
+    arrival_s = np.concatenate([e.arrival_s for e in episodes])
+    tokens = np.concatenate([e.output_tokens for e in episodes])
+    first_s, last_s = times[fields.FIRST_TOKEN_S], times[fields.FINISHED_S]
+    more = tokens > 1
+    each = {
+        "ttft": first_s - arrival_s,
+        "tpot": (last_s - first_s)[more] / (tokens[more] - 1),
+        "latency": last_s - arrival_s,
+    }
+    stats: dict[str, float | None] = {}
+    for name, values in each.items():
+        stats[f"{name}_s"] = float(values.mean()) if values.size else None
+        stats[f"{name}_p99_s"] = float(np.quantile(values, 0.99)) if values.size else None
+    return stats
 
 
 def run_rows(episodes: Sequence[Episode], policies: Sequence[str], drafter: Drafter) -> list[dict[str, Any]]:
@@ -98,7 +121,11 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
         "replica": ledger.counts[fields.R_REPLICA],
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": episode.output_tokens,
+        "arrival_s": episode.arrival_s,
         "admitted_s": ledger.times[fields.ADMITTED_S],
+        "first_token_s": ledger.times[fields.FIRST_TOKEN_S],
+        "preemptions": ledger.counts[fields.R_PREEMPTED],
+        "cached_tokens": ledger.counts[fields.R_CACHED],
         "finished_s": ledger.times[fields.FINISHED_S],
         "decode_steps": ledger.counts[fields.R_STEPS],
         "drafted_tokens": ledger.counts[fields.R_DRAFTED],

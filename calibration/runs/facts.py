@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from calibration.runs.values import count, text
+from simulator.engine.serving import capture_sizes
 from simulator.strict_yaml import load_value
 from traces.errors import InputError
 
@@ -21,8 +22,6 @@ LEAST = {
 }
 """Smallest value of each whole number; one KV block is vLLM's null block, which holds nothing."""
 TEXTS = ("dtype", "vllm_version")
-LARGEST_GRAPH = 512
-"""Largest size that vLLM captures a CUDA graph for, in tokens, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,3 @@ def completed(facts: EngineFacts, large_device: bool = False) -> tuple[EngineFac
         missing["cudagraph_capture_sizes"] = capture_sizes(filled.max_num_seqs, filled.max_num_batched_tokens)
     filled = replace(facts, **missing)
     return filled, tuple(name for name in NAMES if name in missing)
-
-
-def capture_sizes(max_num_seqs: int, max_num_batched_tokens: int) -> tuple[int, ...]:
-    """Sizes in tokens that vLLM 0.19 captures CUDA graphs for unless told otherwise: 1, 2, 4, by 8, from 256 by 16."""
-    largest = min(2 * max_num_seqs, LARGEST_GRAPH, max_num_batched_tokens)
-    return tuple(size for size in (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16)) if size <= largest)

@@ -56,7 +56,14 @@ def output_options(command: Command) -> Command:
 
 @click.command()
 @click.argument("trace", metavar="TRACE")
-@click.option("--profile", required=True, help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
+@click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a file.")
+@click.option(
+    "--model", help="Model of the catalogue, or its config.json: with --device an estimate in place of a profile."
+)
+@click.option("--device", help="Device of the catalogue, such as h200.")
+@click.option(
+    "--tensor-parallel-size", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the estimate."
+)
 @click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
               help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
               "recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
@@ -81,8 +88,11 @@ def output_options(command: Command) -> Command:
 @click.option(
     "--replicas", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Inference engine instances."
 )
-@click.option("--dispatch", type=click.Choice(["shared", "static"]), default="shared", show_default=True,
-              help="One queue for all replicas, or the rollouts split among them beforehand.")  # fmt: skip
+@click.option("--dispatch", type=click.Choice(["shared", "static", "round_robin", "least_loaded"]), default="shared",
+              show_default=True, help="One queue for all replicas, the rollouts split beforehand, or a router.")  # fmt: skip
+@click.option("--engine", "limits", metavar="KEY=VALUE", multiple=True,
+              help="A limit or switch of the engine by its vLLM name, repeatable: max_num_batched_tokens=8192, "
+              "num_gpu_blocks=auto, enable_prefix_caching=true, ...; all: docs/formats.md.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Recorded with the results.")
 @click.option(
     "--compare", is_flag=True, help="Also give each speed-up an interval, a verdict and the gap that it closes."
@@ -101,7 +111,8 @@ def output_options(command: Command) -> Command:
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
-    trace: str, profile: str, drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
+    trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int, limits: tuple[str, ...],
+    drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
     replicas: int, dispatch: str, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
     profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
@@ -124,9 +135,10 @@ def replay(
     if baseline is not None and baseline not in policies:
         raise click.UsageError(f"--baseline {baseline!r} is none of the policies: use one of {', '.join(policies)}")
     scenario = build({
-        "trace": trace, "profile": profile, "policies": list(policies), "steps": steps, "seed": seed,
+        "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
+        "policies": list(policies), "steps": steps, "seed": seed,
         "drafter": drafter,
-        "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch},
+        "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch} | parse_limits(limits),
         "compare": comparing if compare or comparing else None,
     })  # fmt: skip
     if print_scenario:
@@ -173,6 +185,19 @@ def require_source(scope: str, own: bool) -> None:
     """Refuse a suffix drafter that has nothing to draft from."""
     if scope == "request" and not own:
         raise click.UsageError("--no-own without a history leaves nothing to draft from: drop one of the two")
+
+
+def parse_limits(limits: tuple[str, ...]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, values as YAML."""
+    from simulator.strict_yaml import load_value
+
+    parsed = {}
+    for text in limits:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise click.UsageError(f"--engine {text!r} is not KEY=VALUE: for example max_num_batched_tokens=8192")
+        parsed[key] = load_value(value)
+    return parsed
 
 
 def parse_steps(text: str | None) -> list[int] | None:
@@ -248,6 +273,8 @@ def _print(result: "Result", out: Path | None) -> None:
     )
     console.print(grid)
     for run in runs:
+        if told := _served(run, bool(about["arrivals"])):
+            console.print(f"{run['policy']}: {told}", soft_wrap=True)
         for step, facts in list(json.loads(run["facts"]).items())[-1:]:
             told = ", ".join(
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
@@ -259,3 +286,19 @@ def _print(result: "Result", out: Path | None) -> None:
         console.print(f"note: {warning}", soft_wrap=True)
     if out is not None:
         console.print(f"tables and plots: {out}")
+
+
+def _served(run: dict[str, Any], arrivals: bool) -> str:
+    """What a serving engine's log would say: latencies where rollouts arrive, and what KV blocks did."""
+    parts = []
+    if arrivals:
+        for name in ("ttft", "tpot", "latency"):
+            if run[f"{name}_s"] is not None:
+                parts.append(
+                    f"{name.upper() if name != 'latency' else name} {run[f'{name}_s']:.4g} s (p99 {run[f'{name}_p99_s']:.4g})"
+                )
+    if run["preemptions"]:
+        parts.append(f"{run['preemptions']:,} preemptions")
+    if run["cached_tokens"]:
+        parts.append(f"{run['cached_tokens']:,} tokens from the prefix cache")
+    return ", ".join(parts)

@@ -15,6 +15,7 @@ from simulator.cost.work import StepWork
 from simulator.drafting.acceptance import NO_TABLE, Acceptance
 from simulator.drafting.drafter import FREE, DraftCost
 from simulator.engine.cluster import simulate
+from simulator.engine.serving import ANYTHING, Serving
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch
 from traces.errors import InputError
@@ -61,6 +62,7 @@ def oracle(
     replicas: int = 1,
     dispatch: Dispatch = "shared",
     draft_cost: DraftCost = FREE,
+    serving: Serving = ANYTHING,
 ) -> Oracle:
     """Return the best of some clairvoyant plans, each tried on the workload itself.
 
@@ -80,7 +82,7 @@ def oracle(
         live = min(most_live, max_num_seqs)
         policy = by_live([UNLIMITED] * (live + 1) + [0])
         foreseen = replace(workload, acceptance=planned)
-        return simulate(foreseen, cost, policy, max_num_seqs, replicas, dispatch, draft_cost).makespan_s
+        return simulate(foreseen, cost, policy, max_num_seqs, replicas, dispatch, draft_cost, serving).makespan_s
 
     nothing = np.zeros((workload.acceptance.tables.shape[1], 2), np.uint8)
     best, most_live = _Plan("no drafts", nothing[:, 0], nothing), 0

@@ -1,7 +1,7 @@
 """compare(...) -> Comparison: speed-ups with intervals, verdicts and regret, as a table and as text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,12 +131,17 @@ def _scale(rl_steps: Sequence[RLStep], setup: Setup, notes: list[str]) -> Scale:
     none_s = oracle_s = bound_s = 0.0
     for rl_step in rl_steps:
         bound = lower_bound(rl_step.workload, *arguments)
+        if setup.serving.enable_prefix_caching:
+            bound = replace(
+                bound, makespan_s=np.nan, why="bound: prompts that share a prefix cost less than it assumes"
+            )
         if np.isnan(bound.makespan_s) and bound.why not in notes:
             notes.append(bound.why)
         bound_s += bound.makespan_s
         none_s += setup.makespan_s(rl_step.workload, by_live([0]))
         try:
-            oracle_s += setup.makespan_s(rl_step.workload, oracle(rl_step.workload, *arguments))
+            planned = oracle(rl_step.workload, *arguments, setup.serving)
+            oracle_s += setup.makespan_s(rl_step.workload, planned)
         except InputError as error:
             oracle_s = float("nan")
             if str(error) not in notes:

@@ -11,7 +11,8 @@ from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import FREE, DraftCost
-from simulator.engine.cluster import simulate
+from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.serving import ANYTHING, Serving
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch
 from traces.errors import InputError
@@ -29,12 +30,17 @@ class Setup:
     replicas: int = 1
     dispatch: Dispatch = "shared"
     draft_cost: DraftCost = FREE
+    serving: Serving = ANYTHING
+
+    def simulate(self, workload: Workload, policy: BudgetPolicy) -> Outcome:
+        """Decode a workload under a policy."""
+        return simulate(
+            workload, self.cost, policy, self.max_num_seqs, self.replicas, self.dispatch, self.draft_cost, self.serving
+        )
 
     def makespan_s(self, workload: Workload, policy: BudgetPolicy) -> float:
         """Seconds from the first admission to the last completion."""
-        return simulate(
-            workload, self.cost, policy, self.max_num_seqs, self.replicas, self.dispatch, self.draft_cost
-        ).makespan_s
+        return self.simulate(workload, policy).makespan_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +102,4 @@ class RLStep:
             source = parent.tables[parent.table_of[budget]]
             return np.concatenate([source[a:b] for a, b in zip(starts, starts + lengths, strict=True)])
 
-        return Workload(
-            whole.prompt[rows], whole.sample[rows], whole.prompt_tokens[rows], lengths,
-            Acceptance(offsets, table, parent.prefix),
-        )  # fmt: skip
+        return whole.taken(rows, Acceptance(offsets, table, parent.prefix))

@@ -61,6 +61,11 @@ class Modelled:
             raise InputError(f"drafter {self.kind}: cost {self.price!r} names an entry of a profile: look it up there")
         return draft_cost(self.price, self.curve.positions, self.kind != "parallel", f"drafter {self.kind}: cost")
 
+    @property
+    def lookahead_tokens(self) -> int:
+        """KV slots that vLLM reserves for it beyond the drafts in flight: it writes KV of its own."""
+        return 0 if self.kind == "parallel" else self.curve.positions
+
     def priced(self, profile: Profile) -> "Modelled":
         """Return the same drafter at the price in `profile`."""
         return replace(self, price=entry_of(profile, self.price)) if isinstance(self.price, str) else self

@@ -9,14 +9,15 @@ from numba import njit
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
 from simulator.cost.kernel import features, outside, step_time
 from simulator.drafting.live import enrol, hear, speak
+from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, extend, release
 from simulator.engine.blocks import FREE as FREE_BLOCKS
-from simulator.engine.blocks import LOOKAHEAD, release
 from simulator.engine.fields import (
     ADMITTED,
     ARRIVAL_S,
     ASK,
     ASKED,
     ASYNC,
+    BASE,
     COMPUTED,
     DECODING,
     EMITTED,
@@ -29,12 +30,14 @@ from simulator.engine.fields import (
     HEAD,
     HELD,
     IDLE,
+    KEYED,
     LIMIT,
     LINE,
     LIVE,
     LIVE_DRAFTS,
     LOG_FULL,
     LOGGED,
+    NEXT_DUE,
     NOW_S,
     NUMBER,
     PAGED,
@@ -59,7 +62,7 @@ from simulator.engine.fields import (
     UNTIL,
     VISIBLE_S,
 )
-from simulator.engine.schedule import admit, expect, known_tokens, leave, receive, schedule_running
+from simulator.engine.schedule import admit, expect, known_tokens, leave, publish_until, receive, schedule_running
 
 
 @njit(cache=True)
@@ -159,7 +162,7 @@ def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def record(  # type: ignore[no-untyped-def]
-    log, state, clock, pool, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
+    log, state, clock, free_blocks, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
 ):
     """Append a step to the log."""
     row = log[state[LOGGED]]
@@ -167,19 +170,49 @@ def record(  # type: ignore[no-untyped-def]
     row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, work[0], work[1], work[2], work[4]
     row[6], row[7], row[8], row[9], row[10] = drafted, accepted, emitted, extrapolated, draft_s
     row[11], row[12], row[13] = state[TAIL] - state[HEAD], state[PREEMPTED], work[6]
-    row[14], row[15], row[16] = work[5], work[9], pool.facts[FREE_BLOCKS]
+    row[14], row[15], row[16] = work[5], work[9], free_blocks
     state[PREEMPTED] = 0
 
 
 @njit(cache=True)
+def rota(slots, live, pool):  # type: ignore[no-untyped-def]
+    """Who needs a KV block in which of the next steps if everybody emits one token in each: int64[2, block size].
+
+    Row 0 has how many do, row 1 the first slot; slots[NEXT_DUE] has the next one, -1 for none. After as many steps as a block
+    has tokens, the same ones need one again.
+    """
+    block_size, ahead = pool[BLOCK_SIZE], pool[LOOKAHEAD]
+    position, base, room, next_due = slots[POSITION], slots[BASE], slots[ROOM], slots[NEXT_DUE]
+    when = np.zeros((2, block_size), np.int64)
+    when[1] = -1
+    for i in range(live - 1, -1, -1):
+        step = (room[i] - ahead - position[i] + base[i] + 1) % block_size
+        when[0, step] += 1
+        next_due[i] = when[1, step]
+        when[1, step] = i
+    return when
+
+
+@njit(cache=True)
+def refill(slots, i, done, pool):  # type: ignore[no-untyped-def]
+    """Give a block to slot i, and to those that need one in the same step; `done` steps were taken since positions moved."""
+    while i >= 0:
+        extend(pool, slots[LINE, i], slots[HELD, i], slots[HELD, i] + 1)
+        slots[HELD, i] += 1
+        slots[ROOM, i] += pool[BLOCK_SIZE]
+        publish_until(i, known_tokens(i, slots) + done, slots, pool)
+        i = slots[NEXT_DUE, i]
+
+
+@njit(cache=True)
 def coast(  # type: ignore[no-untyped-def]
-    slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every, rules,
-    until_s,
+    slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every,
+    rules, until_s,
 ):  # fmt: skip
     """Decode on without drafts up to the step before something happens; returns how many steps that were.
 
-    While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch. Prices, log rows
-    and the clock are those of the loop in `advance`, bit for bit.
+    While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch but when somebody
+    needs a KV block. Prices, log rows and the clock are those of the loop in `advance`, bit for bit.
     """
     live, position, limit = state[LIVE], slots[POSITION], slots[LIMIT]
     steps = log.shape[0] - state[LOGGED]
@@ -187,20 +220,25 @@ def coast(  # type: ignore[no-untyped-def]
         steps = min(steps, every - (state[STEPS] - state[ASKED]))
     for i in range(live):
         steps = min(steps, limit[i] - position[i])
-    if rules[PAGED]:
-        origin, room = slots[ORIGIN], slots[ROOM]
-        for i in range(live):  # a prompt of no tokens holds one more than counted here
-            steps = min(steps, room[i] - pool.facts[LOOKAHEAD] - (position[i] - origin[i]))
     next_s = until_s
     if state[PENDING] < pending.size:
         next_s = min(next_s, times[ARRIVAL_S, pending[state[PENDING]]])
     padded = padding[live] if live < padding.size else live
+    paged = rules[PAGED]
+    when = rota(slots, live, pool) if paged else np.empty((2, 1), np.int64)
+    due_count, cycle = when[0], when.shape[1]
     done = 0
     while done < steps - 1 and clock[NOW_S] < next_s:
+        if paged and done > 0:
+            due = done % cycle
+            if due_count[due] > pool[FREE_BLOCKS]:
+                break
+            if due_count[due] > 0:
+                refill(slots, when[1, due], done, pool)
         work = features(live, live, context, context, 0, padded, 0, 0, 0, longest)
         seconds = step_time(meta, data, work) + overhead_s
         extrapolated = outside(meta, data, work)
-        record(log, state, clock, pool, seconds, work, 0, 0, live, extrapolated, 0.0)
+        record(log, state, clock, pool[FREE_BLOCKS], seconds, work, 0, 0, live, extrapolated, 0.0)
         clock[VISIBLE_S] = clock[NOW_S]
         clock[NOW_S] += seconds
         if extrapolated:
@@ -208,10 +246,13 @@ def coast(  # type: ignore[no-untyped-def]
         context += live
         longest += rules[UNEVEN]
         done += 1
-    if done > 0:
-        state[STEPS] += done
-        for i in range(live):
-            position[i] += done
+    base, keyed = slots[BASE], slots[KEYED]
+    for i in range(live if done > 0 else 0):
+        position[i] += done
+        # what the last step would have published
+        if paged and position[i] - base[i] - 1 >= (keyed[i] + 1) * pool[BLOCK_SIZE]:
+            publish_until(i, position[i] - base[i] - 1, slots, pool)
+    state[STEPS] += done
     return done
 
 
@@ -237,7 +278,7 @@ def decode_live(slots, state, rollouts, pupils, groups, scratch, rules, cap_draf
         rollout, prefilling = slots[ROLLOUT, i], i >= state[DECODING]
         start, p = rollouts[START, rollout], slots[POSITION, i]
         if prefilling:
-            if slots[TAKE, i] < known_tokens(i, slots, rollouts) - slots[COMPUTED, i]:
+            if slots[TAKE, i] < known_tokens(i, slots) - slots[COMPUTED, i]:
                 continue
             if p == start:
                 enrol(rollout, pupils, groups, rules)
@@ -334,7 +375,12 @@ def advance(  # type: ignore[no-untyped-def]
             drafted, emitted, draft_pairs, ended, longest, asking = decode_live(
                 slots, state, rollouts, pupils, groups, scratch, draft_rules, not plain
             )
-        for i in range(0 if live_drafts else scheduled):
+        if drafting == 0 and not live_drafts:
+            emitted = scheduled
+            for i in range(scheduled):
+                position[i] += 1
+                ended += position[i] >= limit[i]
+        for i in range(scheduled if drafting > 0 and not live_drafts else 0):
             p = position[i]
             at = p + shift[i]
             most = cap[i] - bonus
@@ -357,7 +403,7 @@ def advance(  # type: ignore[no-untyped-def]
             chunk = take[i]
             if chunk == 0:
                 continue
-            before, known = slots[COMPUTED, i], known_tokens(i, slots, rollouts)
+            before, known = slots[COMPUTED, i], known_tokens(i, slots)
             chunks += 1
             prefill += chunk
             chunk_kv += (
@@ -386,7 +432,7 @@ def advance(  # type: ignore[no-untyped-def]
         draft_s = draft_time(draft_cost, asking, longest, drafted, emitted, context, seconds)
         seconds += draft_s + overhead_s
         row = state[LOGGED]
-        record(log, state, clock, pool, seconds, work, drafted, accepted, 0, extrapolated, draft_s)
+        record(log, state, clock, pool[FREE_BLOCKS], seconds, work, drafted, accepted, 0, extrapolated, draft_s)
         clock[VISIBLE_S] = clock[NOW_S]
         clock[NOW_S] += seconds
         if extrapolated:
@@ -400,7 +446,7 @@ def advance(  # type: ignore[no-untyped-def]
         if decoding < live:
             stale = True
             for i in range(decoding, live):
-                if take[i] == 0 or slots[COMPUTED, i] < known_tokens(i, slots, rollouts):
+                if take[i] == 0 or slots[COMPUTED, i] < known_tokens(i, slots):
                     slots[SINCE, i] += 1
                     continue
                 if np.isnan(times[FIRST_TOKEN_S, slots[ROLLOUT, i]]):

@@ -12,7 +12,7 @@ from simulator.cost.packing import reads
 from simulator.drafting.drafter import FREE, DraftCost
 from simulator.drafting.live import EMPTY_DESK
 from simulator.engine import fields as f
-from simulator.engine.blocks import NO_POOL, Pool, check_pool
+from simulator.engine.blocks import NO_POOL, check_pool
 from simulator.engine.kernel import advance
 from simulator.engine.schedule import admit
 from simulator.engine.serving import ANYTHING, NO_LIMIT, Serving
@@ -69,7 +69,7 @@ class Replica:
         max_num_seqs: int,
         draft_cost: DraftCost = FREE,
         serving: Serving = ANYTHING,
-        pool: Pool = NO_POOL,
+        pool: Int64 = NO_POOL,
     ) -> None:
         self.workload, self.ledger, self.policy = workload, ledger, policy
         self.max_num_seqs = max_num_seqs

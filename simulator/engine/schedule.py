@@ -13,6 +13,7 @@ from simulator.engine.fields import (
     ADMITTED,
     ADMITTED_S,
     ARRIVAL_S,
+    BASE,
     CHUNKED,
     COMPUTED,
     DECODING,
@@ -82,9 +83,9 @@ def expect(state, pending, times, rollout, arrival_s):  # type: ignore[no-untype
 
 
 @njit(cache=True)
-def known_tokens(i, slots, rollouts):  # type: ignore[no-untyped-def]
+def known_tokens(i, slots):  # type: ignore[no-untyped-def]
     """Tokens of slot i whose KV must be there before it emits the next one."""
-    return slots[POSITION, i] - slots[ORIGIN, i] + (rollouts[PROMPT, slots[ROLLOUT, i]] == 0)
+    return slots[POSITION, i] - slots[BASE, i]
 
 
 @njit(cache=True)
@@ -118,20 +119,20 @@ def preempt_last(slots, state, queue, counts, pool):  # type: ignore[no-untyped-
 @njit(cache=True)
 def hold(i, tokens, slots, state, queue, counts, pool):  # type: ignore[no-untyped-def]
     """Give slot i blocks for `tokens` tokens, preempting from the end of the batch; False if it went itself."""
-    wanted = -(-tokens // pool.facts[BLOCK_SIZE])
+    wanted = -(-tokens // pool[BLOCK_SIZE])
     while not extend(pool, slots[LINE, i], slots[HELD, i], wanted):
         preempt_last(slots, state, queue, counts, pool)
         if state[LIVE] <= i:
             return False
     slots[HELD, i] = wanted
-    slots[ROOM, i] = wanted * pool.facts[BLOCK_SIZE]
+    slots[ROOM, i] = wanted * pool[BLOCK_SIZE]
     return True
 
 
 @njit(cache=True)
 def publish_until(i, tokens, slots, pool):  # type: ignore[no-untyped-def]
     """Publish slot i's blocks that are full with `tokens` tokens."""
-    full = tokens // pool.facts[BLOCK_SIZE]
+    full = tokens // pool[BLOCK_SIZE]
     publish(pool, slots[ROLLOUT, i], slots[LINE, i], slots[KEYED, i], full)
     slots[KEYED, i] = max(slots[KEYED, i], full)
 
@@ -139,27 +140,31 @@ def publish_until(i, tokens, slots, pool):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules):  # type: ignore[no-untyped-def]
     """Schedule the running rollouts in order; returns the tokens left for the queue."""
-    left, paged, ahead = rules[MAX_TOKENS], rules[PAGED], pool.facts[LOOKAHEAD]
-    block_size = pool.facts[BLOCK_SIZE]
+    left, paged, ahead = rules[MAX_TOKENS], rules[PAGED], pool[LOOKAHEAD]
+    block_size, live_drafts = pool[BLOCK_SIZE], rules[LIVE_DRAFTS]
+    position, base, budget, room, keyed = slots[POSITION], slots[BASE], slots[BUDGET], slots[ROOM], slots[KEYED]
+    # no function is called for each slot: handing it arrays costs more than the rest of the loop
     state[SCHEDULED] = 0
     while state[SCHEDULED] < state[DECODING] and left > 0:
         i = state[SCHEDULED]
-        drafts = min(slots[BUDGET, i], rollouts[END, slots[ROLLOUT, i]] - slots[POSITION, i])
-        if not rules[LIVE_DRAFTS]:
-            drafts = min(drafts, np.int64(flat[slots[POSITION, i] + slots[SHIFT, i], 1]))
+        drafts = budget[i]
+        if drafts > 0:
+            drafts = min(drafts, rollouts[END, slots[ROLLOUT, i]] - position[i])
+            if not live_drafts:
+                drafts = min(drafts, np.int64(flat[position[i] + slots[SHIFT, i], 1]))
         take = min(1 + drafts, left)
         if paged:
-            known = known_tokens(i, slots, rollouts)
+            known = position[i] - base[i]
             need = known - 1 + take + ahead
-            if need > slots[ROOM, i] and not hold(i, need, slots, state, queue, counts, pool):
+            if need > room[i] and not hold(i, need, slots, state, queue, counts, pool):
                 return 0
-            if known >= (slots[KEYED, i] + 1) * block_size:
+            if known >= (keyed[i] + 1) * block_size:
                 publish_until(i, known, slots, pool)
         slots[TAKE, i] = take
         left -= take
         state[SCHEDULED] += 1
     for i in range(state[DECODING], state[LIVE]):  # at most one: a chunk that is not the last one fills the step
-        known = known_tokens(i, slots, rollouts)
+        known = known_tokens(i, slots)
         take = min(known - slots[COMPUTED, i], left)
         slots[TAKE, i] = take
         if paged and take > 0:
@@ -184,7 +189,7 @@ def admit(  # type: ignore[no-untyped-def]
         known = position - origin + (prompt == 0)
         computed = 0
         if paged:
-            block_size = pool.facts[BLOCK_SIZE]
+            block_size = pool[BLOCK_SIZE]
             hits, free_hits = found(pool, rollout, known)
             computed = hits * block_size
         take = min(known - computed, left)
@@ -192,8 +197,8 @@ def admit(  # type: ignore[no-untyped-def]
             break
         if paged:
             blocks = -(-(computed + take) // block_size)
-            needed = -(-known // block_size) if pool.facts[WHOLE] else blocks
-            if needed - hits + free_hits > pool.facts[FREE_BLOCKS]:
+            needed = -(-known // block_size) if pool[WHOLE] else blocks
+            if needed - hits + free_hits > pool[FREE_BLOCKS]:
                 break
             slots[LINE, live] = take_in(pool, rollout, hits, blocks)
             slots[HELD, live] = blocks
@@ -206,6 +211,7 @@ def admit(  # type: ignore[no-untyped-def]
         slots[BUDGET, live] = 0
         slots[SHIFT, live] = 0
         slots[ORIGIN, live] = origin
+        slots[BASE, live] = origin - (prompt == 0)
         slots[DRAFTED, live] = 0
         slots[SINCE, live] = state[STEPS]
         slots[STAGE, live] = 0

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine.blocks import NO_POOL, Pool, make_pool
+from simulator.engine.blocks import NO_POOL, make_pool
 from simulator.engine.workload import Workload
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 
 NO_LIMIT = 1 << 62
+LARGEST_GRAPH = 512
+"""Largest size that vLLM captures a CUDA graph for, in tokens, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Serving:
             workload.classroom is not None, 1,
         ], np.int64)  # fmt: skip
 
-    def pools(self, workload: Workload, max_num_seqs: int) -> Iterator[Pool]:
+    def pools(self, workload: Workload, max_num_seqs: int) -> Iterator[Int64]:
         """Yield an empty block pool for each replica; raises InputError if some rollout cannot fit."""
         if not self.paged:
             while True:
@@ -105,7 +107,7 @@ class Serving:
             )
         shared, chain_at, chain, per_entry = workload.shared_blocks(self.block_size, self.enable_prefix_caching)
         own = int((chain + per_entry).max(initial=0)) + np.concatenate([[0], np.cumsum(blocks - shared)])
-        rollouts = np.stack([shared, chain_at, own[:-1]])
+        rollouts = shared, chain_at, own[:-1]
         keys, caching = (int(own[-1]), True) if self.enable_prefix_caching else (0, False)
         lines = max_num_seqs * (1 + self.async_scheduling)
         while True:
@@ -113,6 +115,12 @@ class Serving:
                 available, self.block_size, caching, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,
                 int(blocks.max()), keys, chain, per_entry, rollouts,
             )  # fmt: skip
+
+
+def capture_sizes(max_num_seqs: int, max_num_batched_tokens: int = LARGEST_GRAPH) -> tuple[int, ...]:
+    """Sizes in tokens that vLLM 0.19 captures CUDA graphs for unless told otherwise: 1, 2, 4, by 8, from 256 by 16."""
+    largest = min(2 * max_num_seqs, LARGEST_GRAPH, max_num_batched_tokens)
+    return tuple(size for size in (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16)) if size <= largest)
 
 
 ANYTHING = Serving()

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from simulator.budgets.view import Requests
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.live import Classroom
+from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -66,6 +70,20 @@ class Workload:
         """Return the number of rollouts."""
         return self.prompt.size
 
+    def taken(self, rows: Int64, acceptance: Acceptance) -> "Workload":
+        """Return the workload of these rows, which may repeat, with the acceptance of theirs."""
+        turns, hashes, hash_offsets = self.turns, self.hashes, self.hash_offsets
+        if turns is not None:
+            offsets, places = _gathered(turns.offsets, rows)
+            turns = Turns(offsets, turns.generated_tokens[places], turns.wait_s[places])
+        if hashes is not None and hash_offsets is not None:
+            hash_offsets, places = _gathered(hash_offsets, rows)
+            hashes = hashes[places]
+        return Workload(
+            self.prompt[rows], self.sample[rows], self.prompt_tokens[rows], self.output_tokens[rows], acceptance,
+            None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets,
+        )  # fmt: skip
+
     def longest_prefill(self, preemptible: bool) -> int:
         """Tokens of the longest prefill: of a prompt, or of all but the last token of a rollout that can come back."""
         comes_back = preemptible or self.turns is not None
@@ -92,3 +110,51 @@ class Workload:
             rank.astype(np.int64) * per,
             per,
         )
+
+
+def workload_of(
+    trace: Trace, rows: Int64, acceptance: Acceptance, classroom: Classroom | None, arrivals: bool
+) -> Workload:
+    """The rollouts in `rows` of a trace as it recorded them; `arrivals`: as they arrived, or all at once."""
+    arrival_s = _recorded(trace, "arrival_s") if arrivals else None
+    turns, hashes = _recorded(trace, "turns"), _recorded(trace, "block_hashes")
+    spans = None
+    if turns is not None:
+        parts = turns.take(pa.array(rows.tolist())).combine_chunks()
+        flat = pc.list_flatten(parts)
+        spans = Turns(
+            _offsets(parts),
+            pc.struct_field(flat, "generated_tokens").to_numpy().astype(np.int64),
+            pc.struct_field(flat, "wait_s").to_numpy().astype(np.float64),
+        )
+    prefixes = None if hashes is None else hashes.take(pa.array(rows.tolist())).combine_chunks()
+    return Workload(
+        prompt=trace.prompt[rows].astype(np.int64),
+        sample=trace.sample[rows].astype(np.int64),
+        prompt_tokens=trace.prompt_tokens[rows].astype(np.int64),
+        output_tokens=trace.output_tokens[rows].astype(np.int64),
+        acceptance=acceptance,
+        classroom=classroom,
+        arrival_s=None if arrival_s is None else arrival_s.to_numpy().astype(np.float64)[rows],
+        turns=spans,
+        hashes=None if prefixes is None else pc.list_flatten(prefixes).to_numpy().astype(np.int64),
+        hash_offsets=None if prefixes is None else _offsets(prefixes),
+    )
+
+
+def _recorded(trace: Trace, name: str) -> "pa.ChunkedArray[Any] | None":
+    """The column, or None where the trace has none or nothing in it."""
+    column = trace.table.column(name) if name in trace.table.column_names else None
+    return None if column is None or column.null_count == len(column) else column
+
+
+def _offsets(lists: "pa.Array[Any]") -> Int64:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths.astype(np.int64))])
+
+
+def _gathered(offsets: Int64, rows: Int64) -> tuple[Int64, Int64]:
+    """Offsets of the chosen lists one after another, and the places of their elements."""
+    lengths = np.diff(offsets)[rows]
+    chosen = np.concatenate([[0], np.cumsum(lengths)])
+    return chosen, np.arange(chosen[-1]) + np.repeat(offsets[:-1][rows] - chosen[:-1], lengths)
