@@ -16,6 +16,7 @@ import yaml
 
 from calibration.imports.attention import WIDTHS, attention_tables, verification_note
 from calibration.imports.skew import skew_tables
+from calibration.imports.tiles import stepped
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Operator, Table, row
@@ -29,6 +30,8 @@ TWICE_A_LAYER = {"layernorm"}
 """Every other dense layer runs once in each layer of the model; `layernorm` before attention and before the MLP."""
 PER_SEQUENCE = {"lm_head", "sampler"}
 MICRO = 1e-6
+Made = tuple[list[Operator], dict[str, dict[str, float]]]
+"""Operators, and the held-out error of each."""
 
 
 def import_llmservingsim(
@@ -54,9 +57,15 @@ def import_llmservingsim(
         )
     meta = _meta(folder / "meta.yaml")
     attention = _read(tables / "attention.csv", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
-    operators = _dense(_read(tables / "dense.csv", ("layer", "tokens", "time_us"), text=("layer",)), shape)
-    operators += _per_sequence(_read(tables / "per_sequence.csv", ("layer", "sequences", "time_us"), text=("layer",)))
-    operators += attention_tables(attention, shape.layers)
+    operators: list[Operator] = []
+    errors: dict[str, dict[str, float]] = {}
+    for made, found in (
+        _dense(_read(tables / "dense.csv", ("layer", "tokens", "time_us"), text=("layer",)), shape),
+        _per_sequence(_read(tables / "per_sequence.csv", ("layer", "sequences", "time_us"), text=("layer",))),
+        attention_tables(attention, shape.layers),
+    ):
+        operators += made
+        errors |= found
     if shape.experts:
         operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape)
     trusted = bool((meta.get("skew_fit") or {}).get("enabled"))
@@ -82,33 +91,42 @@ def import_llmservingsim(
         "the mixed kernel for one of their mean length, and a prefill kernel for each further one.",
         derived={"decode_width": 1.0},
         derivation=verification_note(attention),
+        held_out=errors,
     )
 
 
-def _dense(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:
-    return [
-        _by(str(layer), "padded_tokens", rows["tokens"], rows["time_us"], _repeat(str(layer), shape.layers))
-        for layer, rows in table.groupby("layer")
-    ]
+def _dense(table: pd.DataFrame, shape: ModelShape) -> Made:
+    tables: list[Operator] = []
+    errors = {}
+    for layer, rows in table.groupby("layer"):
+        name = str(layer)
+        one, errors[name] = _by(name, "padded_tokens", rows["tokens"], rows["time_us"], _repeat(name, shape.layers))
+        tables.append(one)
+    return tables, errors
 
 
 def _repeat(layer: str, layers: int) -> int:
     return 1 if layer in ONCE else 2 * layers if layer in TWICE_A_LAYER else layers
 
 
-def _per_sequence(table: pd.DataFrame) -> list[Operator]:
+def _per_sequence(table: pd.DataFrame) -> Made:
     unknown = set(table["layer"]) - PER_SEQUENCE
     if unknown or set(table["layer"]) != PER_SEQUENCE:
         raise InputError(f"per_sequence.csv: layers are {sorted(set(table['layer']))}, expected {sorted(PER_SEQUENCE)}")
-    return [
-        _by(str(layer), "sampled_tokens", rows["sequences"], rows["time_us"]) for layer, rows in table.groupby("layer")
-    ]
+    tables: list[Operator] = []
+    errors = {}
+    for layer, rows in table.groupby("layer"):
+        one, errors[str(layer)] = _by(str(layer), "sampled_tokens", rows["sequences"], rows["time_us"])
+        tables.append(one)
+    return tables, errors
 
 
-def _by(name: str, axis: str, points: "pd.Series[Any]", time_us: "pd.Series[Any]", repeat: int = 1) -> Table:
+def _by(
+    name: str, axis: str, points: "pd.Series[Any]", time_us: "pd.Series[Any]", repeat: int = 1
+) -> tuple[Table, dict[str, float]]:
     order = np.argsort(points.to_numpy(np.float64))
-    grid, values = points.to_numpy(np.float64)[order], time_us.to_numpy(np.float64)[order]
-    return Table(name, (axis,), (grid,), values * MICRO, repeat)
+    grid, values, error = stepped(points.to_numpy(np.float64)[order], time_us.to_numpy(np.float64)[order])
+    return Table(name, (axis,), (grid,), values * MICRO, repeat), error
 
 
 def _experts(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:

@@ -290,13 +290,11 @@ def _print(result: "Result", out: Path | None) -> None:
 
 def _served(run: dict[str, Any], arrivals: bool) -> str:
     """What a serving engine's log would say: latencies where rollouts arrive, and what KV blocks did."""
-    parts = []
-    if arrivals:
-        for name in ("ttft", "tpot", "latency"):
-            if run[f"{name}_s"] is not None:
-                parts.append(
-                    f"{name.upper() if name != 'latency' else name} {run[f'{name}_s']:.4g} s (p99 {run[f'{name}_p99_s']:.4g})"
-                )
+    names = [name for name in ("ttft", "tpot", "latency") if arrivals and run[f"{name}_s"] is not None]
+    parts = [
+        f"{name if name == 'latency' else name.upper()} {run[f'{name}_s']:.4g} s (p99 {run[f'{name}_p99_s']:.4g})"
+        for name in names
+    ]
     if run["preemptions"]:
         parts.append(f"{run['preemptions']:,} preemptions")
     if run["cached_tokens"]:

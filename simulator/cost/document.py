@@ -18,7 +18,7 @@ from traces.errors import InputError
 
 FORMAT = "rolloutsim.profile/1"
 TEXTS = ("name", "kind", "model", "device", "source", "uncertainty")
-OPTIONAL = ("notes", "relative_error", "drafter_costs", "derived", "derivation")
+OPTIONAL = ("notes", "relative_error", "drafter_costs", "derived", "derivation", "held_out")
 KEYS = ("format", *TEXTS, *OPTIONAL, "valid_range", "operators")
 OPERATOR_KEYS = {
     "affine": ("coefficients_s",),
@@ -46,6 +46,8 @@ def document_of(profile: Profile) -> dict[str, Any]:
     document["drafter_costs"] = {name: dict(costs) for name, costs in profile.drafter_costs.items()}
     if profile.derived:
         document |= {"derived": dict(profile.derived), "derivation": profile.derivation}
+    if profile.held_out:
+        document["held_out"] = {name: dict(errors) for name, errors in profile.held_out.items()}
     return document
 
 
@@ -81,6 +83,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"operators = {_shown(entries)}: give a list of at least one operator")
     drafters = _mapping(document.get("drafter_costs") or {}, "drafter_costs")
+    held_out = _mapping(document.get("held_out") or {}, "held_out")
     return Profile(
         **texts,
         operators=tuple(_operator(entry, f"operators[{index}]") for index, entry in enumerate(entries)),
@@ -90,6 +93,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         drafter_costs={name: _numbers(costs, f"drafter_costs.{name}") for name, costs in drafters.items()},
         derived=_numbers(document.get("derived") or {}, "derived"),
         derivation=_text(document, "derivation") if document.get("derived") else "",
+        held_out={name: _numbers(errors, f"held_out.{name}") for name, errors in held_out.items()},
         sha256=sha256,
     )
 

@@ -47,7 +47,8 @@ class Profile:
     `valid_range` maps features to (lowest, highest); features that are a table's axis and absent get the table's grid.
     `relative_error` is a fraction, or None where none was published. `drafter_costs` records what drafters cost, in
     seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost. `derived` maps a
-    feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how.
+    feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how. `held_out`
+    maps operators to the error of measured points that were left out and predicted from the rest: `points`, `median`, `p95`.
     Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
     """
 
@@ -64,6 +65,7 @@ class Profile:
     drafter_costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     derived: Mapping[str, float] = field(default_factory=dict)
     derivation: str = ""
+    held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     sha256: str | None = None
 
     def __post_init__(self) -> None:
