@@ -31,6 +31,14 @@ def simulate_run(
     preempted = int(outcome.ledger.counts[fields.R_PREEMPTED].sum())
     cached = int(outcome.ledger.counts[fields.R_CACHED].sum())
     notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
+    if (tp := facts.tensor_parallel_size or 1) > 1:
+        notes.append(
+            f"tensor parallel size {tp}: a profile of that many GPUs is needed; this one is of {profile.device}"
+        )
+    if facts.enable_expert_parallel and tp * replicas > 1:
+        notes.append(
+            "expert parallelism: the profile's costs must include it; ranks step on their own here, in vLLM together"
+        )
     return SimulatedRun(
         times[fields.QUEUED_S],
         times[fields.FIRST_TOKEN_S],

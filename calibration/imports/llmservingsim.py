@@ -41,12 +41,13 @@ def import_llmservingsim(
     link_bandwidth_bytes_per_s: float | None = None,
     link_latency_s: float | None = None,
     skew: Literal["auto", "on", "off"] = "auto",
+    ep: int = 1,
 ) -> Profile:
-    """Return the profile of one model on `tp` GPUs.
+    """Return the profile of one model on `tp` GPUs; of a mixture of experts whose experts `ep` ranks share, that of one rank.
 
     folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it. The link figures price all-reduces,
-    two in a layer, in a ring: needed if tp > 1. skew: charge uneven batches what `skew.csv` says; `auto` asks `meta.yaml`
-    whether its authors trust it. Raises InputError.
+    two in a layer, in a ring, and with expert parallelism what ranks send each other: needed if tp or ep > 1. skew: charge
+    uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
     shape = model_shape(config)
     tables = folder / f"tp{tp}"
@@ -67,17 +68,22 @@ def import_llmservingsim(
         operators += made
         errors |= found
     if shape.experts:
-        operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape)
+        operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape, ep)
     trusted = bool((meta.get("skew_fit") or {}).get("enabled"))
     uneven = skew == "on" or (skew == "auto" and trusted)
     if uneven:
         columns = ("n", "pc", "kp", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
         operators += skew_tables(_read(tables / "skew.csv", columns), attention, shape.layers)
-    if tp > 1:
-        operators.append(_all_reduce(shape, tp, link_bandwidth_bytes_per_s, link_latency_s))
+    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
+        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
+    if tp > 1 or ep > 1:
+        link = _link(link_bandwidth_bytes_per_s, link_latency_s, max(tp, ep))
+        operators += [_all_reduce(shape, tp, *link)] if tp > 1 else []
+        operators += [_exchange(shape, ep, *link)] if ep > 1 else []
     most = meta.get("engine_effective") or {}
+    ranks = f"tp {tp}, ep {ep}" if ep > 1 else f"tp {tp}"
     return Profile(
-        name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, tp {tp}",
+        name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, {ranks}",
         kind="table",
         operators=tuple(operators),
         model=str(meta.get("model") or folder.parent.name),
@@ -129,8 +135,12 @@ def _by(
     return Table(name, (axis,), (grid,), values * MICRO, repeat), error
 
 
-def _experts(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:
-    """Experts by tokens, at the experts that so many tokens touch if routing is uniform: E(1 - (1 - k/E)^n) of them."""
+def _experts(table: pd.DataFrame, shape: ModelShape, ep: int) -> list[Operator]:
+    """Experts by tokens, at the experts that so many tokens touch if routing is uniform: E(1 - (1 - k/E)^n) of them.
+
+    With expert parallelism a rank has 1/ep of the experts and serves the tokens of all ep ranks, which are as many tokens for
+    each: as many pairs of token and expert as its own tokens make, on fewer experts that are touched more often.
+    """
     grid = table.pivot_table(index="tokens", columns="activated_experts", values="time_us")
     touched = grid.columns.to_numpy(np.float64)
     filled = np.array(
@@ -138,22 +148,32 @@ def _experts(table: pd.DataFrame, shape: ModelShape) -> list[Operator]:
     )
     tokens = grid.index.to_numpy(np.float64)
     dense = np.unique(np.round(np.geomspace(tokens[0], tokens[-1], 160))).astype(np.float64)
-    experts = np.clip(shape.expected_experts(dense), touched[0], touched[-1])
+    experts = np.clip(shape.expected_experts(dense * ep) / ep, touched[0], touched[-1])
     by_touched = np.array([np.interp(dense, tokens, column) for column in filled.T]).T
     time_us = np.array([np.interp(n, touched, line) for n, line in zip(experts, by_touched, strict=True)])
     return [Table("experts", ("padded_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
 
 
-def _all_reduce(shape: ModelShape, tp: int, bandwidth: float | None, latency_s: float | None) -> Affine:
-    """Two in a layer, each a ring of 2 (tp - 1) messages of 1/tp of the activations."""
-    if bandwidth is None or latency_s is None or not (bandwidth > 0 and latency_s >= 0):
+def _link(bandwidth: float | None, latency_s: float | None, gpus: int) -> tuple[float, float]:
+    if bandwidth is None or latency_s is None or not (0 < bandwidth < np.inf and 0 <= latency_s < np.inf):
         raise InputError(
-            f"tp = {tp}, link bandwidth {bandwidth}, latency {latency_s}: the profile has no table of all-reduces; give "
+            f"{gpus} GPUs, link bandwidth {bandwidth}, latency {latency_s}: the profile has no table of collectives; give "
             "--link-bandwidth in bytes/s (> 0) and --link-latency in s (>= 0)"
         )
-    per_token = shape.hidden * shape.bytes_per_parameter / tp / bandwidth
-    hops = 2 * (tp - 1)
+    return bandwidth, latency_s
+
+
+def _all_reduce(shape: ModelShape, tp: int, bandwidth: float, latency_s: float) -> Affine:
+    """Two in a layer, each a ring of 2 (tp - 1) messages of 1/tp of the activations."""
+    per_token, hops = shape.hidden * shape.bytes_per_parameter / tp / bandwidth, 2 * (tp - 1)
     return Affine("all-reduce", row(constant=hops * latency_s, padded_tokens=hops * per_token), 2 * shape.layers)
+
+
+def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) -> Affine:
+    """All ranks gather each other's tokens before the experts and reduce-scatter them after: ep - 1 messages each time."""
+    per_token, hops = shape.hidden * shape.bytes_per_parameter / bandwidth, ep - 1
+    costs = row(constant=hops * latency_s, padded_tokens=hops * per_token)
+    return Affine("expert exchange", costs, 2 * shape.moe_layers)
 
 
 def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: int) -> dict[str, tuple[float, float]]:
@@ -202,6 +222,6 @@ def _read(path: Path, columns: tuple[str, ...], text: tuple[str, ...] = ()) -> p
         bad = ~(np.isfinite(values) & (values >= least))
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
-            raise InputError(f"{path}, line {first + 2}, {name} = {table[name][first]!r}: give a finite number > 0")
+            raise InputError(f"{path}, line {first + 2}, {name} = {table[name][first]}: give a finite number > 0")
         table[name] = values
     return table
