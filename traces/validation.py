@@ -169,11 +169,11 @@ def _check_turns(subject: _Subject) -> None:
     generated, wait_s = pc.struct_field(turns, "generated_tokens"), pc.struct_field(turns, "wait_s")
     broken = pc.or_(
         pc.or_(generated.is_null(), wait_s.is_null()),
-        pc.or_(pc.less(pc.fill_null(generated, -1), 0), pc.invert(_is_wait(wait_s))),
+        pc.or_(pc.less(pc.fill_null(generated, -1), 1), pc.invert(_is_wait(wait_s))),
     )
     bad = _rows(broken)
     if len(bad):
-        fix = "generated_tokens must be at least 0, and wait_s a finite time of at least 0"
+        fix = "generated_tokens must be at least 1, and wait_s a finite time of at least 0"
         raise subject.refusal(row_of_turn[bad], "turns", f"turn {turns[int(bad[0])].as_py()} is broken", fix)
     sums = np.bincount(row_of_turn, weights=generated.to_numpy(), minlength=len(lengths)).astype(np.int64)
     given = column.is_valid().to_numpy()
