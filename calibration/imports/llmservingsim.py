@@ -49,7 +49,7 @@ def import_llmservingsim(
     two in a layer, in a ring, and with expert parallelism what ranks send each other: needed if tp or ep > 1. skew: charge
     uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
-    shape = model_shape(config)
+    shape, folder = model_shape(config), folder.resolve()
     tables = folder / f"tp{tp}"
     if not tables.is_dir():
         there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []

@@ -1,33 +1,40 @@
-"""Finds and reads profiles: shipped ones by name, through the entry points of installed packages, others by path."""
+"""Finds, reads and writes profiles: shipped ones by name, through the entry points of installed packages, others by path."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
-from simulator.cost.document import parse
+import yaml
+
+from simulator.cost.document import document_of, parse
 from simulator.cost.model import Profile
+from simulator.cost.parquet import from_parquet, to_parquet
+from traces.atomic import replacing
 from traces.errors import InputError
 
 ENTRY_POINTS = "rolloutsim.profiles"
-SUFFIXES = (".yaml", ".yml")
+PARQUET = ".parquet"
+SUFFIXES = (".yaml", ".yml", PARQUET)
 
 
 def list_profiles() -> list[str]:
     """Names of all profiles that installed packages ship, sorted.
 
-    A package ships profiles by naming a package of YAML files in the entry point group `rolloutsim.profiles`.
+    A package ships profiles by naming a package of YAML or Parquet files in the entry point group `rolloutsim.profiles`.
     Raises InputError if such a package cannot be imported or two of them ship one name.
     """
     return sorted(_shipped())
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Profile with this name, or in this YAML file.
+    """Profile with this name, or in this YAML or Parquet file.
 
     Raises InputError for an unknown name (with the nearest ones), a file that cannot be read, and anything wrong in it.
     """
@@ -38,22 +45,50 @@ def load_profile(name_or_path: str | Path) -> Profile:
         near = difflib.get_close_matches(text, shipped, n=3, cutoff=0.4) or sorted(shipped)
         raise InputError(
             f"profile {text!r} is unknown: did you mean {', '.join(near)}? Give a name from `rolloutsim profile list`, "
-            "or the path of a YAML file"
+            "or the path of a YAML or Parquet file"
         )
     try:
         content = found.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{found}: no such profile file: check the path, or see `rolloutsim profile list`") from None
     except IsADirectoryError:
-        raise InputError(f"{found} is a directory: give the path of one YAML file in it") from None
+        raise InputError(f"{found} is a directory: give the path of one profile in it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{found} cannot be read ({error}): give the path of a YAML file") from None
+        raise InputError(f"{found} cannot be read ({error}): give the path of a profile") from None
+    sha256 = hashlib.sha256(content).hexdigest()
     try:
-        return parse(content.decode("utf-8"), hashlib.sha256(content).hexdigest())
+        if found.name.endswith(PARQUET):
+            return from_parquet(content, sha256)
+        return parse(content.decode("utf-8"), sha256)
     except UnicodeDecodeError as error:
         raise InputError(f"{found} is not text (byte {error.start}): a profile is a YAML file in UTF-8") from None
     except InputError as error:
         raise InputError(f"{found}: {error}") from None
+
+
+def check_suffix(path: Path) -> None:
+    """Raise InputError unless a profile can be written under this name."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path}: a profile is written as {', '.join(SUFFIXES)}: give one of these suffixes")
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write the profile so that `load_profile` reads back the same costs; the suffix says whether as YAML or Parquet.
+
+    Raises InputError for another suffix and where the file cannot be written.
+    """
+    check_suffix(path)
+    content = to_parquet(profile) if path.suffix == PARQUET else _yaml(profile)
+    with replacing(path) as file:
+        file.write(content)
+
+
+def _yaml(profile: Profile) -> bytes:
+    document = json.loads(json.dumps(document_of(profile)))  # plain numbers, whatever kind of float they were
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    style: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 118}
+    text: str = yaml.dump(document, Dumper=dumper, **style)
+    return text.encode()
 
 
 def _is_path(name_or_path: str | Path) -> bool:
@@ -62,7 +97,7 @@ def _is_path(name_or_path: str | Path) -> bool:
 
 
 def _shipped() -> dict[str, Traversable]:
-    """YAML file of every shipped profile by name."""
+    """File of every shipped profile by name."""
     shipped: dict[str, Traversable] = {}
     owners: dict[str, str] = {}
     for point in entry_points(group=ENTRY_POINTS):

@@ -49,7 +49,9 @@ def requests() -> Workload:
 
 
 def profile() -> Profile:
-    folder = Path(os.environ.get("ROLLOUTSIM_DATA", "../shared")) / "profiles/llmservingsim/RTXPRO6000/Llama-3.1-8B/bf16"
+    folder = (
+        Path(os.environ.get("ROLLOUTSIM_DATA", "../shared")) / "profiles/llmservingsim/RTXPRO6000/Llama-3.1-8B/bf16"
+    )
     if not folder.is_dir():
         return load_profile("h100-llama-3.1-8b-published")
     from calibration.imports.llmservingsim import import_llmservingsim

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from simulator.engine.fields import LOG_COLUMNS
 from simulator.report import plots
 from simulator.report.series import (
     LiveBatch,
@@ -43,12 +44,9 @@ def step_table(seed=1):
         for policy in POLICIES:
             for replica in range(REPLICAS):
                 start_s, duration_s, live = decode_log(rng)
-                tokens = dict.fromkeys(
-                    ("query_tokens", "kv_tokens", "prefill_tokens", "drafted_tokens", "accepted_tokens"), 0
-                )
-                blocks.append({"policy": policy, "step": step, "replica": replica, "start_s": start_s,
-                               "duration_s": duration_s, "live": live, "emitted_tokens": live, "extrapolated": False,
-                               "draft_s": 0.0} | tokens)  # fmt: skip
+                made = {"policy": policy, "step": step, "replica": replica, "start_s": start_s, "duration_s": duration_s,
+                        "live": live, "emitted_tokens": live, "extrapolated": False}  # fmt: skip
+                blocks.append(dict.fromkeys(LOG_COLUMNS, 0) | made)
     steps = table(STEPS, blocks)
     return steps.take(pa.array(rng.permutation(steps.num_rows)))
 

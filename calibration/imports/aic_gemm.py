@@ -1,0 +1,136 @@
+"""Matrix multiplications measured on a grid of (m, n, k): what one of any shape costs over its rows m."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from traces.errors import InputError
+
+Float64 = npt.NDArray[np.float64]
+
+BYTES = 2
+LARGE = 1024.0
+"""Widths below which a multiplication is little more than the launch of its kernel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gemms:
+    """Seconds of (m x k) times (k x n) by m, n and k; NaN where not measured.
+
+    `bandwidth_bytes_per_s` and `peak_flops_per_s` are the device's; a shape beyond the grid is taken to reach the share of
+    them that the largest measured ones do.
+    """
+
+    m: Float64
+    n: Float64
+    k: Float64
+    seconds: Float64
+    bandwidth_bytes_per_s: float
+    peak_flops_per_s: float
+
+    def time_s(self, n: float, k: float) -> Float64:
+        """Seconds for each of the grid's m.
+
+        Between the measured n and k time is interpolated linearly: on H200 a measured line left out is off by 3 to 5 % in
+        the median, which is how far one m is off when predicted from its neighbours; the nearest n in proportion is off
+        by 6 to 9 %. Below the grid the smallest one counts: it is all launch. Raises InputError at a hole in the grid.
+        """
+        for axis, wanted in ((self.n, n), (self.k, k)):
+            if wanted > axis[-1]:
+                return self._beyond(n, k, axis)
+        seconds = np.zeros(self.m.size)
+        for column, share in _weights(self.n, n):
+            for depth, part in _weights(self.k, k):
+                seconds += share * part * self.seconds[:, column, depth]
+        if np.isnan(seconds).any():
+            raise InputError(
+                f"gemm: n = {n:g}, k = {k:g} is not measured for every m: use another tensor-parallel size"
+            )
+        return seconds
+
+    def place(self, n: float, k: float) -> str:
+        """Where a shape lies off the grid, in words; empty if it was measured."""
+        words = []
+        for name, axis, wanted in (("n", self.n, n), ("k", self.k, k)):
+            if wanted > axis[-1]:
+                words.append(f"{name} beyond {axis[-1]:g}")
+            elif wanted < axis[0]:
+                words.append(f"{name} below {axis[0]:g}")
+            elif wanted not in axis:
+                after = int(np.searchsorted(axis, wanted))
+                words.append(f"{name} between {axis[after - 1]:g} and {axis[after]:g}")
+        return ", ".join(words)
+
+    def roof_s(self, n: npt.ArrayLike, k: npt.ArrayLike) -> Float64:
+        """Least seconds that the device's data sheet allows, for each of the grid's m."""
+        rows, columns, depth = self.m.reshape(-1, *(1,) * max(np.ndim(n), np.ndim(k))), np.asarray(n), np.asarray(k)
+        moved = BYTES * (rows * depth + columns * depth + rows * columns)
+        compute = 2 * rows * columns * depth / self.peak_flops_per_s
+        return np.asarray(np.maximum(moved / self.bandwidth_bytes_per_s, compute))
+
+    def apart(self, n: float, k: float) -> float:
+        """Ratio of the measured widths that a shape is interpolated between; 1 where it was measured."""
+        ratios = [1.0]
+        for axis, wanted in ((self.n, n), (self.k, k)):
+            if axis[0] < wanted < axis[-1] and wanted not in axis:
+                after = int(np.searchsorted(axis, wanted))
+                ratios.append(float(axis[after] / axis[after - 1]))
+        return max(ratios)
+
+    def leave_one_out(self, apart: float = 1.0) -> Float64:
+        """Relative errors of predicting each measured line of n, and of k, from its two neighbours; large widths only.
+
+        Of those whose neighbours are at least so far apart, as a ratio; of the farthest if none are.
+        """
+        errors: dict[float, list[Float64]] = {}
+        for axis in (1, 2):
+            points, lines = (self.n, self.k)[axis - 1], np.moveaxis(self.seconds, axis, 0)
+            lines = lines[:, :, (self.k, self.n)[axis - 1] >= LARGE]
+            for at in range(1, points.size - 1):
+                if points[at] >= LARGE:
+                    low, high = points[at - 1], points[at + 1]
+                    share = (points[at] - low) / (high - low)
+                    predicted = lines[at - 1] + share * (lines[at + 1] - lines[at - 1])
+                    errors.setdefault(high / low, []).append((predicted / lines[at] - 1).ravel())
+        least = min(apart, max(errors))
+        found = np.concatenate([error for ratio, each in errors.items() if ratio >= least for error in each])
+        return np.asarray(found[~np.isnan(found)])
+
+    def beyond_error(self) -> Float64:
+        """Relative errors of predicting the line of the largest n from the two before it, as `time_s` does beyond."""
+        known = Gemms(
+            self.m, self.n[:-1], self.k, self.seconds[:, :-1], self.bandwidth_bytes_per_s, self.peak_flops_per_s
+        )
+        depths = np.flatnonzero((self.k >= LARGE) & ~np.isnan(self.seconds[:, -1]).any(axis=0))
+        predicted = np.array([known.time_s(self.n[-1], self.k[depth]) for depth in depths]).T
+        return (predicted / self.seconds[:, -1, depths] - 1).ravel()
+
+    def _beyond(self, n: float, k: float, axis: Float64) -> Float64:
+        """Time at the mean share of the roof that the two largest measured widths reach."""
+        largest = [(width, k) if axis is self.n else (n, width) for width in axis[-2:]]
+        share = np.mean([self.roof_s(*shape) / self.time_s(*shape) for shape in largest], axis=0)
+        return np.asarray(self.roof_s(n, k) / share)
+
+
+def gemms(table: pd.DataFrame, bandwidth_bytes_per_s: float, peak_flops_per_s: float) -> Gemms:
+    """Grid of the columns m, n, k and seconds; raises InputError if one of the axes has fewer than two points."""
+    m, n, k = (np.unique(table[name].to_numpy(np.float64)) for name in ("m", "n", "k"))
+    if min(m.size, n.size, k.size) < 2:
+        raise InputError(f"gemm: measured at {m.size} m, {n.size} n and {k.size} k: give at least two of each")
+    seconds = np.full((m.size, n.size, k.size), np.nan)
+    places = tuple(np.searchsorted(axis, table[name]) for axis, name in ((m, "m"), (n, "n"), (k, "k")))
+    seconds[places] = table["seconds"].to_numpy(np.float64)
+    return Gemms(m, n, k, seconds, bandwidth_bytes_per_s, peak_flops_per_s)
+
+
+def _weights(axis: Float64, wanted: float) -> list[tuple[int, float]]:
+    """Grid points around a value and their shares; one where it is a grid point or lies below the grid."""
+    after = int(np.searchsorted(axis, wanted))
+    if after == 0 or axis[after] == wanted:
+        return [(after, 1.0)]
+    share = float((wanted - axis[after - 1]) / (axis[after] - axis[after - 1]))
+    return [(after - 1, 1 - share), (after, share)]

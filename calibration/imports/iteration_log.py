@@ -1,0 +1,153 @@
+"""Step times from vLLM's own log (`--enable-logging-iteration-details`), fitted by costs per sequence and per token.
+
+A line, since vLLM 0.14, reads `Iteration(515): 0 context requests, 0 context tokens, 20 generation requests, 20 generation
+tokens, iteration elapsed time: 10.99 ms`; later ones add ` (dummy)` for a step without work that data parallelism asks for,
+and `, GPU KV cache usage: 3.1%`, which counts tokens where the log says `GPU KV cache size: 512,000 tokens` at its start.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from simulator.cost.model import Profile
+from simulator.cost.operators import Affine, Bounds, row
+from traces.errors import InputError
+
+Float64 = npt.NDArray[np.float64]
+
+COUNT, DECIMAL = r"(\d{1,9})", r"(\d{1,9}(?:\.\d{1,18})?)"
+ITERATION = re.compile(
+    rf"Iteration\(\d+\): {COUNT} context requests, {COUNT} context tokens, {COUNT} generation requests, {COUNT} generation "
+    rf"tokens, iteration elapsed time: {DECIMAL} ms( \(dummy\))?(?:, GPU KV cache usage: {DECIMAL}%)?"
+)
+CACHE = re.compile(r"GPU KV cache size: (\d[\d,]{0,14}) tokens")
+FEWEST = 50
+"""Steps below which there is nothing to fit."""
+FOLDS = 5
+ROUNDS = 30
+"""Re-weightings that turn least squares into least absolute errors."""
+MILLI = 1e-3
+
+
+def import_iteration_log(path: Path, model: str, device: str) -> Profile:
+    """Profile with a cost per step, sequence, query token, prefill token and, where the log counts them, token of KV.
+
+    The costs are >= 0 and have the least mean relative error, which a few stalled steps do not move. `relative_error` is the
+    mean over steps left out: the log is cut into five stretches, each predicted from the other four. Raises InputError.
+    """
+    steps, seconds, skipped = _read(path)
+    if seconds.size < FEWEST:
+        raise InputError(
+            f"{path}: {seconds.size} steps with work: a fit needs {FEWEST}; log a run with --enable-logging-iteration-details"
+        )
+    names, dropped = _identified(steps)
+    columns = np.stack([steps[name] for name in names], axis=1)
+    costs = _fit(columns, seconds)
+    errors = np.abs(_held_out(columns, seconds))
+    bias = seconds.sum() / (columns @ costs).sum() - 1
+    fitted = {name: cost for name, cost in zip(names, costs, strict=True) if cost > 0}
+    valid: Bounds = {name: (float(steps[name].min()), float(steps[name].max())) for name in names if name != "constant"}
+    valid["query_per_seq"] = _span(steps["query_tokens"] / steps["live"])
+    if "kv_tokens" in steps:
+        valid["context_tokens"] = _span(steps["kv_tokens"] / steps["live"])
+    return Profile(
+        name=f"{model} on {device}, from {path.stem}",
+        kind="affine",
+        operators=(Affine("step", row(**fitted)),),
+        model=model,
+        device=device,
+        source=f"vLLM iteration log {path.name}: {seconds.size:,} steps",
+        uncertainty=f"steps left out of the fit are off by {errors.mean():.1%} on average, {np.median(errors):.1%} in the "
+        f"median and {np.quantile(errors, 0.95):.1%} one time in twenty; all steps together took {bias:+.1%} of what the "
+        "fit says; time between steps is not in the log",
+        valid_range=valid,
+        relative_error=float(errors.mean()),
+        notes=" ".join([*dropped, *skipped]),
+    )
+
+
+def _identified(steps: dict[str, Float64]) -> tuple[list[str], list[str]]:
+    """Features to fit, and in words what was left out because the log cannot tell it from another."""
+    names, told = ["constant", *(name for name in steps if name != "constant")], []
+    for name in names[1:]:
+        same = next((one for one in names[: names.index(name)] if _proportional(steps[one], steps[name])), None)
+        if same is not None or not steps[name].any():
+            names.remove(name)
+            told.append(f"No cost per {name}: it is {f'proportional to {same}' if same else 'zero'} in every step.")
+    if "kv_tokens" not in steps:
+        told.append(
+            "No cost per kv_tokens: the log does not count KV, so what its contexts cost is in the other costs."
+        )
+    return names, told
+
+
+def _proportional(one: Float64, other: Float64) -> bool:
+    """Whether two features, neither zero throughout, have one ratio in every step."""
+    return bool(one.any() and other.any() and np.allclose(one * other.sum(), other * one.sum(), rtol=1e-9))
+
+
+def _fit(columns: Float64, seconds: Float64) -> Float64:
+    """Costs >= 0 with the least mean relative error, by re-weighted least squares."""
+    weights = np.ones(seconds.size)
+    scale = np.maximum(columns.max(axis=0), 1.0)  # a stretch of the log may not prefill at all
+    costs = np.zeros(scale.size)
+    for _ in range(ROUNDS):
+        scaled = columns / scale * (weights / seconds)[:, None]
+        costs = nnls(scaled, weights)[0] / scale
+        weights = 1 / np.sqrt(np.maximum(np.abs(columns @ costs / seconds - 1), 1e-3))
+    return np.asarray(costs)
+
+
+def _held_out(columns: Float64, seconds: Float64) -> Float64:
+    """Relative error of each step, predicted from the stretches of the log that it is not in."""
+    errors = np.empty(seconds.size)
+    for part in np.array_split(np.arange(seconds.size), FOLDS):
+        others = np.ones(seconds.size, np.bool_)
+        others[part] = False
+        errors[part] = columns[part] @ _fit(columns[others], seconds[others]) / seconds[part] - 1
+    return errors
+
+
+def _span(values: Float64) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _read(path: Path) -> tuple[dict[str, Float64], Float64, list[str]]:
+    """Features by name and seconds of every step with work, and in words what was left out."""
+    try:
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): give the log of a vLLM server") from None
+    found, dummies, idle, cache_tokens = [], 0, 0, 0.0
+    for number, line in enumerate(lines, start=1):
+        if cached := CACHE.search(line):
+            cache_tokens = float(cached[1].replace(",", ""))
+        if "Iteration(" not in line:
+            continue
+        match = ITERATION.search(line)
+        if match is None:
+            shown = line[line.index("Iteration(") :][:80]
+            raise InputError(f"{path}, line {number}: {shown!r} is no step as vLLM logs it: remove the line")
+        *counts, elapsed, dummy, usage = match.groups()
+        context, prompt, generating, generated = map(float, counts)
+        if dummy or not prompt + generated or not context + generating or not float(elapsed):
+            dummies, idle = dummies + bool(dummy), idle + (not dummy)
+            continue
+        share = np.nan if usage is None else float(usage) / 100
+        found.append((context + generating, prompt + generated, prompt, share * cache_tokens, float(elapsed) * MILLI))
+    table = np.array(found).reshape(-1, 5)
+    steps = {
+        "constant": np.ones(len(table)),
+        "live": table[:, 0],
+        "query_tokens": table[:, 1],
+        "prefill_tokens": table[:, 2],
+    }
+    if cache_tokens and not np.isnan(table[:, 3]).any():
+        steps["kv_tokens"] = table[:, 3]
+    left_out = [(dummies, "dummy steps"), (idle, "steps without tokens or time")]
+    return steps, table[:, 4], [f"{count:,} {what} are left out." for count, what in left_out if count]
