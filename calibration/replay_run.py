@@ -9,6 +9,7 @@ from calibration.runs.facts import EngineFacts
 from calibration.runs.measured import MeasuredRun
 from calibration.validation import SimulatedRun, StepLog
 from simulator.budgets.policy import by_live
+from simulator.caveats import beyond, derived
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine import fields
@@ -39,6 +40,9 @@ def simulate_run(
         notes.append(
             "expert parallelism: the profile's costs must include it; ranks step on their own here, in vLLM together"
         )
+    notes += derived(outcome.logs, profile)
+    if outside := beyond(outcome.logs, profile):
+        notes.append("outside the profile's range: " + "; ".join(outside))
     return SimulatedRun(
         times[fields.QUEUED_S],
         times[fields.FIRST_TOKEN_S],

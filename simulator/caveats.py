@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from simulator.cost.kernel import features_of
 from simulator.cost.model import Profile
+from simulator.cost.work import FEATURES, WORK_FIELDS
 from simulator.drafting.drafter import Drafter
 from simulator.engine.fields import LOG_COLUMNS
 from simulator.engine.serving import Serving
 from simulator.summary import Episode
 from traces.trace import Trace
 
-MEASURED = ("live", "query_tokens", "kv_tokens", "prefill_tokens", "prefill_seqs", "padded_tokens", "longest_context")
-"""Columns of the step log that are features of the cost model."""
+Float64 = npt.NDArray[np.float64]
 
 
 def caveats(
@@ -27,14 +29,15 @@ def caveats(
 ) -> list[str]:
     """Return one line for each reservation: extrapolated and derived costs, what is not shared, missing history, no drafts."""
     notes = []
+    logs = [log for episode in episodes for log in episode.outcome.logs]
     if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
         notes.append(
             f"up to {most:.0%} of decoding time lies outside the valid range of profile {cost.name}, so extrapolated: "
-            + "; ".join(_beyond(episodes, cost))
+            + "; ".join(beyond(logs, cost))
         )
     if steps[0] == trace.steps[0]:
         notes.append(f"RL step {steps[0]} has no recorded step before it: no history to draft or to predict from")
-    notes += _derived(episodes, cost)
+    notes += derived(logs, cost)
     if "block_hashes" in trace.table.column_names and not serving.enable_prefix_caching:
         notes.append("prefix caching is off: equal block_hashes share nothing; set engine.enable_prefix_caching")
     if "siblings" in drafter.learns_from:
@@ -45,38 +48,29 @@ def caveats(
     return notes
 
 
-def _derived(episodes: Sequence[Episode], cost: Profile) -> list[str]:
-    """A line if any step leaned on costs that were derived and not measured."""
-    spans = _spans(episodes)
-    beyond = {name: most for name, most in cost.derived.items() if spans.get(name, (0.0, 0.0))[1] > most}
+def derived(logs: Sequence[Float64], cost: Profile) -> list[str]:
+    """A line if any step of these logs leaned on costs that were derived and not measured."""
+    spans = _spans(logs)
+    beyond = {name: most for name, most in cost.derived.items() if spans[name][1] > most}
     told = ", ".join(f"{name} up to {spans[name][1]:.3g} (measured up to {most:g})" for name, most in beyond.items())
     return [f"derived, not measured: {told}: {cost.derivation}"] if beyond else []
 
 
-def _beyond(episodes: Sequence[Episode], cost: Profile) -> list[str]:
-    """Each feature whose span over the decode steps leaves the valid range, with both."""
+def beyond(logs: Sequence[Float64], cost: Profile) -> list[str]:
+    """Each feature whose span over the decode steps of these logs leaves the valid range, with both."""
     told = []
-    for name, (low, high) in _spans(episodes).items():
+    for name, (low, high) in _spans(logs).items():
         least, most = cost.valid_range.get(name, (-np.inf, np.inf))
         if low < least or high > most:
             told.append(f"{name} {low:,.0f} to {high:,.0f}, valid {least:,.0f} to {most:,.0f}")
     return told
 
 
-def _spans(episodes: Sequence[Episode]) -> dict[str, tuple[float, float]]:
-    """Least and largest of each feature that the step logs tell."""
-    logs = [log for episode in episodes for log in episode.outcome.logs if len(log)]
-    spans: dict[str, tuple[float, float]] = {}
-    for log in logs:
-        columns = {name: log[:, LOG_COLUMNS.index(name)] for name in MEASURED}
-        live, query, chunks = columns["live"], columns["query_tokens"], columns["prefill_seqs"]
-        columns["context_tokens"] = columns["kv_tokens"] / live
-        columns["query_per_seq"] = query / live
-        columns["decode_seqs"] = live - chunks
-        columns["decode_width"] = (query - columns["prefill_tokens"]) / np.maximum(live - chunks, 1)
-        columns["prefill_chunk"] = columns["prefill_tokens"] / np.maximum(chunks, 1)
-        columns["sampled_tokens"] = query - columns["prefill_tokens"] + chunks
-        for name, values in columns.items():
-            low, high = spans.get(name, (np.inf, -np.inf))
-            spans[name] = (min(low, float(values.min())), max(high, float(values.max())))
-    return spans
+def _spans(logs: Sequence[Float64]) -> dict[str, tuple[float, float]]:
+    """Least and largest of each feature over all decode steps."""
+    at = [LOG_COLUMNS.index(name) for name in WORK_FIELDS]
+    lowest, highest = np.full(len(FEATURES), np.inf), np.full(len(FEATURES), -np.inf)
+    for log in (log for log in logs if len(log)):
+        found = features_of(np.ascontiguousarray(log[:, at]))
+        lowest, highest = np.minimum(lowest, found.min(axis=0)), np.maximum(highest, found.max(axis=0))
+    return dict(zip(FEATURES, zip(lowest.tolist(), highest.tolist(), strict=True), strict=True))

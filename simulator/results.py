@@ -105,6 +105,9 @@ STEPS = _schema(
     ("prefill_seqs", pa.int64(), "rollouts that compute prompt tokens"),
     ("padded_tokens", pa.int64(), "query tokens and CUDA-graph padding"),
     ("longest_context", pa.int64(), "context of the longest decoding rollout; 0 where no cost depends on it"),
+    ("pairs", pa.float64(), "query x context pairs"),
+    ("prefill_kv_tokens", pa.int64(), "context tokens after the prefilled chunks, summed"),
+    ("prefill_pairs", pa.float64(), "query x context pairs of the prefilled chunks"),
     ("free_blocks", pa.int64(), "KV blocks that nobody refers to; 0 where they are not counted"),
 )  # fmt: skip
 

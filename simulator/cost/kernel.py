@@ -28,6 +28,7 @@ ROOF = 1
 TABLE = 2
 ROW_WIDTH = 7
 OPERATOR_WIDTH = 13
+FEATURES = 21
 # features that decide when an operator runs
 PREFILL_SEQS = 6
 DECODE_SEQS = 12
@@ -198,6 +199,18 @@ def step_times(meta: IntArray, data: FloatArray, work: FloatArray) -> FloatArray
         w = work[row]
         seconds[row] = step_time(meta, data, features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]))
     return seconds
+
+
+@njit(cache=True)
+def features_of(work: FloatArray) -> FloatArray:
+    """Every feature of every row of float64[steps, 10], the fields of StepWork; float64[steps, features]."""
+    found = np.empty((work.shape[0], FEATURES))
+    for row in range(work.shape[0]):
+        w = work[row]
+        f = features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9])
+        for which in range(FEATURES):
+            found[row, which] = f[which]
+    return found
 
 
 @njit(cache=True)

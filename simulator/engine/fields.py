@@ -34,6 +34,7 @@ LOG_COLUMNS = (
     "start_s", "duration_s", "live", "query_tokens", "kv_tokens", "prefill_tokens",
     "drafted_tokens", "accepted_tokens", "emitted_tokens", "extrapolated", "draft_s",
     "waiting", "preempted", "prefill_seqs", "padded_tokens", "longest_context", "free_blocks",
+    "pairs", "prefill_kv_tokens", "prefill_pairs",
 )  # fmt: skip
 # why `advance` returned
 IDLE, FREED, ASK, LOG_FULL, UNTIL = range(5)

@@ -171,6 +171,7 @@ def record(  # type: ignore[no-untyped-def]
     row[6], row[7], row[8], row[9], row[10] = drafted, accepted, emitted, extrapolated, draft_s
     row[11], row[12], row[13] = state[TAIL] - state[HEAD], state[PREEMPTED], work[6]
     row[14], row[15], row[16] = work[5], work[9], free_blocks
+    row[17], row[18], row[19] = work[3], work[7], work[8]
     state[PREEMPTED] = 0
 
 
