@@ -28,7 +28,7 @@ from simulator.drafting.measure import DraftProfile, draft_curve
 from simulator.drafting.pricing import priced
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.serving import Serving, capture_sizes
+from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
 from simulator.engine.workload import Workload, workload_of
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.scenario import Scenario
@@ -88,7 +88,17 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             facts = dict(getattr(policy, "facts", {}))
             arrival_s = np.zeros(rows.size) if workload.arrival_s is None else workload.arrival_s
             episodes.append(
-                Episode(spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts, arrival_s)
+                Episode(
+                    spec,
+                    step,
+                    workload.requests,
+                    workload.output_tokens,
+                    outcome,
+                    wall_s,
+                    facts,
+                    arrival_s,
+                    workload.waits_s,
+                )
             )
         drafts.add(acceptance)
         if scenario.compare:
@@ -147,7 +157,9 @@ def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
     if engine.lookahead_tokens is None:
         chosen["lookahead_tokens"] = int(getattr(drafter, "lookahead_tokens", 0))
     if engine.cudagraph_capture_sizes == "vllm":
-        chosen["cudagraph_capture_sizes"] = capture_sizes(engine.max_num_seqs)
+        chosen["cudagraph_capture_sizes"] = capture_sizes(
+            engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, chosen["lookahead_tokens"]
+        )
     elif engine.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = tuple(engine.cudagraph_capture_sizes)
     return Serving(**chosen)

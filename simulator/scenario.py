@@ -32,7 +32,7 @@ class EngineSettings(_Model):
     max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
     enable_chunked_prefill: bool = True
     block_size: Annotated[int, Field(ge=1, le=1024)] = 16
-    num_gpu_blocks: Annotated[int, Field(ge=2, le=2**31 - 2)] | Literal["auto"] | None = None
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=10_000_000)] | Literal["auto"] | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.9
     enable_prefix_caching: bool = False
     scheduler_reserve_full_isl: bool = True
@@ -119,6 +119,12 @@ def build(document: dict[Any, Any]) -> Scenario:
     if scenario.engine.num_gpu_blocks == "auto" and None in (scenario.model, scenario.device):
         raise InputError(
             "engine.num_gpu_blocks = 'auto': name a model and a device to derive it from, or give a number"
+        )
+    limits = scenario.engine
+    if limits.max_num_batched_tokens is not None and limits.max_num_batched_tokens < limits.max_num_seqs:
+        raise InputError(
+            f"engine.max_num_batched_tokens = {limits.max_num_batched_tokens} is less than max_num_seqs = {limits.max_num_seqs}, "
+            "with which vLLM does not start: raise it, or lower max_num_seqs"
         )
     if len(set(scenario.policies)) < len(scenario.policies):
         twice = next(p for p in scenario.policies if scenario.policies.count(p) > 1)

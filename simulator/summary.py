@@ -16,7 +16,7 @@ Int64 = npt.NDArray[np.int64]
 
 STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
-DRAFT_S = fields.LOG_COLUMNS.index("draft_s")
+DRAFT_S, LIVE = fields.LOG_COLUMNS.index("draft_s"), fields.LOG_COLUMNS.index("live")
 
 
 class Episode(NamedTuple):
@@ -30,6 +30,7 @@ class Episode(NamedTuple):
     wall_s: float
     facts: dict[str, Any]
     arrival_s: npt.NDArray[np.float64]
+    waited_s: npt.NDArray[np.float64]
 
 
 def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "wasted_tokens": drafted - accepted,
         "mean_acceptance_length": output / sequence_steps,
         "draft_acceptance_rate": accepted / drafted if drafted else None,
-        "mean_live_batch": sequence_steps / decode_steps,
+        "mean_live_batch": sum(float(log[:, LIVE].sum()) for log in logs) / decode_steps,
         "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
         "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
         "draft_s": sum(float(log[:, DRAFT_S].sum()) for log in logs),
@@ -68,12 +69,13 @@ def _latencies(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """Mean and 99th percentile of TTFT, TPOT and latency from arrival; TPOT is None where nobody emits a second token."""
     times = np.concatenate([e.outcome.ledger.times for e in episodes], axis=1)
     arrival_s = np.concatenate([e.arrival_s for e in episodes])
+    waited_s = np.concatenate([e.waited_s for e in episodes])
     tokens = np.concatenate([e.output_tokens for e in episodes])
     first_s, last_s = times[fields.FIRST_TOKEN_S], times[fields.FINISHED_S]
     more = tokens > 1
     each = {
         "ttft": first_s - arrival_s,
-        "tpot": (last_s - first_s)[more] / (tokens[more] - 1),
+        "tpot": (last_s - first_s - waited_s)[more] / (tokens[more] - 1),
         "latency": last_s - arrival_s,
     }
     stats: dict[str, float | None] = {}
@@ -105,7 +107,7 @@ def rl_step_rows(episodes: Sequence[Episode], baseline: str) -> Iterator[dict[st
 
 def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
     """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
-    finished = outcome.ledger.times[fields.FINISHED_S]
+    finished = outcome.ledger.times[fields.FINISHED_S] - outcome.start_s
     late = finished > STRAGGLER_FROM * outcome.makespan_s
     return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
 

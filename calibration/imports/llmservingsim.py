@@ -50,6 +50,8 @@ def import_llmservingsim(
     uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
     shape, folder = model_shape(config), folder.resolve()
+    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
+        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
     tables = folder / f"tp{tp}"
     if not tables.is_dir():
         there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []
@@ -69,18 +71,18 @@ def import_llmservingsim(
         errors |= found
     if shape.experts:
         operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape, ep)
-    trusted = bool((meta.get("skew_fit") or {}).get("enabled"))
+    trusted = bool(_section(meta, "skew_fit").get("enabled"))
     uneven = skew == "on" or (skew == "auto" and trusted)
     if uneven:
         columns = ("n", "pc", "kp", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
         operators += skew_tables(_read(tables / "skew.csv", columns), attention, shape.layers)
-    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
-        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
     if tp > 1 or ep > 1:
         link = _link(link_bandwidth_bytes_per_s, link_latency_s, max(tp, ep))
         operators += [_all_reduce(shape, tp, *link)] if tp > 1 else []
         operators += [_exchange(shape, ep, *link)] if ep > 1 else []
-    most = meta.get("engine_effective") or {}
+    most = _section(meta, "engine_effective").get("max_num_batched_tokens", 0)
+    if not isinstance(most, int | float) or not 0 <= most < np.inf:
+        raise InputError(f"meta.yaml: engine_effective.max_num_batched_tokens = {most!r}: give a number of tokens")
     ranks = f"tp {tp}, ep {ep}" if ep > 1 else f"tp {tp}"
     return Profile(
         name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, {ranks}",
@@ -91,7 +93,7 @@ def import_llmservingsim(
         source=f"LLMServingSim profile {folder.parent.parent.name}/{folder.parent.name}/{folder.name}/tp{tp}, "
         f"vLLM {meta.get('vllm_version')}, {meta.get('profiled_at')}",
         uncertainty="kernels timed one by one and summed: launch gaps, and what CUDA graphs save of them, are not in it",
-        valid_range=_range(operators, attention, int(most.get("max_num_batched_tokens", 0))),
+        valid_range=_range(operators, attention, float(most)),
         notes=f"Uneven KV lengths {'cost what skew.csv measured' if uneven else 'cost what their mean does'}"
         f"{'' if uneven or trusted else ': its authors switched the skew fit off'}. Attention of several prefill chunks: "
         "the mixed kernel for one of their mean length, and a prefill kernel for each further one.",
@@ -102,6 +104,9 @@ def import_llmservingsim(
 
 
 def _dense(table: pd.DataFrame, shape: ModelShape) -> Made:
+    needed = {"qkv_proj", "o_proj"} | ({"gate_up_proj", "down_proj"} if shape.dense_layers else set())
+    if missing := sorted(needed - set(table["layer"])):
+        raise InputError(f"dense.csv: layer {missing[0]} is missing: a step cannot be priced without it")
     tables: list[Operator] = []
     errors = {}
     for layer, rows in table.groupby("layer"):
@@ -176,7 +181,7 @@ def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) ->
     return Affine("expert exchange", costs, 2 * shape.moe_layers)
 
 
-def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: int) -> dict[str, tuple[float, float]]:
+def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: float) -> dict[str, tuple[float, float]]:
     """What was measured: steps of so many tokens, sequences, and contexts."""
     tokens = min(
         float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("padded_tokens",)
@@ -185,7 +190,7 @@ def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: int)
         float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("sampled_tokens",)
     )
     return {
-        "padded_tokens": (1.0, max(tokens, float(most_tokens))),
+        "padded_tokens": (1.0, max(tokens, most_tokens)),
         "sampled_tokens": (1.0, sampled),
         "decode_seqs": (0.0, float(attention["n_decode"].max())),
         "decode_context": (0.0, float(attention["kv_decode"].max())),
@@ -193,6 +198,13 @@ def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: int)
         "prefill_chunk": (0.0, float(attention["prefill_chunk"].max())),
         "prefill_context": (0.0, float(attention["kv_prefill"].max())),
     }
+
+
+def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:
+    section = meta.get(name) or {}
+    if not isinstance(section, dict):
+        raise InputError(f"meta.yaml: {name} = {str(section)[:40]!r} is not a mapping: write it as 'key: value' lines")
+    return section
 
 
 def _meta(path: Path) -> dict[str, Any]:

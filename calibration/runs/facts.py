@@ -21,6 +21,7 @@ LEAST = {
     "max_model_len": 1,
 }
 """Smallest value of each whole number; one KV block is vLLM's null block, which holds nothing."""
+MOST = {"max_num_seqs": 1_000_000, "num_gpu_blocks": 10_000_000, "data_parallel_size": 10_000}
 TEXTS = ("dtype", "vllm_version")
 
 
@@ -58,7 +59,10 @@ def checked(name: str, value: Any, place: str) -> Any:
     if value is None:
         return None
     if name in LEAST:
-        return count(value, place, LEAST[name])
+        number = count(value, place, LEAST[name])
+        if number > MOST.get(name, number):
+            raise InputError(f"{place}: {number:,} is more than {MOST[name]:,}, which no engine has: correct it")
+        return number
     if name in TEXTS:
         return str(text(value)).removeprefix("torch.")
     if name == "gpu_memory_utilization":

@@ -50,6 +50,8 @@ class Feedback:
             joined = view.live - emitted.size
         if last is None or last.steps == view.steps:
             return LastStep(0, 0, 0, 0, joined)
+        if not emitted.all():  # not scheduled, or in a prefill that goes on
+            emitted, drafted = emitted[emitted > 0], drafted[emitted > 0]
         tokens = int(np.add.reduce(emitted))
         # a draft of d tokens that is accepted whole emits d + 1
         rejected = int(np.count_nonzero(drafted >= emitted))

@@ -95,6 +95,10 @@ def lower_bound(
     """
     if workload.classroom is not None:
         return Bound(np.nan, "no bound: what is accepted depends on when siblings emit")
+    if workload.arrival_s is not None or workload.turns is not None:
+        return Bound(
+            np.nan, "no bound: rollouts arrive or wait for tools, and the proof has all of them there from the start"
+        )
     reach = reach_of(workload, budgets)
     rows = minorants(cost, _limits(workload, max_num_seqs), _targets(workload, reach, max_num_seqs))
     if not rows:

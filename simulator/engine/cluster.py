@@ -21,6 +21,7 @@ from simulator.scheduling.dispatch import Dispatch, split
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
+DURATION_S = fields.LOG_COLUMNS.index("duration_s")
 WAITING_WEIGHT = 4
 """How much more a waiting rollout counts than a running one to vLLM's data-parallel router."""
 
@@ -39,9 +40,14 @@ class Outcome:
     extrapolated_s: Float64
 
     @property
+    def start_s(self) -> float:
+        """When the first rollout was admitted."""
+        return float(self.ledger.times[fields.ADMITTED_S].min())
+
+    @property
     def makespan_s(self) -> float:
-        """Seconds from the first admission, at 0, to the last completion."""
-        return float(self.ledger.times[fields.FINISHED_S].max())
+        """Seconds from the first admission to the last completion."""
+        return float(self.ledger.times[fields.FINISHED_S].max()) - self.start_s
 
 
 class Clock(simpy.Environment):
@@ -90,10 +96,11 @@ def simulate(
     clock.run()
     assert not queue
     assert not np.isnan(ledger.times[fields.FINISHED_S]).any(), "every rollout completes"
+    logs = [worker.log for worker in workers]
     return Outcome(
         ledger,
-        [worker.log for worker in workers],
-        np.array([worker.now_s for worker in workers]),
+        logs,
+        np.array([log[:, DURATION_S].sum() for log in logs]),
         np.array([worker.extrapolated_s for worker in workers]),
     )
 

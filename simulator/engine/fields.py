@@ -15,12 +15,12 @@ TIMES = 5
 # further rows of `slots`, the running rollouts, which a policy must not see: the next position at which anything but
 # emitting happens; where the table of the current budget begins; the stage in the policy's table; tokens emitted in this
 # step; where it leaves (end or turn); where it entered; tokens taken into this step; the position at which no token would
-# have KV
-LIMIT, SHIFT, STAGE, EMITTED, STOP, ENTRY, TAKE, BASE = range(SEEN_FIELDS, SEEN_FIELDS + 8)
+# have KV; where drafts are made in the loop, how many were proposed (and in EMITTED how many would be right)
+LIMIT, SHIFT, STAGE, EMITTED, STOP, ENTRY, TAKE, BASE, PROPOSED = range(SEEN_FIELDS, SEEN_FIELDS + 9)
 # of prefilling ones, tokens whose KV is there; with a block pool: tokens and blocks that its blocks hold, blocks published,
 # its line in the pool, and the next slot that needs a block in the same step
-COMPUTED, ROOM, HELD, KEYED, LINE, NEXT_DUE = range(SEEN_FIELDS + 8, SEEN_FIELDS + 14)
-SLOT_FIELDS = SEEN_FIELDS + 14
+COMPUTED, ROOM, HELD, KEYED, LINE, NEXT_DUE = range(SEEN_FIELDS + 9, SEEN_FIELDS + 15)
+SLOT_FIELDS = SEEN_FIELDS + 15
 # fields of `state`; decoding rollouts come first in `slots`, prefilling ones after them; SCHEDULED: of the decoding ones
 LIVE, DECODING, SCHEDULED, HEAD, TAIL, PENDING, STEPS, LOGGED, NUMBER, ASKED, GHOSTS, PREEMPTED, ADMITTED = range(13)
 STATE_FIELDS = 13

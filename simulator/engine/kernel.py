@@ -44,6 +44,7 @@ from simulator.engine.fields import (
     PENDING,
     PLAIN,
     PREEMPTED,
+    PROPOSED,
     R_POSITION,
     R_REPLICA,
     R_TURN,
@@ -258,17 +259,26 @@ def coast(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def decode_live(slots, state, rollouts, pupils, groups, scratch, rules, cap_drafts):  # type: ignore[no-untyped-def]
-    """Decode one step of the batch with drafts that siblings' tokens so far inform; all draft before any is heard.
+def propose(slots, decoding, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
+    """Draft for the sequences that decode, with what siblings have emitted so far."""
+    for i in range(decoding):
+        rollout, budget = slots[ROLLOUT, i], slots[BUDGET, i]
+        emitted = slots[POSITION, i] - rollouts[START, rollout]
+        slots[PROPOSED, i], slots[EMITTED, i] = speak(rollout, emitted, budget, pupils, groups, scratch, rules)
+
+
+@njit(cache=True)
+def decode_live(slots, state, rollouts, pupils, groups, rules, bounded):  # type: ignore[no-untyped-def]
+    """Decode one step of the batch with the drafts proposed, of which a token limit may have cut some; then hear everybody.
 
     Does what `advance` does from tables, but for rollouts in their prefill, of which it only hears the token emitted.
     """
     drafted = emitted = draft_pairs = ended = longest = asking = 0
     for i in range(state[SCHEDULED]):
-        rollout, p = slots[ROLLOUT, i], slots[POSITION, i]
-        budget = slots[TAKE, i] - 1 if cap_drafts else slots[BUDGET, i]
-        drafts, right = speak(rollout, p - rollouts[START, rollout], budget, pupils, groups, scratch, rules)
-        draft_pairs += drafts * (p - slots[ORIGIN, i])
+        drafts, right = slots[PROPOSED, i], slots[EMITTED, i]
+        if bounded:
+            drafts, right = min(drafts, slots[TAKE, i] - 1), min(right, slots[TAKE, i] - 1)
+        draft_pairs += drafts * (slots[POSITION, i] - slots[ORIGIN, i])
         slots[DRAFTED, i] += drafts
         slots[EMITTED, i] = right + 1
         drafted += drafts
@@ -328,6 +338,8 @@ def advance(  # type: ignore[no-untyped-def]
             stale |= state[ADMITTED] > 0
         if stale and not asked:
             give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions)
+        if live_drafts:
+            propose(slots, state[DECODING], rollouts, pupils, groups, scratch, draft_rules)
         if not plain:
             visible_s = clock[VISIBLE_S] if rules[ASYNC] else clock[NOW_S]
             receive(state, queue, pending, times, visible_s)
@@ -359,7 +371,7 @@ def advance(  # type: ignore[no-untyped-def]
                 drafting += budget[i] > 0
                 if rules[UNEVEN]:
                     reach = max(reach, position[i] - origin[i])
-        stale = scheduled < decoding
+        stale = scheduled < decoding or state[PREEMPTED] > preempted  # budgets follow how many are live
         churn = not plain and (state[ADMITTED] + state[PREEMPTED] > 0)
         if drafting == 0 and scheduled == live and gone == 0 and not churn and not live_drafts:
             done = coast(
@@ -374,7 +386,7 @@ def advance(  # type: ignore[no-untyped-def]
         drafted = emitted = draft_pairs = ended = longest = asking = upcoming = 0
         if live_drafts:
             drafted, emitted, draft_pairs, ended, longest, asking = decode_live(
-                slots, state, rollouts, pupils, groups, scratch, draft_rules, not plain
+                slots, state, rollouts, pupils, groups, draft_rules, not plain
             )
         if drafting == 0 and not live_drafts:
             emitted = scheduled

@@ -73,15 +73,17 @@ class Replica:
     ) -> None:
         self.workload, self.ledger, self.policy = workload, ledger, policy
         self.max_num_seqs = max_num_seqs
-        self.every = 0 if isinstance(policy, TablePolicy) else int(getattr(policy, "every", 1))
+        self.every = 0 if isinstance(policy, TablePolicy) else _every(policy)
+        self._changed = True
         self._table = (policy.boundaries, policy.budgets) if isinstance(policy, TablePolicy) else NO_TABLE
         self._cost = (*cost.packed, draft_cost.packed)
         self._rules = serving.rules(workload, max_num_seqs)
         self._rules[f.UNEVEN] = reads(cost.packed, UNEVEN_FEATURES)
         self._step = (serving.padding, serving.step_overhead_s)
         self.pool = pool
-        self._slots: Int64 = np.zeros((f.SLOT_FIELDS, max_num_seqs), np.int64)
-        self._ghosts: Int64 = np.zeros((2, max_num_seqs), np.int64)
+        most = min(max_num_seqs, len(workload))
+        self._slots: Int64 = np.zeros((f.SLOT_FIELDS, most), np.int64)
+        self._ghosts: Int64 = np.zeros((2, most), np.int64)
         self._state: Int64 = np.zeros(f.STATE_FIELDS, np.int64)
         self._state[f.NUMBER] = number
         self._clock: Float64 = np.zeros(3)
@@ -109,7 +111,10 @@ class Replica:
         """Rollouts that wait in its queue, those given to it by `time_s` and not looked at yet included, and that run."""
         state = self._state
         expected = self.ledger.times[f.ARRIVAL_S, self._pending[state[f.PENDING] :]]
-        return int(state[f.TAIL] - state[f.HEAD] + (expected <= time_s).sum()), int(state[f.LIVE])
+        running = int(state[f.LIVE])
+        if self.now_s > time_s and state[f.LOGGED]:  # a step is under way: who completes in it runs still
+            running = max(running, int(self._log[state[f.LOGGED] - 1, f.LOG_COLUMNS.index("live")]))
+        return int(state[f.TAIL] - state[f.HEAD] + (expected <= time_s).sum()), running
 
     @property
     def room(self) -> int:
@@ -141,7 +146,7 @@ class Replica:
         """Rebuild the queue, with room at its head for the running, who may be preempted, and at its tail for arrivals."""
         waiting = self._queue[self._state[f.HEAD] : self._state[f.TAIL]]
         turns = 0 if self.workload.turns is None else int(self.workload.turns.wait_s.size)
-        head = self.max_num_seqs if self.pool is not NO_POOL else 0
+        head = self._slots.shape[1] if self.pool is not NO_POOL else 0
         tail = arriving + turns
         self._queue = np.concatenate([np.empty(head, np.int64), waiting, rollouts, np.empty(tail, np.int64)])
         self._state[f.HEAD], self._state[f.TAIL] = head, head + waiting.size + rollouts.size
@@ -150,16 +155,16 @@ class Replica:
         """Decode until nothing is left (IDLE), `until_s` (UNTIL) or, if asked to wait, a slot is free (FREED)."""
         asked = not isinstance(self.policy, TablePolicy)
         acceptance, ledger = self.workload.acceptance, self.ledger
-        reason: int = f.ASK
         while True:
-            if asked and reason == f.ASK:
+            if asked and self._changed:
                 self._ask()
-            reason = advance(
+            reason: int = advance(
                 self._slots, self._state, self._queue, self._pending, ledger.given, self._clock, ledger.counts, ledger.times,
                 ledger.turn_ends, ledger.turn_waits, self.pool, self._ghosts, self._rules, *self._step,
                 acceptance.tables, acceptance.table_of, *self._table, *self._cost, self._log, wait_when_free, until_s, asked,
                 self.every, *self._desk,
             )  # fmt: skip
+            self._changed = reason not in (f.LOG_FULL, f.UNTIL)
             if reason == f.LOG_FULL:
                 self._full_logs.append(self._log)
                 self._log = np.empty_like(self._log)
@@ -231,6 +236,16 @@ class Replica:
         if not acceptance.prefix:  # else there is one table, and SHIFT stays 0
             acceptance.serve(np.unique(budgets))
             self._slots[f.SHIFT, :live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
+
+
+def _every(policy: BudgetPolicy) -> int:
+    """How often a policy wants to be asked."""
+    every = getattr(policy, "every", 1)
+    if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 0:
+        raise InputError(
+            f"policy {_name(policy)}: every = {every!r}: give decode steps, an integer >= 0 (0: on changes)"
+        )
+    return int(every)
 
 
 def _name(policy: BudgetPolicy) -> str:

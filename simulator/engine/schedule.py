@@ -34,6 +34,7 @@ from simulator.engine.fields import (
     PENDING,
     PREEMPTED,
     PROMPT,
+    PROPOSED,
     QUEUED_S,
     R_ACCEPTED,
     R_CACHED,
@@ -95,9 +96,9 @@ def leave(i, slots, state, counts):  # type: ignore[no-untyped-def]
     Each step that counts emitted a bonus token, but for a last one whose drafts completed the stay: POSITION went one past.
     """
     rollout, steps = slots[ROLLOUT, i], state[STEPS] - slots[SINCE, i]
-    counts[R_STEPS, rollout] += steps
-    counts[R_ACCEPTED, rollout] += slots[POSITION, i] - slots[ENTRY, i] - steps
-    counts[R_DRAFTED, rollout] += slots[DRAFTED, i]
+    counts[R_ACCEPTED, rollout] += slots[POSITION, i] - slots[ENTRY, i] - (steps - counts[R_STEPS, rollout])
+    counts[R_STEPS, rollout] = steps
+    counts[R_DRAFTED, rollout] = slots[DRAFTED, i]
 
 
 @njit(cache=True)
@@ -149,9 +150,8 @@ def schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules): 
         i = state[SCHEDULED]
         drafts = budget[i]
         if drafts > 0:
-            drafts = min(drafts, rollouts[END, slots[ROLLOUT, i]] - position[i])
-            if not live_drafts:
-                drafts = min(drafts, np.int64(flat[position[i] + slots[SHIFT, i], 1]))
+            drafted = slots[PROPOSED, i] if live_drafts else np.int64(flat[position[i] + slots[SHIFT, i], 1])
+            drafts = min(drafts, drafted, rollouts[END, slots[ROLLOUT, i]] - position[i])
         take = min(1 + drafts, left)
         if paged:
             known = position[i] - base[i]
@@ -212,8 +212,8 @@ def admit(  # type: ignore[no-untyped-def]
         slots[SHIFT, live] = 0
         slots[ORIGIN, live] = origin
         slots[BASE, live] = origin - (prompt == 0)
-        slots[DRAFTED, live] = 0
-        slots[SINCE, live] = state[STEPS]
+        slots[DRAFTED, live] = counts[R_DRAFTED, rollout]
+        slots[SINCE, live] = state[STEPS] - counts[R_STEPS, rollout]
         slots[STAGE, live] = 0
         turn = counts[R_TURN, rollout]
         slots[STOP, live] = turn_ends[turn] if turn < rollouts[TURNS_END, rollout] else rollouts[END, rollout]

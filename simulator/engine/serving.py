@@ -109,7 +109,7 @@ class Serving:
         own = int((chain + per_entry).max(initial=0)) + np.concatenate([[0], np.cumsum(blocks - shared)])
         rollouts = shared, chain_at, own[:-1]
         keys, caching = (int(own[-1]), True) if self.enable_prefix_caching else (0, False)
-        lines = max_num_seqs * (1 + self.async_scheduling)
+        lines = min(max_num_seqs, len(workload)) * (1 + self.async_scheduling)
         while True:
             yield make_pool(
                 available, self.block_size, caching, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,
@@ -117,9 +117,11 @@ class Serving:
             )  # fmt: skip
 
 
-def capture_sizes(max_num_seqs: int, max_num_batched_tokens: int = LARGEST_GRAPH) -> tuple[int, ...]:
+def capture_sizes(
+    max_num_seqs: int, max_num_batched_tokens: int = LARGEST_GRAPH, num_speculative_tokens: int = 0
+) -> tuple[int, ...]:
     """Sizes in tokens that vLLM 0.19 captures CUDA graphs for unless told otherwise: 1, 2, 4, by 8, from 256 by 16."""
-    largest = min(2 * max_num_seqs, LARGEST_GRAPH, max_num_batched_tokens)
+    largest = min(2 * max_num_seqs * (1 + num_speculative_tokens), LARGEST_GRAPH, max_num_batched_tokens)
     return tuple(size for size in (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16)) if size <= largest)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from simulator.budgets.view import Requests
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.live import Classroom
+from traces.errors import InputError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -42,7 +43,8 @@ class Workload:
     (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; classroom: drafts in the
     engine's loop instead, where they depend on what siblings emitted meanwhile. arrival_s: when each arrives (None: all are
     there at 0); turns: None where nobody waits; hashes: int64[], prefix block hashes of the prompts, in rollout i from
-    hash_offsets[i] on (None: the prompts of a group are equal, others share nothing).
+    hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of rollouts that were drawn more
+    than once, which of their copies each is: copies share no prefix (None: there are none).
     """
 
     prompt: Int64
@@ -55,6 +57,7 @@ class Workload:
     turns: Turns | None = None
     hashes: Int64 | None = None
     hash_offsets: Int64 | None = None
+    copy: Int64 | None = None
 
     def __post_init__(self) -> None:
         """Assert that lengths and acceptance describe the same rollouts."""
@@ -65,6 +68,15 @@ class Workload:
     def requests(self) -> Requests:
         """What a policy may know of the rollouts."""
         return Requests(self.prompt, self.sample, self.prompt_tokens)
+
+    @property
+    def waits_s(self) -> Float64:
+        """Seconds that each rollout waits for tools, after every turn but its last."""
+        if self.turns is None:
+            return np.zeros(len(self))
+        sums = np.concatenate([[0.0], np.cumsum(self.turns.wait_s)])[self.turns.offsets]
+        last = np.append(self.turns.wait_s, 0.0)[np.maximum(self.turns.offsets[1:] - 1, 0)]
+        return np.diff(sums) - np.where(np.diff(self.turns.offsets) > 0, last, 0.0)
 
     def __len__(self) -> int:
         """Return the number of rollouts."""
@@ -81,7 +93,7 @@ class Workload:
             hashes = hashes[places]
         return Workload(
             self.prompt[rows], self.sample[rows], self.prompt_tokens[rows], self.output_tokens[rows], acceptance,
-            None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets,
+            None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets, _copies(rows),
         )  # fmt: skip
 
     def longest_prefill(self, preemptible: bool) -> int:
@@ -99,11 +111,19 @@ class Workload:
         if not caching:
             return np.zeros(len(self), np.int64), np.zeros(len(self), np.int64), np.zeros(1, np.int64), 1
         if self.hashes is None or self.hash_offsets is None:
-            most = np.zeros(int(self.prompt.max()) + 1, np.int64)
-            np.maximum.at(most, self.prompt, full)
-            return full, self.prompt, np.concatenate([[0], np.cumsum(most)])[:-1], max(int(most.max()), 1)
-        per = max(HASHED_TOKENS // block_size, 1)
+            alike = self.prompt if self.copy is None else self.prompt + (int(self.prompt.max()) + 1) * self.copy
+            groups, group = np.unique(alike, return_inverse=True)
+            most = np.zeros(groups.size, np.int64)
+            np.maximum.at(most, group, full)
+            return full, group, np.concatenate([[0], np.cumsum(most)])[:-1], max(int(most.max()), 1)
+        if HASHED_TOKENS % block_size:
+            raise InputError(
+                f"block_size = {block_size}: block_hashes stand for {HASHED_TOKENS} tokens each: use a divisor of that"
+            )
+        per = HASHED_TOKENS // block_size
         _, rank = np.unique(self.hashes, return_inverse=True)
+        if self.copy is not None:
+            rank = rank + (int(rank.max(initial=0)) + 1) * np.repeat(self.copy, np.diff(self.hash_offsets))
         return (
             np.minimum(full, np.diff(self.hash_offsets) * per),
             self.hash_offsets[:-1],
@@ -151,6 +171,15 @@ def _recorded(trace: Trace, name: str) -> "pa.ChunkedArray[Any] | None":
 def _offsets(lists: "pa.Array[Any]") -> Int64:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.concatenate([[0], np.cumsum(lengths.astype(np.int64))])
+
+
+def _copies(rows: Int64) -> Int64:
+    """How often each row was there before."""
+    order = np.argsort(rows, kind="stable")
+    first = np.searchsorted(rows[order], rows[order])
+    copies = np.empty(rows.size, np.int64)
+    copies[order] = np.arange(rows.size) - first
+    return copies
 
 
 def _gathered(offsets: Int64, rows: Int64) -> tuple[Int64, Int64]:

@@ -130,7 +130,11 @@ def small(path: Path, **tables: str) -> Path:
     given = {
         "attention": "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n" + "\n".join(rows),
         "dense": "layer,tokens,time_us\n"
-        + "\n".join(f"{name},{n},{n}" for name in ("qkv_proj", "embedding") for n in (1, 2, 4)),
+        + "\n".join(
+            f"{name},{n},{n}"
+            for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embedding")
+            for n in (1, 2, 4)
+        ),
         "per_sequence": "layer,sequences,time_us\n"
         + "\n".join(f"{name},{n},3" for name in ("lm_head", "sampler") for n in (1, 4)),
     }

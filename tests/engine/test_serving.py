@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from simulator.budgets.policy import TablePolicy, by_live
+from simulator.budgets.view import BatchView
 from simulator.cost import Affine, Profile, Table
 from simulator.cost.operators import row
 from simulator.drafting.acceptance import Acceptance
@@ -136,3 +137,71 @@ def test_a_rollout_that_cannot_fit_is_refused_by_number() -> None:
 
     with pytest.raises(InputError, match=r"num_gpu_blocks = 3 .*rollout 1 of the queue, of 13 tokens, needs 4 blocks"):
         run([reference.Request(1, 1), reference.Request(5, 8)], reference.Settings(2, block_size=4, num_gpu_blocks=3))
+
+
+class ByLive:
+    """A budget by live sequences, as a policy that is asked; it also looks at what the view says of each rollout."""
+
+    every = 1
+
+    def __init__(self, budgets: list[int]) -> None:
+        self.budgets, self.asked = budgets, 0
+
+    def __call__(self, view: BatchView) -> int:
+        self.asked += 1
+        assert (view.accepted_tokens <= view.drafted_tokens).all()
+        assert (view.decode_steps <= view.emitted_tokens).all()
+        return self.budgets[min(view.live, len(self.budgets) - 1)]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_budgets_follow_the_batch_through_preemptions(
+    scenario: tuple[list[reference.Request], reference.Settings],
+) -> None:
+    """A table by live sequences is the same rule asked before every step, whoever was preempted or admitted meanwhile."""
+    requests, limits = scenario
+    budgets = [limits.budget, limits.budget, 1, 0, 2]
+    told, asked = run(requests, limits, by_live(budgets)), run(requests, limits, ByLive(budgets))
+    np.testing.assert_array_equal(told.logs[0], asked.logs[0])
+    np.testing.assert_array_equal(told.ledger.counts, asked.ledger.counts)
+    np.testing.assert_array_equal(told.ledger.times, asked.ledger.times)
+
+
+def test_the_router_sees_who_runs_at_the_moment_of_arrival() -> None:
+    """Steps of 10 s: at 5 s the first request runs still on replica 0, so the second goes to replica 1."""
+    load = workload_of([reference.Request(1, 1), reference.Request(1, 1, arrival_s=5.0)])
+    slow = Profile(kind="affine", operators=(Affine("a", row(constant=10.0)),), **TEXTS)
+    for dispatch in ("least_loaded", "shared"):
+        outcome = simulate(load, slow, by_live([0]), 4, 2, dispatch)  # type: ignore[arg-type]
+        assert outcome.ledger.counts[fields.R_REPLICA].tolist() == [0, 1]
+        assert outcome.ledger.times[fields.FIRST_TOKEN_S].tolist() == [10.0, 15.0]
+        assert outcome.busy_s.tolist() == [10.0, 10.0]
+
+
+def test_a_policy_is_asked_when_its_batch_changes_not_when_others_arrive() -> None:
+    requests = [reference.Request(1, 40, arrival_s=float(i)) for i in range(12)]
+    policy = ByLive([0, 0])
+    policy.every = 0  # type: ignore[misc]
+    simulate(workload_of(requests), PROFILE, policy, 1, 2, "least_loaded")  # type: ignore[arg-type]
+    assert policy.asked <= 2 * len(requests)
+
+
+def test_time_before_the_first_arrival_is_no_makespan() -> None:
+    late = simulate(workload_of([reference.Request(1, 3, arrival_s=500.0)]), PROFILE, by_live([0]), 1)
+    soon = simulate(workload_of([reference.Request(1, 3)]), PROFILE, by_live([0]), 1)
+    assert late.makespan_s == soon.makespan_s
+    assert late.busy_s.tolist() == soon.busy_s.tolist()
+
+
+def test_copies_of_a_resampled_rollout_share_no_prefix() -> None:
+    """Four samples of a prompt, each drawn twice: two groups of four, whose first ones hit nothing."""
+    group = [reference.Request(40, 2, keys=[("q", i) for i in range(2)]) for _ in range(4)]
+    load = workload_of(group, arrivals=False)
+    rows = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+    lengths = load.output_tokens[rows]
+    nothing = Acceptance(
+        np.concatenate([[0], np.cumsum(lengths)]), lambda budget: np.zeros((16, 2), np.uint8), prefix=True
+    )
+    outcome = simulate(load.taken(rows, nothing), PROFILE, by_live([0]), 8, serving=Serving(enable_prefix_caching=True))
+    assert outcome.ledger.counts[fields.R_CACHED].tolist() == [0, 32, 32, 32] * 2

@@ -94,7 +94,12 @@ def test_what_is_left_open_follows_from_model_device_and_drafter() -> None:
         ({"engine": {"num_gpu_blocks": 1}}, "engine.num_gpu_blocks"),
         ({"engine": {"max_num_batched_token": 9}}, "did you mean 'max_num_batched_tokens'"),
         ({"engine": {"num_gpu_blocks": 3}}, r"num_gpu_blocks = 3 \(32 tokens\): rollout \d+ of the queue"),
-        ({"engine": {"enable_chunked_prefill": False, "max_num_batched_tokens": 10}}, "chunked prefill is off"),
+        (
+            {"engine": {"max_num_seqs": 4, "enable_chunked_prefill": False, "max_num_batched_tokens": 10}},
+            "chunked prefill is off",
+        ),
+        ({"engine": {"max_num_batched_tokens": 100}}, "is less than max_num_seqs = 256"),
+        ({"engine": {"num_gpu_blocks": 10**9}}, "engine.num_gpu_blocks"),
         ({"profile": None, "model": "qwen3-9b", "device": "h200"}, "qwen3-8b"),
     ],
 )
@@ -123,3 +128,23 @@ def test_prefix_hits_on_mooncake_are_those_of_brute_force(shared_data: Path) -> 
         seen.update(keys)
     assert told["cached_tokens"].tolist() == expected.tolist()
     assert expected.sum() > 100_000
+
+
+def test_live_siblings_reserve_what_is_drafted_and_not_the_budget() -> None:
+    """With 255 budgeted and a few drafted tokens a sequence, a step of 64 tokens holds most of 24 rollouts either way."""
+    trace = made()
+    table = {}
+    for siblings in ("next-step", "live"):
+        scenario = BASE | {"policies": ["unlimited"], "drafter": {"kind": "suffix", "siblings": siblings}}
+        limits = {"max_num_batched_tokens": 64, "max_num_seqs": 24, "num_gpu_blocks": 200}
+        table[siblings] = run(build(scenario | {"engine": limits}), trace).runs.to_pylist()[0]
+    assert table["live"]["mean_live_batch"] > 0.7 * table["next-step"]["mean_live_batch"]
+    assert table["live"]["preemptions"] <= table["next-step"]["preemptions"] + 24
+    assert table["live"]["output_tokens"] == trace.output_tokens.sum()
+
+
+def test_rollouts_that_arrive_have_no_bound() -> None:
+    scenario = build(BASE | {"compare": {"bootstrap": 0}, "policies": ["none", "fixed:2"]})
+    comparison = run(scenario, made(arrival_s=[0.5 * i for i in range(24)])).comparison
+    assert comparison is not None
+    assert "no bound: rollouts arrive" in comparison.text()
