@@ -121,7 +121,7 @@ def _cube(data: FloatArray, at: int, stride0: int, stride1: int, along0: float, 
     return low + along0 * (_plane(data, at + stride0, stride1, along1, along2) - low)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, inline="always", error_model="numpy")
 def _table(meta: IntArray, data: FloatArray, entry: int, f: Features) -> float:
     """Multilinear interpolation, going on along the edge cells beyond the grid."""
     axes = meta[entry + 4]

@@ -161,7 +161,7 @@ def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
     return gone
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def record(  # type: ignore[no-untyped-def]
     log, state, clock, free_blocks, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
 ):
