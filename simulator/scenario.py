@@ -162,7 +162,8 @@ def _override(document: dict[Any, Any], override: str) -> None:
 
 
 def _explain(fault: Any, count: int) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
+    alternatives = ("constrained-", "literal[", "list[")  # names that pydantic gives to the members of a union
+    path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(alternatives))
     if fault["type"] == "union_tag_invalid":
         return f"{path}.kind = {fault['ctx']['tag']!r}: use {fault['ctx']['expected_tags']}"
     more = f" (and {count - 1} more faults)" if count > 1 else ""

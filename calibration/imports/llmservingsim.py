@@ -59,6 +59,7 @@ def import_llmservingsim(
             f"{tables}: no such folder: measured are {', '.join(there) or 'none'}; give --tp of one of them"
         )
     meta = _meta(folder / "meta.yaml")
+    _check_model(meta, shape)
     attention = _read(tables / "attention.csv", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
     operators: list[Operator] = []
     errors: dict[str, dict[str, float]] = {}
@@ -198,6 +199,22 @@ def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: floa
         "prefill_chunk": (0.0, float(attention["prefill_chunk"].max())),
         "prefill_context": (0.0, float(attention["kv_prefill"].max())),
     }
+
+
+def _check_model(meta: dict[str, Any], shape: ModelShape) -> None:
+    """Refuse a configuration of another model: what was profiled was one shard of its own, at one of the degrees measured."""
+    profiled = _section(_section(meta, "engine_effective"), "hf_overrides")
+    degrees = meta.get("tp_degrees") or [1]
+    widths = {"num_attention_heads": shape.heads} | (
+        {"intermediate_size": shape.intermediate} if shape.dense_layers else {}
+    )
+    for name, width in widths.items():
+        shard = profiled.get(name)
+        if isinstance(shard, int) and isinstance(degrees, list) and width not in [shard * tp for tp in degrees]:
+            raise InputError(
+                f"model config {name} = {width}, and the profile is of a model with {shard} on each GPU (tp {degrees}): "
+                f"give the configuration of {meta.get('model', 'the model that was profiled')}"
+            )
 
 
 def _section(meta: dict[str, Any], name: str) -> dict[str, Any]:

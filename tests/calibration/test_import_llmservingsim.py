@@ -200,3 +200,10 @@ def test_a_kernel_that_steps_by_tiles_is_known_between_its_points() -> None:
     smooth = stepped(tokens, 3 + 0.5 * tokens)
     assert smooth[0].size == tokens.size
     assert smooth[2]["p95"] < 1e-12
+
+
+def test_a_configuration_of_another_model_is_refused(shared_data: Path) -> None:
+    with pytest.raises(
+        InputError, match="intermediate_size = 12288, and the profile is of a model with 7168 on each GPU"
+    ):
+        import_llmservingsim(folder(shared_data), load_model("qwen3-8b"))
