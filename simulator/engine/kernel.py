@@ -8,19 +8,17 @@ from numba import njit
 
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
 from simulator.cost.kernel import features, outside, step_time
-from simulator.drafting.live import enrol, hear, speak
-from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, extend, release
 from simulator.engine.blocks import FREE as FREE_BLOCKS
+from simulator.engine.blocks import release
+from simulator.engine.coasting import coast, record
 from simulator.engine.fields import (
     ADMITTED,
     ARRIVAL_S,
     ASK,
     ASKED,
     ASYNC,
-    BASE,
     COMPUTED,
     DECODING,
-    EMITTED,
     END,
     EXTRAPOLATED_S,
     FINISHED_S,
@@ -30,25 +28,21 @@ from simulator.engine.fields import (
     HEAD,
     HELD,
     IDLE,
-    KEYED,
     LIMIT,
     LINE,
     LIVE,
     LIVE_DRAFTS,
     LOG_FULL,
     LOGGED,
-    NEXT_DUE,
     NOW_S,
     NUMBER,
     PAGED,
     PENDING,
     PLAIN,
     PREEMPTED,
-    PROPOSED,
     R_POSITION,
     R_REPLICA,
     R_TURN,
-    ROOM,
     ROW,
     SCHEDULED,
     SHIFT,
@@ -63,7 +57,8 @@ from simulator.engine.fields import (
     UNTIL,
     VISIBLE_S,
 )
-from simulator.engine.schedule import admit, expect, known_tokens, leave, publish_until, receive, schedule_running
+from simulator.engine.hearing import decode_live, propose
+from simulator.engine.schedule import admit, expect, known_tokens, leave, receive, schedule_running
 
 
 @njit(cache=True)
@@ -159,148 +154,6 @@ def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
             release(pool, ghosts[0, ghost], ghosts[1, ghost])
     state[GHOSTS] = 0
     return gone
-
-
-@njit(cache=True, inline="always")
-def record(  # type: ignore[no-untyped-def]
-    log, state, clock, free_blocks, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
-):
-    """Append a step to the log."""
-    row = log[state[LOGGED]]
-    state[LOGGED] += 1
-    row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, work[0], work[1], work[2], work[4]
-    row[6], row[7], row[8], row[9], row[10] = drafted, accepted, emitted, extrapolated, draft_s
-    row[11], row[12], row[13] = state[TAIL] - state[HEAD], state[PREEMPTED], work[6]
-    row[14], row[15], row[16] = work[5], work[9], free_blocks
-    row[17], row[18], row[19] = work[3], work[7], work[8]
-    state[PREEMPTED] = 0
-
-
-@njit(cache=True)
-def rota(slots, live, pool):  # type: ignore[no-untyped-def]
-    """Who needs a KV block in which of the next steps if everybody emits one token in each: int64[2, block size].
-
-    Row 0 has how many do, row 1 the first slot; slots[NEXT_DUE] has the next one, -1 for none. After as many steps as a block
-    has tokens, the same ones need one again.
-    """
-    block_size, ahead = pool[BLOCK_SIZE], pool[LOOKAHEAD]
-    position, base, room, next_due = slots[POSITION], slots[BASE], slots[ROOM], slots[NEXT_DUE]
-    when = np.zeros((2, block_size), np.int64)
-    when[1] = -1
-    for i in range(live - 1, -1, -1):
-        step = (room[i] - ahead - position[i] + base[i] + 1) % block_size
-        when[0, step] += 1
-        next_due[i] = when[1, step]
-        when[1, step] = i
-    return when
-
-
-@njit(cache=True)
-def refill(slots, i, done, pool):  # type: ignore[no-untyped-def]
-    """Give a block to slot i, and to those that need one in the same step; `done` steps were taken since positions moved."""
-    while i >= 0:
-        extend(pool, slots[LINE, i], slots[HELD, i], slots[HELD, i] + 1)
-        slots[HELD, i] += 1
-        slots[ROOM, i] += pool[BLOCK_SIZE]
-        publish_until(i, known_tokens(i, slots) + done, slots, pool)
-        i = slots[NEXT_DUE, i]
-
-
-@njit(cache=True)
-def coast(  # type: ignore[no-untyped-def]
-    slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every,
-    rules, until_s,
-):  # fmt: skip
-    """Decode on without drafts up to the step before something happens; returns how many steps that were.
-
-    While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch but when somebody
-    needs a KV block. Prices, log rows and the clock are those of the loop in `advance`, bit for bit.
-    """
-    live, position, limit = state[LIVE], slots[POSITION], slots[LIMIT]
-    steps = log.shape[0] - state[LOGGED]
-    if asked and every > 0:
-        steps = min(steps, every - (state[STEPS] - state[ASKED]))
-    for i in range(live):
-        steps = min(steps, limit[i] - position[i])
-    next_s = until_s
-    if state[PENDING] < pending.size:
-        next_s = min(next_s, times[ARRIVAL_S, pending[state[PENDING]]])
-    padded = padding[live] if live < padding.size else live
-    paged = rules[PAGED]
-    when = rota(slots, live, pool) if paged else np.empty((2, 1), np.int64)
-    due_count, cycle = when[0], when.shape[1]
-    done = 0
-    while done < steps - 1 and clock[NOW_S] < next_s:
-        if paged and done > 0:
-            due = done % cycle
-            if due_count[due] > pool[FREE_BLOCKS]:
-                break
-            if due_count[due] > 0:
-                refill(slots, when[1, due], done, pool)
-        work = features(live, live, context, context, 0, padded, 0, 0, 0, longest)
-        seconds = step_time(meta, data, work) + overhead_s
-        extrapolated = outside(meta, data, work)
-        record(log, state, clock, pool[FREE_BLOCKS], seconds, work, 0, 0, live, extrapolated, 0.0)
-        clock[VISIBLE_S] = clock[NOW_S]
-        clock[NOW_S] += seconds
-        if extrapolated:
-            clock[EXTRAPOLATED_S] += seconds
-        context += live
-        longest += rules[UNEVEN]
-        done += 1
-    base, keyed = slots[BASE], slots[KEYED]
-    for i in range(live if done > 0 else 0):
-        position[i] += done
-        # what the last step would have published
-        if paged and position[i] - base[i] - 1 >= (keyed[i] + 1) * pool[BLOCK_SIZE]:
-            publish_until(i, position[i] - base[i] - 1, slots, pool)
-    state[STEPS] += done
-    return done
-
-
-@njit(cache=True)
-def propose(slots, decoding, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
-    """Draft for the sequences that decode, with what siblings have emitted so far."""
-    for i in range(decoding):
-        rollout, budget = slots[ROLLOUT, i], slots[BUDGET, i]
-        emitted = slots[POSITION, i] - rollouts[START, rollout]
-        slots[PROPOSED, i], slots[EMITTED, i] = speak(rollout, emitted, budget, pupils, groups, scratch, rules)
-
-
-@njit(cache=True)
-def decode_live(slots, state, rollouts, pupils, groups, rules, bounded):  # type: ignore[no-untyped-def]
-    """Decode one step of the batch with the drafts proposed, of which a token limit may have cut some; then hear everybody.
-
-    Does what `advance` does from tables, but for rollouts in their prefill, of which it only hears the token emitted.
-    """
-    drafted = emitted = draft_pairs = ended = longest = asking = 0
-    for i in range(state[SCHEDULED]):
-        drafts, right = slots[PROPOSED, i], slots[EMITTED, i]
-        if bounded:
-            drafts, right = min(drafts, slots[TAKE, i] - 1), min(right, slots[TAKE, i] - 1)
-        draft_pairs += drafts * (slots[POSITION, i] - slots[ORIGIN, i])
-        slots[DRAFTED, i] += drafts
-        slots[EMITTED, i] = right + 1
-        drafted += drafts
-        emitted += right + 1
-        longest = max(longest, drafts)
-        asking += slots[BUDGET, i] > 0
-    for i in range(state[LIVE]):
-        rollout, prefilling = slots[ROLLOUT, i], i >= state[DECODING]
-        start, p = rollouts[START, rollout], slots[POSITION, i]
-        if prefilling:
-            if slots[TAKE, i] < known_tokens(i, slots) - slots[COMPUTED, i]:
-                continue
-            if p == start:
-                enrol(rollout, pupils, groups, rules)
-            slots[EMITTED, i] = 1
-        elif i >= state[SCHEDULED]:
-            continue
-        hear(rollout, p - start, min(slots[EMITTED, i], slots[STOP, i] - p), pupils, groups, rules)
-        if not prefilling:
-            slots[POSITION, i] += slots[EMITTED, i]
-            ended += slots[POSITION, i] >= slots[LIMIT, i]
-    return drafted, emitted, draft_pairs, ended, longest, asking
 
 
 @njit(cache=True)
