@@ -81,8 +81,8 @@ def serving_of(facts: EngineFacts) -> Serving:
 def _steps(outcome: Outcome) -> StepLog:
     logs = outcome.logs
     columns = {name: np.concatenate([log[:, i] for log in logs]) for i, name in enumerate(fields.LOG_COLUMNS)}
-    whole = {name: columns[name].astype(np.int64) for name in ("live", "waiting", "prefill_tokens", "emitted_tokens")}
+    whole = {name: columns[name].astype(np.int64) for name in ("live", "waiting", "emitted_tokens")}
     return StepLog(
-        columns["start_s"], columns["duration_s"], whole["live"], whole["waiting"], whole["prefill_tokens"],
+        columns["start_s"], columns["duration_s"], whole["live"], whole["waiting"],
         whole["emitted_tokens"], np.repeat(np.arange(len(logs)), [len(log) for log in logs]),
     )  # fmt: skip

@@ -19,14 +19,13 @@ MOST_EXTRA_TICKS = 1000
 class StepLog:
     """Every step of every replica, one element each: when, how many requests ran and waited in it, and what it did.
 
-    `prompt_tokens` are those whose KV was computed (again, after a preemption); `output_tokens` those emitted.
+    `output_tokens` are those emitted.
     """
 
     start_s: Float64
     duration_s: Float64
     running: Int64
     waiting: Int64
-    prompt_tokens: Int64
     output_tokens: Int64
     replica: Int64
 
@@ -118,8 +117,11 @@ def measured_series(run: MeasuredRun) -> dict[str, Float64]:
     })  # fmt: skip
 
 
-def simulated_series(simulated: SimulatedRun, ticks_s: Float64) -> dict[str, Float64]:
-    """The simulation over time at these ticks, and further ones until it ends; tokens count when their step ends."""
+def simulated_series(run: MeasuredRun, simulated: SimulatedRun, ticks_s: Float64) -> dict[str, Float64]:
+    """The simulation over time at these ticks, and further ones until it ends, counted as the engine's logger does.
+
+    Output tokens count when their step ends, a prompt when its first token does: what a preemption has computed again does not.
+    """
     steps = simulated.steps
     ends_s = steps.start_s + steps.duration_s
     tick_s = ticks_s[-1] / ticks_s.size
@@ -127,11 +129,14 @@ def simulated_series(simulated: SimulatedRun, ticks_s: Float64) -> dict[str, Flo
     extra = min(max(int(np.ceil(beyond_s / tick_s)), 0), MOST_EXTRA_TICKS)
     t_s = np.concatenate([ticks_s, ticks_s[-1] + np.arange(1, extra + 1) * max(tick_s, beyond_s / max(extra, 1))])
     edges_s = np.concatenate([[0.0], t_s])
-    bins = np.minimum(np.searchsorted(t_s, ends_s), t_s.size - 1)
-    rates = {
-        f"{name}_per_s": np.bincount(bins, getattr(steps, name), t_s.size) / np.diff(edges_s)
-        for name in ("prompt_tokens", "output_tokens")
+    counted = {
+        "prompt_tokens": (simulated.first_token_s, run.requests.prompt_tokens),
+        "output_tokens": (ends_s, steps.output_tokens),
     }
+    rates = {}
+    for name, (when_s, tokens) in counted.items():
+        bins = np.minimum(np.searchsorted(t_s, when_s), t_s.size - 1)
+        rates[f"{name}_per_s"] = np.bincount(bins, tokens, t_s.size) / np.diff(edges_s)
     requests = {name: _held(t_s, steps, getattr(steps, name)) for name in ("running", "waiting")}
     return _with_in_flight({"t_s": t_s, **rates, **requests})
 

@@ -64,7 +64,10 @@ class Aimd:
         else:
             before, window = self._recalled(view, last)
         if last is not None and last[0].steps != view.steps:
-            window = np.where(position - before > window, self._wider[window], self._narrower[window])
+            emitted = position - before
+            after = np.where(emitted > window, self._wider[window], self._narrower[window])
+            # one that was not scheduled, or prefills still, says nothing of its drafts
+            window = after if emitted.all() else np.where(emitted == 0, window, after)
         self._last[replica] = view, window
         return window
 

@@ -104,7 +104,7 @@ def _write(told: dict[str, Any], run: MeasuredRun, simulated: SimulatedRun, out:
     series = measured_series(run)
     save_validation_plot(
         series | latencies(run),
-        simulated_series(simulated, series["t_s"]) | simulated_latencies(run, simulated),
+        simulated_series(run, simulated, series["t_s"]) | simulated_latencies(run, simulated),
         f"{run.source.name}: {told['requests']:,} requests of {run.model or 'an unnamed model'}",
         f"profile {told['profile']['name']}",
         out / "validation.png",

@@ -22,7 +22,6 @@ def echo(
 
     edges_s = np.append(start_s, start_s[-1] + step_s)
     output = np.diff(np.round([cumulative(edge_s, requests.output_tokens) for edge_s in edges_s])).astype(np.int64)
-    prompt = np.histogram(first_s, edges_s, weights=requests.prompt_tokens)[0].astype(np.int64)
     middle_s = start_s + step_s / 2
     admitted_s = np.minimum(np.nan_to_num(requests.scheduled_s, nan=0.0), first_s)
     steps = StepLog(
@@ -30,7 +29,6 @@ def echo(
         duration_s=np.full(start_s.size, step_s),
         running=_present(middle_s, np.maximum(admitted_s, anchor_s), last_s),
         waiting=_present(middle_s, anchor_s, np.maximum(admitted_s, anchor_s)),
-        prompt_tokens=prompt,
         output_tokens=output,
         replica=np.zeros(start_s.size, np.int64),
     )

@@ -47,8 +47,8 @@ def run_of(anchor="queued", scheduled=(0.0, 1.0, 3.0), output_tokens=(1, 3, 5)) 
     return MeasuredRun(Path("run"), "by hand", "m", requests, EngineFacts(), anchor)
 
 
-def steps_of(start_s, duration_s, running, waiting, prompt_tokens, output_tokens, replica=None) -> StepLog:
-    counts = (np.array(values) for values in (running, waiting, prompt_tokens, output_tokens))
+def steps_of(start_s, duration_s, running, waiting, output_tokens, replica=None) -> StepLog:
+    counts = (np.array(values) for values in (running, waiting, output_tokens))
     return StepLog(seconds(*start_s), seconds(*duration_s), *counts, np.array(replica or [0] * len(start_s)))
 
 
@@ -56,7 +56,7 @@ SIMULATED = SimulatedRun(
     queued_s=seconds(0.0, 1.0, 2.0),
     first_token_s=seconds(1.5, 2.0, 5.0),
     last_token_s=seconds(1.5, 4.0, 7.0),
-    steps=steps_of([0.0, 1.5, 4.5], [1.5, 3.0, 2.5], [1, 2, 1], [1, 0, 0], [10, 20, 30], [1, 3, 5]),
+    steps=steps_of([0.0, 1.5, 4.5], [1.5, 3.0, 2.5], [1, 2, 1], [1, 0, 0], [1, 3, 5]),
 )
 
 
@@ -161,21 +161,21 @@ def test_measured_series_by_hand() -> None:
 
 
 def test_simulated_series_by_hand() -> None:
-    """Steps end at 1.5, 4.5 and 7 s; the run was measured for 4 s in ticks of 2 s, so two more ticks follow."""
-    series = simulated_series(SIMULATED, seconds(2.0, 4.0))
+    """Steps end at 1.5, 4.5 and 7 s, first tokens come at 1.5, 2 and 5 s; after two measured ticks of 2 s two more follow."""
+    series = simulated_series(run_of(), SIMULATED, seconds(2.0, 4.0))
     assert series["t_s"].tolist() == [2.0, 4.0, 6.0, 8.0]
-    assert series["prompt_tokens_per_s"].tolist() == [5.0, 0.0, 10.0, 15.0]
+    assert series["prompt_tokens_per_s"].tolist() == [15.0, 0.0, 15.0, 0.0]
     assert series["output_tokens_per_s"].tolist() == [0.5, 0.0, 1.5, 2.5]
     assert series["running"].tolist() == [2.0, 2.0, 1.0, 0.0]
-    early = simulated_series(SIMULATED, seconds(1.0, 9.0))
+    early = simulated_series(run_of(), SIMULATED, seconds(1.0, 9.0))
     assert early["t_s"].tolist() == [1.0, 9.0]
     assert early["waiting"].tolist() == [1.0, 0.0]
 
 
 def test_replicas_add_up() -> None:
     """Two replicas, logged one after the other: each counts while it is in a step."""
-    steps = steps_of([0.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3, 4, 10], [1, 0, 5], [7, 0, 9], [3, 4, 10], [0, 0, 1])
-    series = simulated_series(replace(SIMULATED, steps=steps), seconds(0.25, 0.75, 1.25, 1.75, 2.25))
+    steps = steps_of([0.0, 1.0, 0.5], [1.0, 1.0, 1.0], [3, 4, 10], [1, 0, 5], [3, 4, 10], [0, 0, 1])
+    series = simulated_series(run_of(), replace(SIMULATED, steps=steps), seconds(0.25, 0.75, 1.25, 1.75, 2.25))
     assert series["running"].tolist() == [3.0, 13.0, 14.0, 4.0, 0.0]
     assert series["waiting"].tolist() == [1.0, 6.0, 5.0, 0.0, 0.0]
     assert series["in_flight"].tolist() == [4.0, 19.0, 19.0, 4.0, 0.0]
@@ -183,8 +183,8 @@ def test_replicas_add_up() -> None:
 
 
 def test_a_simulation_that_hardly_ends_has_a_bounded_series() -> None:
-    steps = steps_of([0.0, 1e9], [1.0, 1.0], [1, 1], [0, 0], [5, 0], [2, 3])
-    series = simulated_series(replace(SIMULATED, steps=steps), seconds(1.0, 2.0))
+    steps = steps_of([0.0, 1e9], [1.0, 1.0], [1, 1], [0, 0], [2, 3])
+    series = simulated_series(run_of(), replace(SIMULATED, steps=steps), seconds(1.0, 2.0))
     assert series["t_s"].size == 1002
     assert series["t_s"][-1] >= 1e9 + 1
     assert (series["output_tokens_per_s"] * np.diff(series["t_s"], prepend=0.0)).sum() == pytest.approx(5.0)
@@ -199,7 +199,7 @@ def test_the_picture_draws_both_sides(tmp_path: Path, client: bool) -> None:
     series = measured_series(run)
     sides = (
         series | latencies(run),
-        simulated_series(SIMULATED, series["t_s"]) | simulated_latencies(run, SIMULATED),
+        simulated_series(run, SIMULATED, series["t_s"]) | simulated_latencies(run, SIMULATED),
     )
     path = tmp_path / "validation.png"
     validation_plots.save_validation_plot(*sides, "title", "note", path)
