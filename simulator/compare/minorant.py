@@ -19,6 +19,8 @@ TOLERANCE = 1e-6
 """Ten times the solver's."""
 BOUND_KEYS = ROW_KEYS[:6]
 """What a minorant counts: padding is at least none, so a cost per padded token is one per query token."""
+NEVER_MORE = {"padded_tokens": "query_tokens", "sampled_tokens": "live"}
+"""What a feature is at least: padding adds tokens, and every sequence samples one."""
 DERIVED = {"kv_tokens": "context_tokens", "query_tokens": "query_per_seq"}
 
 
@@ -53,7 +55,7 @@ def minorants(cost: Profile, limits: Limits, targets: list[Float64]) -> list[Flo
     programming. A table minus an affine function is linear along every axis of a grid cell, so it is least at a corner
     of a cell, and being above at the corners (of the edge cells stretched to the limits, too) is being above everywhere.
     Where an axis is a mean per sequence, the features are products of that axis and `live`, and the same holds. A table that
-    does not run in every step, or is multiplied by a feature, counts 0.
+    does not run in every step, is multiplied by a feature, or has an axis that no workload limits, counts 0.
     The answer is an empty list where a table can fall below 0 within the limits, or has a feature and its mean as axes.
     """
     if all(isinstance(one, Affine) for one in cost.operators):
@@ -75,7 +77,9 @@ def _below(one: Operator, limits: Limits, target: Float64) -> Float64 | None:
         return one.repeat * (memory if memory @ target >= compute @ target else compute)
     if one.when != "always" or one.per is not None:
         return np.zeros(len(BOUND_KEYS))
-    one = _unpadded(one)
+    one = _by_less(one)
+    if not set(one.axes) <= set(limits.bounds) or len(set(one.axes)) < len(one.axes):
+        return np.zeros(len(BOUND_KEYS))
     if any(feature in one.axes and mean in one.axes for feature, mean in DERIVED.items()):
         return None
     row = _below_table(one, limits, target)
@@ -88,13 +92,14 @@ def _unpadded_row(row_s: tuple[float, ...]) -> Float64:
     return row
 
 
-def _unpadded(one: Table) -> Table:
-    """The table by query tokens instead of padded ones, nowhere above it: the least from there on."""
-    if "padded_tokens" not in one.axes:
-        return one
-    axis = one.axes.index("padded_tokens")
-    values = np.flip(np.minimum.accumulate(np.flip(one.values_s, axis), axis), axis)
-    return replace(one, axes=tuple(name.replace("padded", "query") for name in one.axes), values_s=values)
+def _by_less(one: Table) -> Table:
+    """The table by features that are never more than its own, nowhere above it: along those axes the least from there on."""
+    values = one.values_s
+    for axis, name in enumerate(one.axes):
+        if name in NEVER_MORE:
+            values = np.flip(np.minimum.accumulate(np.flip(values, axis), axis), axis)
+    axes = tuple(NEVER_MORE.get(name, name) for name in one.axes)
+    return replace(one, axes=axes, values_s=values) if len(set(axes)) == len(axes) else one
 
 
 def _below_table(one: Table, limits: Limits, target: Float64) -> Float64 | None:
@@ -128,7 +133,7 @@ def _corners(one: Table, limits: Limits) -> Iterator[tuple[Float64, Float64]]:
     at = np.array(list(product(*stops)))
     named = {axis: at[:, column] for column, axis in enumerate(one.axes)}
     means = [(feature, named[mean]) for feature, mean in DERIVED.items() if mean in named]
-    packed = pack((one,), {})
+    packed = pack((replace(one, repeat=1),), {})
     for live in bounds["live"] if means and "live" not in named else (1.0,):
         batch = named.get("live", np.full(len(at), float(live)))
         fixed = named | {feature: mean * batch for feature, mean in means} | ({"live": batch} if means else {})

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.imports.llmservingsim import import_llmservingsim
 from simulator.budgets.policy import BudgetPolicy, by_live
 from simulator.budgets.resolve import resolve_policy
+from simulator.catalogue import load_model
 from simulator.compare.bound import lower_bound
 from simulator.compare.minorant import Limits, minorants
 from simulator.compare.oracle import oracle
@@ -228,3 +230,31 @@ def test_real_rollouts_are_near_their_bound(shared_data: Path) -> None:
     assert bound_s <= oracle_s <= min(built_in)
     assert oracle_s < 1.001 * bound_s
     assert bound_s > 0.85 * min(built_in)
+
+
+@pytest.mark.parametrize("axis", ["query_tokens", "padded_tokens", "sampled_tokens", "live"])
+def test_a_minorant_of_layers_counts_each_once(axis: str) -> None:
+    """Thirty-two layers of a table cost 32 of it, whether its tokens are padded, sampled or fed; falling parts count least."""
+    grid = np.array([1.0, 8.0, 64.0])
+    layers = Table("t", (axis,), (grid,), np.array([2.0, 3.0, 9.0]), repeat=32)
+    cost, limits = profile(layers, kind="table"), Limits(8, 6, 50)
+    live = np.arange(1.0, 9)
+    (low,) = minorants(cost, limits, [np.array([1.0, 8, 8, 0, 0, 0])])
+    seconds = cost.step_time_s(StepWork(live, live, 0, 0))
+    below = low @ np.stack([np.ones(8), live, live, 0 * live, 0 * live, 0 * live])
+    assert (below <= seconds * (1 + 1e-9)).all()
+    assert below[-1] >= 0.9 * seconds[-1]
+    falling = Table("t", (axis,), (grid,), np.array([5.0, 3.0, 3.0]), repeat=32)
+    assert minorants(profile(falling, kind="table"), limits, [np.array([1.0, 1, 1, 0, 0, 0])])[0][0] <= 32 * 5.0
+    some = Table("s", (axis,), (grid,), np.full(3, 1.0), when="mixed")
+    assert minorants(profile(layers, some, kind="table"), limits, [np.array([1.0, 8, 8, 0, 0, 0])])[0] == pytest.approx(
+        low
+    )
+
+
+def test_no_policy_beats_the_bound_of_an_imported_profile(shared_data: Path) -> None:
+    folder = shared_data / "profiles/llmservingsim/RTXPRO6000/Llama-3.1-8B/bf16"
+    cost, load = import_llmservingsim(folder, load_model("llama-3.1-8b")), batch(5, 8)
+    bound = lower_bound(load, cost, 16).makespan_s
+    makespans = [simulate(load, cost, by_live([k]), 16).makespan_s for k in (0, 2, 8, 255)]
+    assert 0.5 * min(makespans) < bound <= min(makespans)
