@@ -21,7 +21,7 @@ def attention_tables(table: pd.DataFrame, layers: int) -> tuple[list[Operator], 
 
     table: columns COLUMNS and time_us; `grids` fills what was not measured.
     """
-    decode = table[(table["prefill_chunk"] == 0) & (table["n_decode"] > 0)]
+    decode = decoding(table)
     prefill = table[(table["prefill_chunk"] > 0) & (table["n_decode"] == 0)]
     mixed = table[(table["prefill_chunk"] > 0) & (table["n_decode"] > 0)]
     for what, part in (("decode", decode), ("prefill", prefill), ("mixed", mixed)):
@@ -54,6 +54,11 @@ def attention_tables(table: pd.DataFrame, layers: int) -> tuple[list[Operator], 
         Table("attention, mixed", (*axes, "decode_seqs", "decode_context"), grid, values * MICRO, layers, "mixed")
     )
     return operators, errors
+
+
+def decoding(table: pd.DataFrame) -> pd.DataFrame:
+    """Of the steps that were measured those that only decode, one query token per sequence."""
+    return table[(table["prefill_chunk"] == 0) & (table["n_decode"] > 0)]
 
 
 def pair_rate(prefill: pd.DataFrame) -> float:

@@ -184,15 +184,13 @@ def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) ->
 
 def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: float) -> dict[str, tuple[float, float]]:
     """What was measured: steps of so many tokens, sequences, and contexts."""
-    tokens = min(
-        float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("padded_tokens",)
-    )
-    sampled = min(
-        float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == ("sampled_tokens",)
-    )
+
+    def most(axis: str) -> float:
+        return min(float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == (axis,))
+
     return {
-        "padded_tokens": (1.0, max(tokens, most_tokens)),
-        "sampled_tokens": (1.0, sampled),
+        "padded_tokens": (1.0, max(most("padded_tokens"), most_tokens)),
+        "sampled_tokens": (1.0, most("sampled_tokens")),
         "decode_seqs": (0.0, float(attention["n_decode"].max())),
         "decode_context": (0.0, float(attention["kv_decode"].max())),
         "decode_width": (1.0, WIDTHS[-1]),
@@ -247,10 +245,12 @@ def _read(path: Path, columns: tuple[str, ...], text: tuple[str, ...] = ()) -> p
         if name in text:
             continue
         values = pd.to_numeric(table[name], errors="coerce")
-        least = 0.0 if name != "time_us" else np.nextafter(0, 1)
-        bad = ~(np.isfinite(values) & (values >= least))
+        at_least = "> 0" if name == "time_us" else ">= 0"
+        bad = ~(np.isfinite(values) & (values > 0 if name == "time_us" else values >= 0))
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
-            raise InputError(f"{path}, line {first + 2}, {name} = {table[name][first]}: give a finite number > 0")
+            raise InputError(
+                f"{path}, line {first + 2}, {name} = {table[name][first]}: give a finite number {at_least}"
+            )
         table[name] = values
     return table

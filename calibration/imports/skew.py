@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from calibration.imports.attention import decoding
 from calibration.imports.grids import filled, gridded
 from simulator.cost.operators import Operator, Table
 
@@ -47,8 +48,7 @@ def skew_tables(skew: pd.DataFrame, attention: pd.DataFrame, layers: int) -> lis
 
 def _scale(skew: pd.DataFrame, attention: pd.DataFrame) -> float:
     """Time of the same even batch in `attention.csv` over that in `skew.csv`, which sums several iterations."""
-    decode = attention[(attention["prefill_chunk"] == 0) & (attention["n_decode"] > 0)]
-    (n, kv), values = gridded(decode, ("n_decode", "kv_decode"))
+    (n, kv), values = gridded(decoding(attention), ("n_decode", "kv_decode"))
     values = filled((n, kv), values, (1, 0))
     pure = skew[(skew["pc"] == 0) & skew["n"].isin(n)]
     expected = [
