@@ -86,20 +86,12 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             if not np.isfinite(outcome.makespan_s):
                 raise InputError(f"profile {cost.name}: its costs add up to {outcome.makespan_s} s: correct them")
             facts = dict(getattr(policy, "facts", {}))
-            arrival_s = np.zeros(rows.size) if workload.arrival_s is None else workload.arrival_s
             episodes.append(
                 Episode(
-                    spec,
-                    step,
-                    workload.requests,
-                    workload.output_tokens,
-                    outcome,
-                    wall_s,
-                    facts,
-                    arrival_s,
-                    workload.waits_s,
+                    spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts,
+                    workload.arrivals_s, workload.waits_s,
                 )
-            )
+            )  # fmt: skip
         drafts.add(acceptance)
         if scenario.compare:
             for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):

@@ -59,6 +59,7 @@ from simulator.engine.fields import (
 )
 from simulator.engine.hearing import decode_live, propose
 from simulator.engine.schedule import admit, expect, known_tokens, leave, receive, schedule_running
+from simulator.engine.serving import NO_LIMIT
 
 
 @njit(cache=True)
@@ -111,9 +112,9 @@ def give_budgets(slots, state, rollouts, boundaries, budgets, table_of, position
 
 @njit(cache=True)
 def retire(  # type: ignore[no-untyped-def]
-    slots, state, rollouts, clock, counts, times, pending, turn_ends, turn_waits, pool, ghosts, rules
+    slots, state, rollouts, clock, counts, times, pending, turn_waits, pool, ghosts, rules
 ):
-    """Record the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order; returns how many."""
+    """Record the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order."""
     kept = 0
     fields = COMPUTED if rules[PLAIN] else SLOT_FIELDS
     for i in range(state[LIVE]):
@@ -140,9 +141,7 @@ def retire(  # type: ignore[no-untyped-def]
             state[GHOSTS] += 1
         elif rules[PAGED]:
             release(pool, slots[LINE, i], slots[HELD, i])
-    gone = state[LIVE] - kept
     state[LIVE] = kept
-    return gone
 
 
 @njit(cache=True)
@@ -174,9 +173,8 @@ def advance(  # type: ignore[no-untyped-def]
     flat = tables.reshape(-1, 2)
     plain, live_drafts = rules[PLAIN], rules[LIVE_DRAFTS]
     cap, bonus = (budget, 0) if plain else (take, 1)
-    context = drafting = reach = (
-        0  # of the sequences that decode: prompt and emitted tokens, how many may draft, the longest
-    )
+    # of the sequences that decode: prompt and emitted tokens, how many may draft, the longest
+    context = drafting = reach = 0
     stale = True
     while True:
         if state[LOGGED] == log.shape[0]:
@@ -186,7 +184,7 @@ def advance(  # type: ignore[no-untyped-def]
         state[ADMITTED] = gone = 0
         preempted = state[PREEMPTED]
         if plain:
-            admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, np.int64(1) << 62)
+            admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, NO_LIMIT)
             state[SCHEDULED] = state[DECODING]
             stale |= state[ADMITTED] > 0
         if stale and not asked:
@@ -272,9 +270,7 @@ def advance(  # type: ignore[no-untyped-def]
             before, known = slots[COMPUTED, i], known_tokens(i, slots)
             chunks += 1
             prefill += chunk
-            chunk_kv += (
-                before + chunk - (position[i] == origin[i])
-            )  # a prompt of no tokens is one query token without KV
+            chunk_kv += before + chunk - (position[i] == origin[i])  # a prompt of no tokens: one query token, no KV
             chunk_pairs += chunk * before + chunk * (chunk + 1) // 2
             slots[COMPUTED, i] = before + chunk
             firsts += before + chunk == known
@@ -282,17 +278,8 @@ def advance(  # type: ignore[no-untyped-def]
         padded = padding[query] if query < padding.size else query
 
         work = features(
-            scheduled + chunks,
-            query,
-            kv + chunk_kv,
-            pairs + chunk_pairs,
-            prefill,
-            padded,
-            chunks,
-            chunk_kv,
-            chunk_pairs,
-            reach,
-        )
+            scheduled + chunks, query, kv + chunk_kv, pairs + chunk_pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, reach,
+        )  # fmt: skip
         seconds = step_time(meta, data, work)
         extrapolated = outside(meta, data, work)
         draft_s = draft_time(draft_cost, asking, longest, drafted, emitted, context, seconds)
@@ -335,7 +322,7 @@ def advance(  # type: ignore[no-untyped-def]
         log[row, 7] = accepted
         log[row, 8] = emitted + firsts - beyond
         if done > 0:
-            retire(slots, state, rollouts, clock, counts, times, pending, turn_ends, turn_waits, pool, ghosts, rules)
+            retire(slots, state, rollouts, clock, counts, times, pending, turn_waits, pool, ghosts, rules)
             state[DECODING] -= done
             if wait_when_free and state[HEAD] == state[TAIL]:
                 return FREED

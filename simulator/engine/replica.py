@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
-from simulator.budgets.view import BUDGET, ORIGIN, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
+from simulator.budgets.view import BUDGET, POSITION, ROLLOUT, SEEN_FIELDS, BatchView
 from simulator.cost.model import CostModel
 from simulator.cost.packing import reads
 from simulator.drafting.drafter import FREE, DraftCost
@@ -53,7 +53,7 @@ class Ledger:
         self.counts[f.R_POSITION] = offsets[:-1]
         self.counts[f.R_TURN] = first
         self.times: Float64 = np.full((f.TIMES, n), np.nan)
-        self.times[f.ARRIVAL_S] = 0.0 if workload.arrival_s is None else workload.arrival_s
+        self.times[f.ARRIVAL_S] = workload.arrivals_s
 
 
 class Replica:
@@ -211,7 +211,7 @@ class Replica:
             ghosts = self._ghosts[:, : state[f.GHOSTS]]
             lines, held = np.concatenate([slots[f.LINE], ghosts[0]]), np.concatenate([slots[f.HELD], ghosts[1]])
             check_pool(self.pool, lines, held)
-            known = slots[POSITION] - slots[ORIGIN] + (given[f.PROMPT, rollouts] == 0)
+            known = slots[POSITION] - slots[f.BASE]
             assert (slots[f.ROOM] >= np.where(np.arange(live) < state[f.DECODING], known - 1, slots[f.COMPUTED])).all()
 
     def _ask(self) -> None:

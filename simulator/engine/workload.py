@@ -69,7 +69,12 @@ class Workload:
         """What a policy may know of the rollouts."""
         return Requests(self.prompt, self.sample, self.prompt_tokens)
 
-    @property
+    @cached_property
+    def arrivals_s(self) -> Float64:
+        """When each rollout arrives, in seconds after the RL step's start."""
+        return np.zeros(len(self)) if self.arrival_s is None else self.arrival_s
+
+    @cached_property
     def waits_s(self) -> Float64:
         """Seconds that each rollout waits for tools, after every turn but its last."""
         if self.turns is None:
