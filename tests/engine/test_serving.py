@@ -15,7 +15,7 @@ from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.serving import Serving
 from simulator.engine.workload import Turns, Workload
 from tests.reference import serving as reference
-from tests.reference.test_serving import scenarios
+from tests.reference.test_serving_invariants import scenarios
 
 WORK = ("live", "query_tokens", "kv_tokens", "prefill_tokens", "prefill_seqs", "padded_tokens", "longest_context")
 TEXTS = {"name": "p", "model": "m", "device": "d", "source": "s", "uncertainty": "u"}
