@@ -8,7 +8,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rolloutsim needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tokenizer]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,dev,tokenizer]'
 	touch $@
 
 demo: setup
