@@ -1,0 +1,118 @@
+"""The forward pass of a decoder over a ragged batch, from token ids to sampled tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calibration.model.attention import KVCache, attend_decode, attend_prefill
+from calibration.model.layers import experts, feed_forward, rms_norm, rope_table, rotate
+from calibration.model.weights import FeedForward, Layer, random_weights
+from simulator.cost.shape import ModelShape
+
+Spans = list[tuple[int, int, int]]
+
+
+class DecodeKernel(Protocol):
+    """Attention of sequences that decode, planned for a whole batch before the first layer."""
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> Tensor:
+        """Attend; query and out: [tokens, heads, head_dim], keys and values: one layer's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A batch on the device. int64[total]: tokens, positions, KV slot of each token, the draft that follows it (-1: none) and the
+    first row of its sequence; sampled: rows whose logits are sampled.
+
+    decode_spans, prefill_spans and the slots beside them say where sequences lie, `attend_decode` how; kernel: what attends
+    for those that decode instead, over the first `decode_tokens` rows.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    slots: Tensor
+    following: Tensor
+    first: Tensor
+    sampled: Tensor
+    decode_tokens: int
+    decode_spans: Spans
+    decode_slots: list[int]
+    prefill_spans: Spans
+    prefill_slots: list[int]
+    kernel: DecodeKernel | None = None
+
+
+class Decoder:
+    """A decoder of a model's shape with random weights and a KV cache of `slots` sequences of up to `room` tokens each."""
+
+    def __init__(
+        self, shape: ModelShape, dtype: torch.dtype, device: torch.device, slots: int, room: int, seed: int = 0
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.weights = random_weights(shape, dtype, device, seed)
+        self.cache = KVCache(shape.layers, slots, shape.kv_heads, room, shape.head_dim, dtype, device)
+        self.turns = rope_table(room, shape.head_dim, device, dtype)
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """Run the forward pass: logits [sampled rows, vocabulary]."""
+        return self.project(self.hidden(inputs)[inputs.sampled])
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """What the last layer leaves, [tokens, hidden]; keys and values are appended to the cache on the way."""
+        hidden = self.embed(inputs.tokens)
+        turns = self.turns[inputs.positions]
+        for number, layer in enumerate(self.weights.layers):
+            query, keys, values = self.qkv(layer, rms_norm(hidden, layer.input_norm), turns)
+            self.cache.append(number, keys, values, inputs.slots, inputs.positions)
+            hidden = hidden + self.output(layer, self.attend(number, query, inputs))
+            hidden = hidden + self.mlp(layer, rms_norm(hidden, layer.post_norm))
+        return hidden
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Rows of the embedding, [tokens, hidden]."""
+        return F.embedding(tokens, self.weights.embedding)
+
+    def qkv(self, layer: Layer, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
+        return self.turned(layer, F.linear(x, layer.qkv, layer.qkv_bias), turns)
+
+    def turned(self, layer: Layer, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split one product into queries, keys and values; norm and rotate the first two."""
+        shape = self.shape
+        heads = qkv.view(-1, shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        query, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            query, keys = rms_norm(query, layer.q_norm), rms_norm(keys, layer.k_norm)
+        return rotate(query, turns), rotate(keys, turns), values
+
+    def attend(self, number: int, query: Tensor, inputs: Inputs) -> Tensor:
+        """Attention of every sequence over its cache and itself, [tokens, heads, head_dim]."""
+        keys, values = self.cache.keys[number], self.cache.values[number]
+        if inputs.kernel is None and not inputs.prefill_spans:
+            return attend_decode(query, keys, values, inputs.decode_slots, inputs.decode_spans)
+        out = torch.empty_like(query)
+        split = inputs.decode_tokens
+        if inputs.kernel is not None:
+            inputs.kernel.run(query[:split], keys, values, out[:split])
+        elif split:
+            out[:split] = attend_decode(query[:split], keys, values, inputs.decode_slots, inputs.decode_spans)
+        if inputs.prefill_spans:
+            out[split:] = attend_prefill(query[split:], keys, values, inputs.prefill_slots, inputs.prefill_spans)
+        return out
+
+    def output(self, layer: Layer, attended: Tensor) -> Tensor:
+        """Attention's output projection, [tokens, hidden]."""
+        return F.linear(attended.flatten(1), layer.o, layer.o_bias)
+
+    def mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        """Feed-forward or experts, [tokens, hidden]."""
+        return feed_forward(x, layer.mlp) if isinstance(layer.mlp, FeedForward) else experts(x, layer.mlp)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Final norm and output layer: logits [rows, vocabulary]."""
+        return F.linear(rms_norm(hidden, self.weights.norm), self.weights.lm_head)

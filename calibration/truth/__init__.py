@@ -1,0 +1,1 @@
+"""Ground truth: real batched speculative decoding by the clock, and the simulator held to it."""
