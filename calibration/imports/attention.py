@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from calibration.imports.grids import filled, gridded, held_out
+from calibration.grids import filled, gridded, held_out
 from simulator.cost.operators import Operator, Table
 from traces.errors import InputError
 

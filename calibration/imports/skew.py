@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from calibration.imports.attention import decoding
-from calibration.imports.grids import filled, gridded
+from calibration.grids import filled, gridded
 from simulator.cost.operators import Operator, Table
 
 Float64 = npt.NDArray[np.float64]

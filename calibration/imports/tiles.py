@@ -7,7 +7,7 @@ which measured sizes that were left out are predicted best.
 import numpy as np
 import numpy.typing as npt
 
-from calibration.imports.grids import errors_of
+from calibration.grids import errors_of
 
 Float64 = npt.NDArray[np.float64]
 

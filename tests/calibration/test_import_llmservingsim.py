@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from calibration.imports.grids import filled, gridded, held_out
+from calibration.grids import filled, gridded, held_out
 from calibration.imports.llmservingsim import import_llmservingsim
 from calibration.imports.tiles import stepped
 from calibration.replay_run import simulate_run
