@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from calibration.imports.attention import decoding
 from calibration.grids import filled, gridded
+from calibration.imports.attention import decoding
 from simulator.cost.operators import Operator, Table
 
 Float64 = npt.NDArray[np.float64]

@@ -15,15 +15,29 @@ MASKED = float("-inf")
 class KVCache:
     """Keys and values of every layer, [slots, kv_heads, room, head_dim]; what was never written is random, so finite.
 
-    The last slot is no sequence's: padding is written there.
+    The last slot is no sequence's: padding is written there. `view` lays the same memory out for other numbers of slots.
     """
 
     def __init__(
         self, layers: int, slots: int, kv_heads: int, room: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        size = (slots + 1, kv_heads, room, head_dim)
-        self.keys = [torch.empty(size, dtype=dtype, device=device).normal_() for _ in range(layers)]
-        self.values = [torch.empty(size, dtype=dtype, device=device).normal_() for _ in range(layers)]
+        width = kv_heads * head_dim
+        self.tokens, self._heads = (slots + 1) * room, (kv_heads, head_dim)
+        self._memory = [
+            (torch.empty(self.tokens * width, dtype=dtype, device=device).normal_(),
+             torch.empty(self.tokens * width, dtype=dtype, device=device).normal_())
+            for _ in range(layers)
+        ]  # fmt: skip
+        self.view(slots, room)
+
+    def view(self, slots: int, room: int) -> None:
+        """Lay the memory out as `slots` sequences, and one for padding, of `room` tokens each."""
+        used = (slots + 1) * room
+        assert used <= self.tokens, "so much was reserved"
+        kv_heads, head_dim = self._heads
+        size, words = (slots + 1, kv_heads, room, head_dim), used * kv_heads * head_dim
+        self.keys = [keys[:words].view(size) for keys, _ in self._memory]
+        self.values = [values[:words].view(size) for _, values in self._memory]
         self.padding_slot = slots
 
     def append(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor) -> None:

@@ -48,15 +48,19 @@ class Inputs:
 
 
 class Decoder:
-    """A decoder of a model's shape with random weights and a KV cache of `slots` sequences of up to `room` tokens each."""
+    """A decoder of a model's shape with random weights and a KV cache of `slots` sequences of up to `room` tokens each.
+
+    positions: how many the rotary embedding knows; `room` unless the cache is going to be laid out anew.
+    """
 
     def __init__(
-        self, shape: ModelShape, dtype: torch.dtype, device: torch.device, slots: int, room: int, seed: int = 0
-    ) -> None:
+        self, shape: ModelShape, dtype: torch.dtype, device: torch.device, slots: int, room: int, seed: int = 0,
+        positions: int | None = None,
+    ) -> None:  # fmt: skip
         self.shape, self.dtype, self.device = shape, dtype, device
         self.weights = random_weights(shape, dtype, device, seed)
         self.cache = KVCache(shape.layers, slots, shape.kv_heads, room, shape.head_dim, dtype, device)
-        self.turns = rope_table(room, shape.head_dim, device, dtype)
+        self.turns = rope_table(positions or room, shape.head_dim, device, dtype)
 
     def logits(self, inputs: Inputs) -> Tensor:
         """Run the forward pass: logits [sampled rows, vocabulary]."""

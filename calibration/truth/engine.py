@@ -35,7 +35,7 @@ class Drafting(Protocol):
 
 
 class StepTime(NamedTuple):
-    """One decode step: what it did, as the simulator's log counts it, and the seconds that it took."""
+    """One decode step: what it did, as the simulator's log counts it, and the seconds that it took; `draft_s`: the drafter's."""
 
     start_s: float
     duration_s: float
@@ -48,6 +48,9 @@ class StepTime(NamedTuple):
     accepted_tokens: int
     emitted_tokens: int
     longest_context: int
+    pairs: int
+    prefill_seqs: int
+    prefill_pairs: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,7 @@ class Engine:
     _slot: Int64 = field(init=False)
     _free: list[int] = field(init=False)
     _next: int = 0
+    _draft_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Start with everybody in the queue."""
@@ -102,9 +106,9 @@ class Engine:
         self._slot = np.zeros(n, np.int64)
         self._free = list(range(self.max_num_seqs))[::-1]
 
-    def warm(self) -> None:
-        """Admit as many as there is room for, with the KV of their prompts there and their first token emitted."""
-        new = self._admit()
+    def warm(self, count: int | None = None) -> None:
+        """Admit rollouts, `count` or as many as there is room for, with the KV of their prompts there and one token emitted."""
+        new = self._admit(count)
         self._enrol(new)
         self.emitted[new] = 1
         self._hear(new, np.ones(new.size, np.int64))
@@ -112,6 +116,7 @@ class Engine:
     def step(self) -> StepTime | None:
         """Run one decode step; None when everybody is done."""
         start_s = time.perf_counter()
+        self._draft_s = 0.0
         decoding = self.live
         new = self._admit()
         if not self.live.size:
@@ -119,31 +124,28 @@ class Engine:
         done = self.rollouts
         left = done.output_tokens[decoding] - self.emitted[decoding]
         drafts, counts = self._drafts(decoding, left)
-        self._enrol(new)
-        drafted_s = time.perf_counter()
-        contexts = done.prompt_tokens[decoding] + self.emitted[decoding]
+        contexts, prompts = done.prompt_tokens[decoding] + self.emitted[decoding], done.prompt_tokens[new]
         batch = self._batch(decoding, new, contexts, drafts, counts)
         self.runner.run(batch)
-        ran_s = time.perf_counter()
         right = self._right(decoding, drafts, counts)
         emit = np.minimum(right + 1, left)
         self.emitted[decoding] += emit
         self.emitted[new] = 1
-        self._hear(decoding, emit)
-        self._hear(new, np.ones(new.size, np.int64))
-        heard_s = time.perf_counter()
-        told = (
-            self.live.size, batch.tokens.size, int(contexts.sum() + done.prompt_tokens[new].sum()),
-            int(done.prompt_tokens[new].sum()), int(counts.sum()), int(right.sum()), int(emit.sum()) + new.size,
-            int(contexts.max(initial=0)),
+        self._enrol(new)
+        self._hear(self.live, np.concatenate([emit, np.ones(new.size, np.int64)]))
+        prefill_pairs = int((prompts * (prompts + 1) // 2).sum())
+        did = (
+            self.live.size, batch.tokens.size, int(contexts.sum() + prompts.sum()), int(prompts.sum()), int(counts.sum()),
+            int(right.sum()), int(emit.sum()) + new.size, int(contexts.max(initial=0)),
+            int((contexts * (counts + 1)).sum()) + prefill_pairs, new.size, prefill_pairs,
         )  # fmt: skip
         self._retire()
-        end_s = time.perf_counter()
-        return StepTime(start_s, end_s - start_s, drafted_s - start_s + heard_s - ran_s, *told)
+        return StepTime(start_s, time.perf_counter() - start_s, self._draft_s, *did)
 
-    def _admit(self) -> Int64:
-        """Give free slots to the head of the queue; those that came in."""
-        count = min(len(self._free), len(self.rollouts) - self._next)
+    def _admit(self, count: int | None = None) -> Int64:
+        """Give free slots to the head of the queue, to `count` at most; those that came in."""
+        room = min(len(self._free), len(self.rollouts) - self._next)
+        count = room if count is None else min(count, room)
         new = np.arange(self._next, self._next + count)
         self._next += count
         for rollout in new.tolist():
@@ -153,7 +155,9 @@ class Engine:
 
     def _enrol(self, new: Int64) -> None:
         if self.drafting is not None and new.size:
+            started_s = time.perf_counter()
             self.drafting.enrol(new, self.rollouts.prompts)
+            self._draft_s += time.perf_counter() - started_s
 
     def _hear(self, rollouts: Int64, counts: Int64) -> None:
         """Tell the drafter what each rollout emitted last."""
@@ -162,7 +166,9 @@ class Engine:
         first = self.rollouts.starts[rollouts] + self.emitted[rollouts] - counts
         starts = np.concatenate([[0], np.cumsum(counts)])
         places = np.arange(starts[-1]) + np.repeat(first - starts[:-1], counts)
-        self.drafting.hear(rollouts, self.rollouts.tokens[places], starts)
+        tokens, started_s = self.rollouts.tokens[places], time.perf_counter()
+        self.drafting.hear(rollouts, tokens, starts)
+        self._draft_s += time.perf_counter() - started_s
 
     def _drafts(self, decoding: Int64, left: Int64) -> tuple[Int32, Int64]:
         """Drafts of the sequences that decode, by the budgets of the policy."""
@@ -173,7 +179,12 @@ class Engine:
         stage = (table.boundaries[rows] <= self.emitted[decoding, None]).sum(1)
         budgets = table.budgets[rows, stage, min(self.live.size, table.budgets.shape[2] - 1)]
         most = np.minimum(budgets, left)
-        return self.drafting.propose(decoding, most) if most.any() else none
+        if not most.any():
+            return none
+        started_s = time.perf_counter()
+        proposed = self.drafting.propose(decoding, most)
+        self._draft_s += time.perf_counter() - started_s
+        return proposed
 
     def _batch(self, decoding: Int64, new: Int64, contexts: Int64, drafts: Int32, counts: Int64) -> Batch:
         """The step's tokens: the last one emitted and the drafts of each that decodes, then the prompts."""

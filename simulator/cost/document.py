@@ -18,7 +18,19 @@ from traces.errors import InputError
 
 FORMAT = "rolloutsim.profile/1"
 TEXTS = ("name", "kind", "model", "device", "source", "uncertainty")
-OPTIONAL = ("notes", "relative_error", "drafter_costs", "derived", "derivation", "held_out")
+OPTIONAL = (
+    "notes",
+    "relative_error",
+    "drafter_costs",
+    "derived",
+    "derivation",
+    "held_out",
+    "spread",
+    "fits",
+    "measured",
+)
+TWO_DEEP = ("held_out", "spread", "fits")
+"""Keys that hold numbers by name, and those by another name."""
 KEYS = ("format", *TEXTS, *OPTIONAL, "valid_range", "operators")
 OPERATOR_KEYS = {
     "affine": ("coefficients_s",),
@@ -46,8 +58,11 @@ def document_of(profile: Profile) -> dict[str, Any]:
     document["drafter_costs"] = {name: dict(costs) for name, costs in profile.drafter_costs.items()}
     if profile.derived:
         document |= {"derived": dict(profile.derived), "derivation": profile.derivation}
-    if profile.held_out:
-        document["held_out"] = {name: dict(errors) for name, errors in profile.held_out.items()}
+    for key in TWO_DEEP:
+        if told := getattr(profile, key):
+            document[key] = {name: dict(numbers) for name, numbers in told.items()}
+    if profile.measured:
+        document["measured"] = dict(profile.measured)
     return document
 
 
@@ -83,7 +98,10 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"operators = {_shown(entries)}: give a list of at least one operator")
     drafters = _mapping(document.get("drafter_costs") or {}, "drafter_costs")
-    held_out = _mapping(document.get("held_out") or {}, "held_out")
+    told = {
+        key: {name: _numbers(of, f"{key}.{name}") for name, of in _mapping(document.get(key) or {}, key).items()}
+        for key in TWO_DEEP
+    }
     return Profile(
         **texts,
         operators=tuple(_operator(entry, f"operators[{index}]") for index, entry in enumerate(entries)),
@@ -93,8 +111,11 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         drafter_costs={name: _numbers(costs, f"drafter_costs.{name}") for name, costs in drafters.items()},
         derived=_numbers(document.get("derived") or {}, "derived"),
         derivation=_text(document, "derivation") if document.get("derived") else "",
-        held_out={name: _numbers(errors, f"held_out.{name}") for name, errors in held_out.items()},
+        measured=_numbers(document.get("measured") or {}, "measured"),
         sha256=sha256,
+        held_out=told["held_out"],
+        spread=told["spread"],
+        fits=told["fits"],
     )
 
 

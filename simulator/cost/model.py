@@ -49,6 +49,9 @@ class Profile:
     seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost. `derived` maps a
     feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how. `held_out`
     maps operators to the error of measured points that were left out and predicted from the rest: `points`, `median`, `p95`.
+    `spread` does so to the interquartile range of repeated measurements over their median. `fits` maps simpler laws to their
+    coefficients in seconds and their errors on whole steps; `measured` holds other figures of the machine, units in the names.
+    No cost follows from these three.
     Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
     """
 
@@ -66,6 +69,9 @@ class Profile:
     derived: Mapping[str, float] = field(default_factory=dict)
     derivation: str = ""
     held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
     sha256: str | None = None
 
     def __post_init__(self) -> None:

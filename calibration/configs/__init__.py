@@ -1,0 +1,1 @@
+"""Configurations of small models for calibration on a CPU."""

@@ -1,0 +1,203 @@
+"""Runs one operator of a decoder at one point: all layers after each other, so that weights and KV come from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calibration.kernels.grid import Point
+from calibration.kernels.timing import Timed, timed
+from calibration.model.attention import attend_decode, attend_prefill
+from calibration.model.decoder import Decoder, Inputs
+from calibration.model.layers import experts, gated, rms_norm, sample
+from calibration.model.runner import PlannedKernel, Runner
+from calibration.model.weights import Experts, FeedForward
+
+Call = Callable[[], object]
+
+COPY_BYTES = {"cuda": 2**30, "cpu": 2**27}
+MATMUL = {"cuda": 8192, "cpu": 1024}
+
+
+class Bench:
+    """Operators of a runner's decoder. drafter: a draft model with a cache of its own, or None."""
+
+    def __init__(self, runner: Runner, drafter: Decoder | None, seed: int) -> None:
+        self.runner, self.decoder, self.drafter, self.seed = runner, runner.decoder, drafter, seed
+        self.device, self.dtype = self.decoder.device, self.decoder.dtype
+        self._joiner = _random(self.decoder.shape.hidden, 2 * self.decoder.shape.hidden, like=self.decoder)
+
+    @torch.inference_mode()
+    def measure(self, point: Point) -> dict[str, Any]:
+        """Seconds of a point, all layers together."""
+        operator, at = point
+        call: Call = getattr(self, f"_{operator}")(*at)
+        found: Timed = timed(call, self.device)
+        extra = {"copy": {"bytes": COPY_BYTES[self.device.type]}, "matmul": {"size": MATMUL[self.device.type]},
+                 "weight_load": {"bytes": self.decoder.weights.layers[0].qkv.nbytes}}.get(operator, {})  # fmt: skip
+        return {"median_s": found.median_s, "spread": found.spread, "samples": found.samples, **extra}
+
+    def _hidden(self, rows: int) -> Tensor:
+        return torch.randn(rows, self.decoder.shape.hidden, dtype=self.dtype, device=self.device)
+
+    def _tokens(self, rows: int) -> Tensor:
+        return torch.randint(self.decoder.shape.vocabulary, (rows,), device=self.device)
+
+    def _each(self, weights: list[Tensor], rows: int) -> Call:
+        x = _random(rows, weights[0].shape[1], like=self.decoder)
+        return lambda: [F.linear(x, one) for one in weights]
+
+    def _dense(self) -> list[FeedForward]:
+        return [layer.mlp for layer in self.decoder.weights.layers if isinstance(layer.mlp, FeedForward)]
+
+    def _embed(self, rows: int) -> Call:
+        tokens, places = self._tokens(rows), torch.arange(rows, device=self.device) % self.decoder.turns.shape[0]
+        return lambda: (self.decoder.embed(tokens), self.decoder.turns[places])
+
+    def _qkv_proj(self, rows: int) -> Call:
+        return self._each([layer.qkv for layer in self.decoder.weights.layers], rows)
+
+    def _o_proj(self, rows: int) -> Call:
+        return self._each([layer.o for layer in self.decoder.weights.layers], rows)
+
+    def _gate_up_proj(self, rows: int) -> Call:
+        return self._each([one.gate_up for one in self._dense()], rows)
+
+    def _down_proj(self, rows: int) -> Call:
+        return self._each([one.down for one in self._dense()], rows)
+
+    def _silu_mul(self, rows: int) -> Call:
+        both = _random(rows, 2 * self.decoder.shape.intermediate, like=self.decoder)
+        return lambda: [gated(both) for _ in self._dense()]
+
+    def _norm_rope(self, rows: int) -> Call:
+        shape, x = self.decoder.shape, self._hidden(rows)
+        qkv = _random(rows, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, like=self.decoder)
+        turns = self.decoder.turns[torch.zeros(rows, dtype=torch.int64, device=self.device)]
+
+        def call() -> None:
+            for layer in self.decoder.weights.layers:
+                rms_norm(x, layer.input_norm)
+                self.decoder.turned(layer, qkv, turns)
+                rms_norm(x + x, layer.post_norm)
+                x + x
+
+        return call
+
+    def _kv_append(self, rows: int) -> Call:
+        shape, cache = self.decoder.shape, self.decoder.cache
+        room = 256
+        slots = -(-rows // room)
+        cache.view(slots, room)
+        fresh = torch.randn(rows, shape.kv_heads, shape.head_dim, dtype=self.dtype, device=self.device)
+        at = torch.arange(rows, device=self.device)
+
+        def call() -> None:
+            for layer in range(shape.layers):
+                cache.append(layer, fresh, fresh, at // room, at % room)
+
+        return call
+
+    def _experts(self, rows: int) -> Call:
+        x, all_of = self._hidden(rows), [one.mlp for one in self.decoder.weights.layers if isinstance(one.mlp, Experts)]
+        return lambda: [experts(x, one) for one in all_of]
+
+    def _lm_head(self, rows: int) -> Call:
+        x = self._hidden(rows)
+        return lambda: self.decoder.project(x)
+
+    def _sample(self, rows: int) -> Call:
+        logits = _random(rows, self.decoder.shape.vocabulary, like=self.decoder)
+        tokens, first = self._tokens(rows), torch.arange(rows, device=self.device)
+        inputs = Inputs(tokens, first, first, tokens, first, first, rows, [], [], [], [])
+
+        def call() -> Tensor:
+            drawn = sample(logits, self.runner.draw)
+            return torch.stack([drawn, self.runner.verify(inputs, drawn)])
+
+        return call
+
+    def _attention(self, batch: int, context: int, width: int) -> Call:
+        return _decode_attention(self.decoder, self.runner.kernel, batch, context, width)
+
+    def _prefill(self, chunk: int, before: int) -> Call:
+        cache, shape = self.decoder.cache, self.decoder.shape
+        cache.view(1, chunk + before)
+        query = torch.randn(chunk, shape.heads, shape.head_dim, dtype=self.dtype, device=self.device)
+        spans = [(0, chunk, chunk + before)]
+        return lambda: [attend_prefill(query, k, v, [0], spans) for k, v in zip(cache.keys, cache.values, strict=True)]
+
+    def _eagle_pass(self, x: Tensor) -> Tensor:
+        """All of an EAGLE-like head but its attention: two states to one, a layer's products, the output layer."""
+        layer = self.decoder.weights.layers[0]
+        x = F.linear(x, self._joiner)
+        query, _, _ = self.decoder.qkv(layer, rms_norm(x, layer.input_norm), self.decoder.turns[: x.shape[0]])
+        x = x + self.decoder.output(layer, query)
+        x = x + self.decoder.mlp(layer, rms_norm(x, layer.post_norm))
+        return self.decoder.project(x).argmax(-1)
+
+    def _eagle(self, batch: int, context: int) -> Call:
+        attend = _decode_attention(self.decoder, self.runner.kernel, batch, context, 1, layers=1)
+        x = _random(batch, 2 * self.decoder.shape.hidden, like=self.decoder)
+        return lambda: (attend(), self._eagle_pass(x))
+
+    def _draft_model(self, batch: int, context: int) -> Call:
+        assert self.drafter is not None, "asked for only where there is one"
+        drafter = self.drafter
+        drafter.cache.view(batch, context + 1)
+        at = torch.arange(batch, device=self.device)
+        inputs = Inputs(
+            self._tokens(batch) % drafter.shape.vocabulary, torch.full_like(at, context - 1), at, at, at, at, batch,
+            [(i, i + 1, context) for i in range(batch)], list(range(batch)), [], [],
+        )  # fmt: skip
+        return lambda: drafter.logits(inputs).argmax(-1)
+
+    def _logprob(self, rows: int) -> Call:
+        self.decoder.cache.view(1, rows)
+        at, tokens = torch.arange(rows, device=self.device), self._tokens(rows)
+        zero = torch.zeros_like(at)
+        inputs = Inputs(tokens, at, zero, tokens, zero, at, 0, [], [], [(0, rows, rows)], [0])
+        return lambda: self.decoder.logits(inputs).float().log_softmax(-1).gather(1, tokens[:, None])
+
+    def _copy(self) -> Call:
+        source = torch.zeros(COPY_BYTES[self.device.type], dtype=torch.uint8, device=self.device)
+        to = torch.empty_like(source)
+        return lambda: to.copy_(source)
+
+    def _weight_load(self) -> Call:
+        there = torch.empty_like(self.decoder.weights.layers[0].qkv)
+        here = torch.randn(there.shape, dtype=self.dtype, pin_memory=there.is_cuda)
+        return lambda: there.copy_(here, non_blocking=True)
+
+    def _matmul(self) -> Call:
+        size = MATMUL[self.device.type]
+        one, other = (_random(size, size, like=self.decoder) for _ in range(2))
+        return lambda: torch.mm(one, other)
+
+
+def _decode_attention(
+    decoder: Decoder, kernel: PlannedKernel | None, batch: int, context: int, width: int, layers: int | None = None
+) -> Call:
+    """Every sequence of the batch verifies `width` tokens, the first of which sees `context` KV tokens."""
+    shape, cache = decoder.shape, decoder.cache
+    most = context + width - 1
+    cache.view(batch, -(-most // 64) * 64)
+    query = torch.randn(batch * width, shape.heads, shape.head_dim, dtype=decoder.dtype, device=decoder.device)
+    caches = list(zip(cache.keys, cache.values, strict=True))[:layers]
+    if kernel is not None:
+        starts = np.arange(batch + 1, dtype=np.int32) * np.int32(width)
+        kernel.plan(starts, np.full(batch, most, np.int32), np.arange(batch, dtype=np.int32))
+        out = torch.empty_like(query)
+        return lambda: [kernel.run(query, k, v, out) for k, v in caches]
+    spans = [(i * width, (i + 1) * width, most) for i in range(batch)]
+    slots = list(range(batch))
+    return lambda: [attend_decode(query, k, v, slots, spans) for k, v in caches]
+
+
+def _random(*size: int, like: Decoder) -> Tensor:
+    return torch.randn(size, dtype=like.dtype, device=like.device)

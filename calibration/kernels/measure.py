@@ -1,0 +1,155 @@
+"""Measures every point of a grid once, in random order, and makes the profile; goes on where a killed run stopped."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from calibration.kernels.assemble import profile_of
+from calibration.kernels.bench import Bench
+from calibration.kernels.grid import Grid, Limits, Point, points
+from calibration.kernels.journal import Journal
+from calibration.kernels.machine import conditions, machine_facts
+from calibration.kernels.steps import measure_mixed, measure_step
+from calibration.kernels.suffix import measure_suffix
+from calibration.model.decoder import Decoder
+from calibration.model.runner import Runner
+from calibration.model.setup import DTYPES, capture_sizes, decode_kernel, device_of
+from simulator.cost.model import Profile
+from simulator.cost.model_config import model_shape
+from simulator.cost.profiles import check_suffix, write_profile
+from simulator.cost.shape import ModelShape
+from traces.errors import InputError
+
+CONDITIONS_EVERY = 50
+KV_SHARE = 0.8
+"""Of the memory that weights leave free."""
+CPU_KV_BYTES = 4e9
+DEFAULTS = {"cuda": Limits(512, 32768, 33, 8192, 0), "cpu": Limits(64, 1024, 33, 2048, 0)}
+LEAST = {"max_num_seqs": 1, "max_model_len": 128, "max_width": 1, "max_num_batched_tokens": 64}
+Progress = Callable[[Iterable[Point]], Iterable[Point]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure: a model's config, on a device; limits left out are the device's; draft: a draft model's config."""
+
+    config: Mapping[str, Any]
+    name: str
+    device: str = "cpu"
+    dtype: str | None = None
+    grid: Grid = "quick"
+    draft: Mapping[str, Any] | None = None
+    graphs: bool = True
+    seed: int = 0
+    max_num_seqs: int | None = None
+    max_model_len: int | None = None
+    max_width: int | None = None
+    max_num_batched_tokens: int | None = None
+
+
+def journal_of(out: Path) -> Path:
+    """Where the points of a profile are kept while it is measured, and after."""
+    return out.with_name(out.name + ".journal.jsonl")
+
+
+def measure(settings: Settings, out: Path, progress: Progress = iter) -> Profile:
+    """Measure, write the profile to `out` and return it. Raises InputError where settings cannot be had on this machine."""
+    check_suffix(out)
+    device = device_of(settings.device)
+    dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    dtype, shape = DTYPES[dtype_name], model_shape(settings.config)
+    limits = _limits(settings, shape, device, dtype)
+    sizes = capture_sizes(limits.max_num_seqs) if device.type == "cuda" and settings.graphs else ()
+    about = {
+        "model": settings.name, "dtype": dtype_name, **machine_facts(device), "grid": settings.grid, "seed": settings.seed,
+        "graphs": len(sizes), **asdict(limits),
+    }  # fmt: skip
+    identity = {"config": dict(settings.config), "draft": dict(settings.draft or {}), **about}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    journal = Journal(journal_of(out), identity)
+    todo = [
+        p for p in points(shape, limits, settings.grid, sizes, settings.draft is not None) if p not in journal.points
+    ]
+    if todo:
+        order = np.random.default_rng(settings.seed).permutation(len(todo))
+        _measure([todo[i] for i in order], settings, shape, device, dtype, limits, sizes, journal, progress)
+    journal.close()
+    told = about | _observed(journal)
+    profile = profile_of(journal.points, _as_measured(shape, dtype), limits, told, sizes, out.name.rsplit(".", 1)[0])
+    write_profile(profile, out)
+    return profile
+
+
+@torch.inference_mode()
+def _measure(
+    todo: list[Point], settings: Settings, shape: ModelShape, device: torch.device, dtype: torch.dtype, limits: Limits,
+    sizes: tuple[int, ...], journal: Journal, progress: Progress,
+) -> None:  # fmt: skip
+    decoder = Decoder(shape, dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64)
+    runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
+    drafter = None
+    if settings.draft is not None:
+        small = model_shape(settings.draft)
+        drafter = Decoder(small, dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64)
+    bench = Bench(runner, drafter, settings.seed)
+    for number, point in enumerate(progress(todo)):
+        operator, at = point
+        if operator == "step":
+            found = measure_step(runner, limits, at[0], settings.seed)
+        elif operator == "mixed":
+            found = measure_mixed(runner, limits, at[0], settings.seed)
+        elif operator in ("propose", "hear"):
+            found = measure_suffix(operator, at[0], settings.seed)
+        else:
+            found = bench.measure(point)
+        if number % CONDITIONS_EVERY == 0:
+            found |= conditions(device)
+            gc.collect()
+        journal.add(point, found)
+
+
+def _limits(settings: Settings, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Limits:
+    given = asdict(DEFAULTS[device.type])
+    for name, least in LEAST.items():
+        value = getattr(settings, name)
+        if value is not None:
+            if value < least:
+                raise InputError(f"{name} = {value}: give at least {least}")
+            given[name] = value
+    if shape.context_limit is not None:
+        given["max_model_len"] = min(given["max_model_len"], shape.context_limit)
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize
+    wanted = (given["max_num_seqs"] + 1) * (given["max_model_len"] + 64)
+    free = CPU_KV_BYTES
+    if device.type == "cuda":
+        weights = shape.parameters * dtype.itemsize
+        free = (torch.cuda.mem_get_info(device)[0] - weights) * KV_SHARE - 4e9
+    given["kv_tokens"] = int(min(wanted, free // per_token))
+    left = f"{max(free, 0) / 1e9:.1f} GB are left for KV, {given['kv_tokens']:,} tokens"
+    if given["kv_tokens"] < 2 * (given["max_model_len"] + 64):
+        raise InputError(
+            f"model of {shape.parameters:,} parameters: {left}, not two sequences of {given['max_model_len']}: give a smaller "
+            "--max-model-len or model"
+        )
+    return Limits(**given)
+
+
+def _as_measured(shape: ModelShape, dtype: torch.dtype) -> ModelShape:
+    return replace(shape, bytes_per_parameter=dtype.itemsize)
+
+
+def _observed(journal: Journal) -> dict[str, str]:
+    """Range of clocks and temperature while it was measured."""
+    seen: dict[str, list[float]] = {}
+    for point in journal.points.values():
+        for name in ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"):
+            if name in point:
+                seen.setdefault(name, []).append(point[name])
+    return {name: f"{min(found):g} to {max(found):g}" for name, found in seen.items()}

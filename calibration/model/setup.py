@@ -1,0 +1,40 @@
+"""Chooses what a decoder runs on: device, precision, attention kernel, sizes of CUDA graphs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from calibration.model.decoder import Decoder
+from calibration.model.runner import PlannedKernel
+from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from calibration.kernels.grid import Limits
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LARGEST_GRAPH = 512
+
+
+def device_of(name: str) -> torch.device:
+    """The device with this name, if there is one here."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device = 'cuda': torch finds no GPU here: use --device cpu, or a CUDA build of torch on a machine with one"
+        )
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device = {name!r}: use cpu or cuda")
+    return torch.device(name)
+
+
+def capture_sizes(max_num_seqs: int) -> tuple[int, ...]:
+    """Numbers of tokens that CUDA graphs are captured for: vLLM's, up to what sequences and their drafts commonly take."""
+    return (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16))
+
+
+def decode_kernel(decoder: Decoder, limits: Limits) -> PlannedKernel | None:
+    """The GPU's attention kernel of sequences that decode; None on a CPU, where they are attended to one after the other."""
+    if decoder.device.type != "cuda":
+        return None
+    raise NotImplementedError

@@ -1,0 +1,101 @@
+"""`rolloutsim calibrate kernels`: measure what a model's operators cost on this machine, and write a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from simulator.cost.model import Profile
+
+Command = Callable[..., Any]
+
+NEEDS_TORCH = "torch is not installed, and calibration runs on it: pip install 'rolloutsim[calibration]'"
+
+
+def require_torch() -> None:
+    """Refuse to go on without torch."""
+    from importlib.util import find_spec
+
+    from traces.errors import InputError
+
+    if find_spec("torch") is None:
+        raise InputError(NEEDS_TORCH)
+
+
+def machine_options(command: Command) -> Command:
+    """Add the flags that say which decoder runs on what."""
+    for option in reversed([
+        click.option("--model", required=True, help="The model's config.json, or its name in the catalogue."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16, on a CPU float32]"),
+        click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of torch [default: its own]."),
+        click.option("--graphs/--no-graphs", default=True, show_default=True, help="CUDA graphs of steps that only decode."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@click.command()
+@machine_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Profile to write, .parquet or .yaml.")
+@click.option("--grid", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
+@click.option("--draft-model", help="A small model that drafts: its config.json or name.")
+@click.option("--max-num-seqs", type=int, help="Most sequences [default: 512, on a CPU 64].")
+@click.option("--max-model-len", type=int, help="Longest context [default: 32768, on a CPU 1024, or the model's].")
+@click.option("--max-width", type=int, help="Most query tokens of a sequence [default: 33].")
+@click.option("--max-num-batched-tokens", type=int, help="Most tokens of a step [default: 8192, on a CPU 2048].")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and of the order of points."
+)
+def kernels(
+    model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, out: Path, grid: Any, draft_model: str | None,
+    seed: int, **limits: int | None,
+) -> None:  # fmt: skip
+    """Measure a decoder's operators, verification attention and whole steps on this machine, and write a profile.
+
+    Points are kept in OUT.journal.jsonl as they are measured: started again, a killed run goes on where it stopped.
+    """
+    require_torch()
+    from calibration.kernels.measure import Settings, measure
+    from simulator.catalogue import load_model
+
+    use_threads(threads)
+    settings = Settings(
+        load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
+        **limits,
+    )  # fmt: skip
+    for line in _lines(measure(settings, out, _progress), out):
+        click.echo(line)
+
+
+def _progress(points: Iterable[Any]) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(list(points), "measuring", console=Console(stderr=True))
+
+
+def _lines(profile: Profile, out: Path) -> Iterator[str]:
+    yield f"{profile.name}: {profile.model} on {profile.device}"
+    yield f"{'error of points left out':<34}{'points':>8}{'median':>9}{'p95':>9}"
+    for name, errors in profile.held_out.items():
+        yield f"{name:<34}{errors['points']:>8.0f}{errors['median']:>9.2%}{errors['p95']:>9.2%}"
+    for name, errors in profile.fits.items():
+        yield f"{name + ' law, whole steps':<34}{errors['points']:>8.0f}{errors['median']:>9.2%}{errors['p95']:>9.2%}"
+    spreads = sorted(found["median"] for found in profile.spread.values())
+    yield f"spread of repeated measurements: median {spreads[len(spreads) // 2]:.1%} by operator, at most {spreads[-1]:.1%}"
+    for name, value in profile.measured.items():
+        yield f"{name} {value:.4g}"
+    yield f"wrote {out}"
