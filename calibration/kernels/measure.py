@@ -20,7 +20,7 @@ from calibration.kernels.steps import measure_mixed, measure_step
 from calibration.kernels.suffix import measure_suffix
 from calibration.model.decoder import Decoder
 from calibration.model.runner import Runner
-from calibration.model.setup import DTYPES, capture_sizes, decode_kernel, device_of
+from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import check_suffix, write_profile
@@ -66,7 +66,7 @@ def measure(settings: Settings, out: Path, progress: Progress = iter) -> Profile
     dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     dtype, shape = DTYPES[dtype_name], model_shape(settings.config)
     limits = _limits(settings, shape, device, dtype)
-    sizes = capture_sizes(limits.max_num_seqs) if device.type == "cuda" and settings.graphs else ()
+    sizes = graph_sizes(device, settings.graphs)
     about = {
         "model": settings.name, "dtype": dtype_name, **machine_facts(device), "grid": settings.grid, "seed": settings.seed,
         "graphs": len(sizes), **asdict(limits),

@@ -52,7 +52,7 @@ def measure_mixed(runner: Runner, limits: Limits, number: int, seed: int) -> dic
     """The same, and prompts that prefill beside it: the median over rounds."""
     draw = np.random.default_rng([seed, 1, number])
     prompts = int(draw.integers(1, 5))
-    length = int(min(PROMPT * draw.integers(1, 5), limits.max_model_len - 64, limits.max_num_batched_tokens // 8))
+    length = min(PROMPT * int(draw.integers(1, 5)), limits.max_model_len - 64, limits.max_num_batched_tokens // 8)
     narrow = Limits(
         limits.max_num_seqs, limits.max_model_len, 1, limits.max_num_batched_tokens // 2, limits.kv_tokens // 2
     )

@@ -44,7 +44,7 @@ class Runner:
         # captured graphs advance the default generator
         self.draw = None if self.device.type == "cuda" else torch.Generator(self.device).manual_seed(seed)
         largest = self.capture_sizes[-1] if self.capture_sizes else 0
-        self._sent = torch.empty(FIELDS * largest, dtype=torch.int64, device=self.device)
+        self._sent = torch.zeros(FIELDS * largest, dtype=torch.int64, device=self.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     @torch.inference_mode()
@@ -81,6 +81,13 @@ class Runner:
         held[:split] = accepted(tokens[:split], inputs.following[:split], inputs.first[:split])
         return held
 
+    @torch.inference_mode()
+    def capture_all(self) -> None:
+        """Capture every graph now, the largest first, so that all share its memory; nothing where there are none."""
+        for size in reversed(self.capture_sizes):
+            if size not in self._graphs:
+                self._graphs[size] = self._capture(size)
+
     def synchronise(self) -> None:
         """Wait until the device has done all that it was given."""
         if self.device.type == "cuda":
@@ -111,16 +118,20 @@ class Runner:
 
     def _replay(self, batch: Batch, size: int) -> Int64:
         assert self.kernel is not None
-        self.kernel.plan(batch.query_starts, batch.context_tokens + batch.widths, batch.slots)
-        self._sent[: FIELDS * size].copy_(self._pack(batch, size), non_blocking=True)
         if size not in self._graphs:
             self._graphs[size] = self._capture(size)
+        self.kernel.plan(batch.query_starts, batch.context_tokens + batch.widths, batch.slots)
+        self._sent[: FIELDS * size].copy_(self._pack(batch, size), non_blocking=True)
         graph, out = self._graphs[size]
         graph.replay()
         return out.cpu().numpy()[:, : batch.tokens.size]
 
     def _capture(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Capture the whole step on `size` tokens; the largest sizes should come first, to share one memory pool."""
+        """Capture the whole step on `size` tokens; meanwhile they are one sequence of one token, and padding."""
+        assert self.kernel is not None
+        one = np.ones(1, np.int32)
+        self.kernel.plan(np.array([0, 1], np.int32), one, one * np.int32(self.decoder.cache.padding_slot))
+        self._sent.zero_()
         tokens, positions, cells, following, first = self._sent[: FIELDS * size].view(FIELDS, size)
         rows = torch.arange(size, device=self.device)
         inputs = Inputs(

@@ -8,13 +8,13 @@ import torch
 
 from calibration.model.decoder import Decoder
 from calibration.model.runner import PlannedKernel
+from simulator.engine.serving import LARGEST_GRAPH, capture_sizes
 from traces.errors import InputError
 
 if TYPE_CHECKING:
     from calibration.kernels.grid import Limits
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LARGEST_GRAPH = 512
 
 
 def device_of(name: str) -> torch.device:
@@ -28,9 +28,9 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def capture_sizes(max_num_seqs: int) -> tuple[int, ...]:
-    """Numbers of tokens that CUDA graphs are captured for: vLLM's, up to what sequences and their drafts commonly take."""
-    return (1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, 16))
+def graph_sizes(device: torch.device, wanted: bool) -> tuple[int, ...]:
+    """Numbers of tokens that CUDA graphs are captured for, vLLM's; none on a CPU."""
+    return capture_sizes(LARGEST_GRAPH) if wanted and device.type == "cuda" else ()
 
 
 def decode_kernel(decoder: Decoder, limits: Limits) -> PlannedKernel | None:

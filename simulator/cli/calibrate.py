@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from simulator.cli.calibrate_kernels import kernels
+from simulator.cli.calibrate_truth import replay, validate
 
 
 @click.group()
@@ -37,4 +38,5 @@ def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     click.echo(f"wrote {out}")
 
 
-calibrate.add_command(kernels)
+for command in (kernels, replay, validate):
+    calibrate.add_command(command)
