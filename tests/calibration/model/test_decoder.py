@@ -1,0 +1,121 @@
+"""Ragged batches through the decoder against a plain one in numpy that runs each sequence whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.model.batch import Batch, batch_of
+from calibration.model.decoder import Decoder
+from calibration.model.layers import accepted, sample
+from calibration.model.runner import Runner
+from calibration.model.weights import random_weights
+from simulator.cost.model_config import model_shape
+from tests.calibration.model.configs import KINDS, PLAIN
+from tests.reference import decoder as plain
+
+CPU = torch.device("cpu")
+SLOTS, ROOM = 4, 40
+TOLERANCE = 2e-4
+"""Logits are near 1; float32 over some hundred sums each rounds at 1e-7."""
+
+
+def made(config: dict) -> Decoder:
+    return Decoder(model_shape(config), torch.float32, CPU, SLOTS, ROOM, seed=3)
+
+
+def drift(weights: torch.Tensor) -> None:
+    weights.add_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(weights.numel())) * 0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_logits_of_ragged_batches_are_those_of_whole_sequences(kind: str) -> None:
+    decoder = made(KINDS[kind])
+    for layer in decoder.weights.layers:  # norms and biases that do something
+        for one in (layer.input_norm, layer.q_norm, layer.qkv_bias, layer.o_bias):
+            if one is not None:
+                drift(one)
+    runner = Runner(decoder)
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(0, decoder.shape.vocabulary, ROOM) for _ in range(SLOTS)]
+    done, slots = np.zeros(SLOTS, int), draw.permutation(SLOTS)
+    expected = [plain.logits(text, decoder.weights, decoder.shape) for text in texts]
+    for chunks, decoding in (
+        ([9, 1, 0, 4], 0),
+        ([3, 1, 7, 5], 2),
+        ([1, 1, 1, 1], 4),
+        ([5, 2, 1, 9], 4),
+        ([1, 8, 6, 2], 1),
+    ):
+        who = [i for i in range(SLOTS) if chunks[i]]
+        widths = [chunks[i] for i in who]
+        tokens = np.concatenate([texts[i][done[i] : done[i] + chunks[i]] for i in who])
+        batch = batch_of(done[who], widths, slots[who], tokens, decoding)
+        found = decoder.logits(runner.inputs(batch)).numpy()
+        rows = [expected[i][done[i] : done[i] + chunks[i]] for i in who]
+        wanted = np.concatenate([r if n < decoding else r[-1:] for n, r in enumerate(rows)])
+        np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0)
+        done[who] += widths
+
+
+def test_a_wrong_position_is_noticed() -> None:
+    """The control of the test above: contexts one off give other logits."""
+    decoder = made(PLAIN)
+    runner = Runner(decoder)
+    text = np.arange(12)
+    expected = plain.logits(text, decoder.weights, decoder.shape)
+    with torch.inference_mode():
+        decoder.logits(runner.inputs(batch_of([0], [11], [0], text[:11], 0)))
+        found = decoder.logits(runner.inputs(batch_of([10], [1], [0], text[11:]))).numpy()
+    assert np.abs(found - expected[-1]).max() > 50 * TOLERANCE
+
+
+def test_weights_have_the_parameters_that_the_shape_counts() -> None:
+    for config in KINDS.values():
+        shape = model_shape(config)
+        weights = random_weights(shape, torch.float32, CPU)
+        assert sum(t.numel() for t in weights.tensors) == shape.parameters
+        assert weights.nbytes == 4 * shape.parameters
+
+
+def test_positions_and_sampled_rows_of_a_batch() -> None:
+    batch = batch_of([10, 0], [3, 4], [1, 0], np.arange(7), decoding=1)
+    assert batch.positions.tolist() == [10, 11, 12, 0, 1, 2, 3]
+    assert batch.sampled.tolist() == [0, 1, 2, 6]
+
+
+def test_drafts_hold_up_to_the_first_that_was_not_sampled() -> None:
+    sampled = torch.tensor([5, 6, 7, 1, 2, 3, 9])
+    following = torch.tensor([5, 6, -1, 1, 0, 3, -1])
+    first = torch.tensor([0, 0, 0, 3, 3, 3, 3])
+    assert accepted(sampled, following, first).tolist() == [True, True, False, True, False, False, False]
+
+
+def test_the_runner_says_which_drafts_hold() -> None:
+    """Feed what the model itself would say: all hold; then spoil the second of two drafts."""
+    decoder = made(PLAIN)
+    runner = Runner(decoder)
+    decoder.weights.lm_head.mul_(1e3)  # so that sampling leaves no choice
+    with torch.inference_mode():
+        prompt = np.arange(5)
+        follow = [int(runner.run(batch_of([0], [5], [0], prompt, 0))[0, -1])]
+        for at in (5, 6):
+            follow.append(int(runner.run(batch_of([at], [1], [0], np.array(follow[-1:])))[0, 0]))
+        right = runner.run(batch_of([5], [3], [0], np.array(follow)))
+        spoilt = np.array([*follow[:2], (follow[2] + 1) % 97])
+        wrong = runner.run(batch_of([5], [3], [0], spoilt))
+    assert right[1].tolist() == [1, 1, 0]
+    assert wrong[1].tolist() == [1, 0, 0]
+
+
+def test_samples_follow_the_logits() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(20_000, 1)
+    found = torch.bincount(sample(logits, torch.Generator().manual_seed(1)), minlength=3) / 20_000
+    z = (found - torch.tensor([0.5, 0.3, 0.2])).abs() / (0.25 / 20_000) ** 0.5
+    assert z.max() < 4
+
+
+def test_a_batch_has_a_token_for_each_query() -> None:
+    with pytest.raises(AssertionError):
+        batch_of([0], [2], [0], np.arange(3))
+    assert isinstance(batch_of([0], [2], [0], np.arange(2)), Batch)
