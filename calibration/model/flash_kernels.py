@@ -153,9 +153,9 @@ def _piece(
         at = (token_start + token)[:, None] * out_token_stride + head[:, None] * out_head_stride
         tl.store(out + at + dim[None, :], result.to(out.dtype.element_ty), mask=live)
     else:
-        at = (partial + token * splits) * (KV_HEADS * GROUP) + head
-        tl.store(partials + at[:, None] * HEAD_DIM + dim[None, :], result, mask=live)
-        tl.store(partial_logs + at, top + tl.log2(total), mask=token < tokens)
+        to = (partial + token * splits) * (KV_HEADS * GROUP) + head
+        tl.store(partials + to[:, None] * HEAD_DIM + dim[None, :], result, mask=live)
+        tl.store(partial_logs + to, top + tl.log2(total), mask=token < tokens)
 
 
 @triton.jit(do_not_specialize=["padded_tokens"])
