@@ -26,15 +26,17 @@ PARTS = 16
 class Settings:
     """What the kernels are compiled with; `calibration.model.tune_flash` compares others.
 
-    A program has up to `stages` - 1 tiles each of keys and values on their way, `tile_bytes` each: two programs a
-    multiprocessor have 128 KiB, several times what the latency of HBM asks for, and as much shared memory as there is.
+    Latency times bandwidth is some 40 KiB a multiprocessor of an H200. A program has two or three tiles each of keys and
+    values, `tile_bytes` a tile, in shared memory, so that two programs fit and one loads while the other computes. Narrow
+    blocks have one stage more: their products leave a buffer as soon as they are done, Hopper's asynchronous ones later.
     """
 
     tile_bytes: int = 16384
     narrow_rows: int = 16
     wide_rows: int = 64
     warps: int = 4
-    stages: int = 3
+    narrow_stages: int = 4
+    wide_stages: int = 3
     programs_per_processor: int = 2
     merge_programs_per_processor: int = 8
 
@@ -122,11 +124,11 @@ class DecodeAttention:
             "TILE": self.tiling.tile_tokens,
             "NARROW": self.settings.narrow_rows,
             "WIDE": self.settings.wide_rows,
-            "STAGES": self.settings.stages,
+            "NARROW_STAGES": self.settings.narrow_stages,
+            "WIDE_STAGES": self.settings.wide_stages,
             "PRECISION": "ieee" if self.dtype == torch.float32 else "tf32",
             "WIDEN": self.device.type == "cpu" and self.dtype == torch.bfloat16,
             "num_warps": self.settings.warps,
-            "num_stages": self.settings.stages,
         }
         flash_kernels.attend[(self.tiling.programs,)](
             query, keys, values, out, self._partials, self._partial_logs, self._words,

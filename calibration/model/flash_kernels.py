@@ -40,7 +40,8 @@ def attend(
     TILE: tl.constexpr,
     NARROW: tl.constexpr,
     WIDE: tl.constexpr,
-    STAGES: tl.constexpr,
+    NARROW_STAGES: tl.constexpr,
+    WIDE_STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
@@ -60,13 +61,13 @@ def attend(
                 _piece(
                     query, keys + cache, values + cache, out, partials, partial_logs, item, kv_head, scale_log2,
                     query_token_stride, query_head_stride, position_stride, out_token_stride, out_head_stride,
-                    GROUP, KV_HEADS, HEAD_DIM, BLOCK_DIM, TILE, NARROW, STAGES, PRECISION, WIDEN,
+                    GROUP, KV_HEADS, HEAD_DIM, BLOCK_DIM, TILE, NARROW, NARROW_STAGES, PRECISION, WIDEN,
                 )  # fmt: skip
             else:
                 _piece(
                     query, keys + cache, values + cache, out, partials, partial_logs, item, kv_head, scale_log2,
                     query_token_stride, query_head_stride, position_stride, out_token_stride, out_head_stride,
-                    GROUP, KV_HEADS, HEAD_DIM, BLOCK_DIM, TILE, WIDE, STAGES, PRECISION, WIDEN,
+                    GROUP, KV_HEADS, HEAD_DIM, BLOCK_DIM, TILE, WIDE, WIDE_STAGES, PRECISION, WIDEN,
                 )  # fmt: skip
 
 
