@@ -99,7 +99,7 @@ class DecodeAttention:
         self._staging.reverse()
         words = staging.claim()
         words[:HEADER_WORDS] = len(planned.items), len(planned.merges), planned.tokens, HEADER_WORDS + items
-        words[HEADER_WORDS : HEADER_WORDS + items] = planned.items.reshape(-1)
+        words[HEADER_WORDS : HEADER_WORDS + items].reshape(-1, ITEM_FIELDS)[:] = planned.items
         words[HEADER_WORDS + items : used] = planned.merges.reshape(-1)
         staging.send(self._words, used)
         self._planned_tokens = planned.tokens

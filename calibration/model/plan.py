@@ -31,7 +31,7 @@ LENGTHS = np.outer([1.0, 1.08, 1.2, 1.4], 1 / np.array([1.0, 2.0, 3.0, 5.0])).ra
 sequences do not come out even, somewhat longer ones need a round less."""
 
 SHORTEST_SPLIT_TOKENS = 128
-SPLIT_ROUNDS = 4
+SPLIT_ROUNDS = 8
 """Room for partials: as much as this many items of every program can write."""
 
 
@@ -87,79 +87,72 @@ def plan(query_starts: Int32, context_tokens: Int32, slots: Int32, tiling: Tilin
     and in every other round from the last program to the first, so that no program has more than an even share and one
     item. The blocks of a sequence that read the same KV tokens are neighbours: they run at the same time and share the L2.
     """
-    tokens = np.diff(query_starts)
+    n = slots.size
+    table = np.empty((ITEM_FIELDS, n), np.int32)  # of sequences first, gathered into one of items
+    slot, start, tokens, context, blocks, tiles, parts, first, splits = table
+    slot[:], start[:], context[:] = slots, query_starts[:-1], context_tokens
+    np.subtract(query_starts[1:], start, out=tokens)
     rows = tokens * tiling.group
-    blocks = np.where(rows <= tiling.narrow_rows, rows > 0, -(-rows // tiling.wide_rows))
-    tiles = np.maximum(-(-context_tokens // tiling.tile_tokens), 1)
-    splits = _splits(tokens, blocks, tiles, tiling)
+    blocks[:] = np.where(rows <= tiling.narrow_rows, rows > 0, -(-rows // tiling.wide_rows))
+    tiles[:] = -(-context // tiling.tile_tokens)
+    splits[:] = _splits(tokens, blocks, tiles, tiling)
+    np.multiply(blocks, splits, out=parts)
     partials = np.where(splits > 1, splits * tokens, 0)
-    first = np.where(splits > 1, np.cumsum(partials) - partials, -1)
+    first[:] = np.where(splits > 1, partials.cumsum() - partials, -1)
+    merges = _merges(start, tokens, first, splits)
 
-    order = np.argsort(
-        -tiles // splits, kind="stable"
-    )  # minus the tiles of the longest part: floor division rounds it up
-    counts = (blocks * splits)[order]
-    ends = np.cumsum(counts)
-    sequence = np.repeat(order, counts)
-    within = np.arange(sequence.size) - np.repeat(ends - counts, counts)
-    table = np.stack((slots, query_starts[:-1], tokens, context_tokens, blocks, tiles, splits, first), axis=1)
-    slot, start, queries, context, in_blocks, in_tiles, in_splits, base = table.astype(np.int32)[sequence].T
-    part = within // in_blocks
-
-    items = np.empty((sequence.size, ITEM_FIELDS), np.int32)
-    items[:, 0] = slot
-    items[:, 1] = start
-    items[:, 2] = queries
-    items[:, 3] = context
-    items[:, 4] = (within - part * in_blocks) * tiling.wide_rows
-    items[:, 5] = part * in_tiles // in_splits * tiling.tile_tokens
-    items[:, 6] = np.minimum((part + 1) * in_tiles // in_splits * tiling.tile_tokens, context)
-    items[:, 7] = np.where(base < 0, -1, base + part)
-    items[:, 8] = in_splits
-    assert items.shape[0] <= tiling.item_capacity
-    return Plan(items, _merges(tokens, splits, first, query_starts), int(query_starts[-1]))
+    order = (-tiles // splits).argsort(kind="stable")  # minus the tiles of the longest part: // rounds down
+    counts = parts[order]
+    ends = counts.cumsum()
+    items = table.take(order.repeat(counts), axis=1)
+    slot, start, tokens, context, blocks, tiles, parts, first, splits = items
+    np.subtract(np.arange(parts.size, dtype=np.int32), (ends - counts).repeat(counts), out=parts)  # place in the sequence
+    part = parts // blocks
+    first += np.where(first >= 0, part, 0)
+    items[4] = (parts - part * blocks) * tiling.wide_rows
+    kv_end = (part + 1) * tiles // splits * tiling.tile_tokens
+    items[5] = part * tiles // splits * tiling.tile_tokens
+    np.minimum(kv_end, context, out=items[6])
+    assert items.shape[1] <= tiling.item_capacity
+    return Plan(items.T, merges, int(query_starts[-1]))
 
 
-def _splits(
-    tokens: npt.NDArray[np.integer], blocks: npt.NDArray[np.integer], tiles: npt.NDArray[np.integer], tiling: Tiling
-) -> Int32:
+def _splits(tokens: Int32, blocks: Int32, tiles: Int32, tiling: Tiling) -> Int32:
     """Into how many parts each sequence's KV tiles are cut, [n]: those with which the busiest program is done first.
 
-    All parts are of about one length, and of the lengths tried the one is taken that ends first on a grid where programs
-    take turns, longest first. One of them is that of the longest sequence, which splits nothing: it always fits.
+    All parts are of about one length, and of the lengths tried the one is taken that ends first where every round of the
+    grid takes as long as its first item, that of the longest sequence in it. One of them is that of the longest sequence
+    of all, which splits nothing: it always fits.
     """
     shortest, longest = max(SHORTEST_SPLIT_TOKENS // tiling.tile_tokens, 1), int(tiles.max(initial=1))
     if longest <= shortest:
         return np.ones(tiles.size, np.int32)
-    order = np.argsort(-tiles)
-    sorted_tiles, units = (
-        tiles[order].astype(np.float32)[:, None],
-        (blocks[order] * tiling.kv_heads).astype(np.float32)[:, None],
-    )
-    share = float((units * sorted_tiles).sum()) / tiling.programs
-    lengths = np.append(np.clip(np.ceil(share * LENGTHS), shortest, longest), longest).astype(np.float32)
+    order = (-tiles).argsort()
+    wanted, units = tiles[order].astype(np.float32), blocks[order] * tiling.kv_heads
+    share = float(units @ wanted) / tiling.programs
+    lengths = np.append(np.clip(np.ceil(share * LENGTHS), shortest, longest), longest).astype(np.float32)[:, None]
 
-    splits = np.ceil(sorted_tiles / lengths)  # [n, lengths]
-    turns = np.ceil(np.cumsum(units * splits, axis=0) / tiling.programs)
-    turns[1:] -= turns[:-1].copy()  # rounds of the grid that begin with an item of this sequence
-    spans = ((np.ceil(sorted_tiles / splits) + ITEM_TILES) * turns).sum(axis=0)
-    most = splits[0]
+    splits = np.maximum(np.ceil(wanted / lengths), 1)  # [lengths, n]
+    ends = (splits.astype(np.int32) * units).cumsum(axis=1, dtype=np.int32)
+    turns = (ends + (tiling.programs - 1)) // tiling.programs
+    turns[:, 1:] -= turns[:, :-1].copy()  # rounds that begin with an item of this sequence
+    spans = ((np.ceil(wanted / splits) + ITEM_TILES) * turns).sum(axis=1)
+    most = splits[:, 0]
     spans += (most > 1) * (MERGE_TILES[0] + MERGE_TILES[1] * most)
-    partials = tokens[order].astype(np.float32) @ (splits * (splits > 1))
+    partials = (splits * (splits > 1)) @ tokens[order].astype(np.float32)
     spans[partials > tiling.partial_capacity_tokens] = np.inf
-    return (-(-tiles // int(lengths[spans.argmin()]))).astype(np.int32)
+    length = int(lengths[spans.argmin(), 0])
+    return np.maximum(-(-tiles // length), 1).astype(np.int32)
 
 
-def _merges(
-    tokens: npt.NDArray[np.integer], splits: Int32, first: npt.NDArray[np.integer], query_starts: Int32
-) -> Int32:
+def _merges(start: Int32, tokens: Int32, first: Int32, splits: Int32) -> Int32:
     """The tokens of split sequences, each with its first partial and its number of partials."""
     split = np.flatnonzero(splits > 1)
     counts = tokens[split]
-    sequence = np.repeat(split, counts)
-    within = np.arange(sequence.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    sequence = split.repeat(counts)
+    within = np.arange(sequence.size) - (counts.cumsum() - counts).repeat(counts)
     merges = np.empty((sequence.size, MERGE_FIELDS), np.int32)
-    merges[:, 0] = query_starts[sequence] + within
+    merges[:, 0] = start[sequence] + within
     merges[:, 1] = first[sequence] + within * splits[sequence]
     merges[:, 2] = splits[sequence]
     return merges
