@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calibration.kernels.grid import Point
+from calibration.kernels.grid import Point, room_of
 from calibration.kernels.timing import Timed, timed
 from calibration.model.attention import attend_decode, attend_prefill
+from calibration.model.batch import batch_of
 from calibration.model.decoder import Decoder, Inputs
 from calibration.model.layers import experts, gated, rms_norm, sample
 from calibration.model.runner import PlannedKernel, Runner
@@ -25,10 +26,10 @@ MATMUL = {"cuda": 8192, "cpu": 1024}
 
 
 class Bench:
-    """Operators of a runner's decoder. drafter: a draft model with a cache of its own, or None."""
+    """Operators of a runner's decoder. drafter: a draft model that runs on a cache of its own, or None."""
 
-    def __init__(self, runner: Runner, drafter: Decoder | None, seed: int) -> None:
-        self.runner, self.decoder, self.drafter, self.seed = runner, runner.decoder, drafter, seed
+    def __init__(self, runner: Runner, drafter: Runner | None) -> None:
+        self.runner, self.decoder, self.drafter = runner, runner.decoder, drafter
         self.device, self.dtype = self.decoder.device, self.decoder.dtype
         self._joiner = _random(self.decoder.shape.hidden, 2 * self.decoder.shape.hidden, like=self.decoder)
 
@@ -148,14 +149,13 @@ class Bench:
 
     def _draft_model(self, batch: int, context: int) -> Call:
         assert self.drafter is not None, "asked for only where there is one"
-        drafter = self.drafter
-        drafter.cache.view(batch, context + 1)
-        at = torch.arange(batch, device=self.device)
-        inputs = Inputs(
-            self._tokens(batch) % drafter.shape.vocabulary, torch.full_like(at, context - 1), at, at, at, at, batch,
-            [(i, i + 1, context) for i in range(batch)], list(range(batch)), [], [],
-        )  # fmt: skip
-        return lambda: drafter.logits(inputs).argmax(-1)
+        decoder = self.drafter.decoder
+        decoder.cache.view(batch, room_of(context, 1))
+        tokens = np.zeros(batch, np.int64)
+        inputs = self.drafter.inputs(
+            batch_of(np.full(batch, context - 1), np.ones(batch, np.int64), np.arange(batch), tokens)
+        )
+        return lambda: decoder.logits(inputs).argmax(-1)
 
     def _logprob(self, rows: int) -> Call:
         self.decoder.cache.view(1, rows)
@@ -186,7 +186,7 @@ def _decode_attention(
     """Every sequence of the batch verifies `width` tokens, the first of which sees `context` KV tokens."""
     shape, cache = decoder.shape, decoder.cache
     most = context + width - 1
-    cache.view(batch, -(-most // 64) * 64)
+    cache.view(batch, room_of(context, width))
     query = torch.randn(batch * width, shape.heads, shape.head_dim, dtype=decoder.dtype, device=decoder.device)
     caches = list(zip(cache.keys, cache.values, strict=True))[:layers]
     if kernel is not None:

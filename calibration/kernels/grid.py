@@ -24,6 +24,8 @@ CHUNKS = {"quick": (16, 128, 512, 2048, 8192), "full": (16, 64, 128, 256, 512, 1
 BEFORE = {"quick": (0, 2048, 8192), "full": (0, 512, 2048, 8192, 16384)}
 STEPS = {"quick": 80, "full": 240}
 MIXED = 12
+SPARE = 64
+"""Tokens that the sequences of a step may grow by while it is measured."""
 TOKEN_OPERATORS = ("embed", "qkv_proj", "o_proj", "norm_rope", "kv_append")
 DENSE_OPERATORS = ("gate_up_proj", "silu_mul", "down_proj")
 SAMPLED_OPERATORS = ("lm_head", "sample")
@@ -53,7 +55,7 @@ def points(shape: ModelShape, limits: Limits, grid: Grid, graph_sizes: tuple[int
     batches, contexts = up_to(BATCHES[grid], limits.max_num_seqs), up_to(CONTEXTS[grid], limits.max_model_len)
     for context in contexts:
         for batch in batches:
-            if batch * (context + limits.max_width) <= limits.kv_tokens:
+            if (batch + 1) * room_of(context, limits.max_width) <= limits.kv_tokens:
                 yield from (("attention", (batch, context, width)) for width in up_to(WIDTHS, limits.max_width))
                 yield "eagle", (batch, context)
                 if draft:
@@ -80,6 +82,11 @@ def token_grid(limits: Limits, grid: Grid, graph_sizes: tuple[int, ...]) -> list
     return sorted({count for count in [*near, *map(int, far), most] if 1 <= count <= most})
 
 
+def room_of(context: int, width: int) -> int:
+    """KV tokens of a sequence whose first of `width` query tokens sees `context` tokens, in whole 64s."""
+    return -(-(context + width - 1) // 64) * 64
+
+
 def up_to(values: tuple[int, ...], most: int) -> list[int]:
     """Values of a grid up to its end, which is always there."""
     return [*(value for value in values if value < most), most]
@@ -92,10 +99,12 @@ def step_at(number: int, limits: Limits, graph_sizes: tuple[int, ...], seed: int
     while True:
         live = int(np.exp(draw.uniform(0, np.log(limits.max_num_seqs + 1))))
         mean = np.exp(draw.uniform(np.log(32), np.log(limits.max_model_len)))
-        contexts = np.clip(mean * np.exp(draw.normal(-0.1, 0.4, live)), 16, limits.max_model_len - 64).astype(np.int64)
+        contexts = np.clip(mean * np.exp(draw.normal(-0.1, 0.4, live)), 16, limits.max_model_len - SPARE).astype(
+            np.int64
+        )
         drafts = draw.choice([0, 2, 4, 8, width_most - 1])
         widths = 1 + draw.integers(0, drafts + 1, live) if draw.random() < 0.5 else np.full(live, 1 + drafts)
         widths = np.minimum(widths, width_most)
         tokens_most = graph_sizes[-1] if graph_sizes else limits.max_num_batched_tokens
-        if live * (int(contexts.max()) + 64) <= limits.kv_tokens and widths.sum() <= tokens_most:
+        if (live + 1) * (int(contexts.max()) + SPARE) <= limits.kv_tokens and widths.sum() <= tokens_most:
             return contexts, widths

@@ -13,7 +13,7 @@ import torch
 
 from calibration.kernels.assemble import profile_of
 from calibration.kernels.bench import Bench
-from calibration.kernels.grid import Grid, Limits, Point, points
+from calibration.kernels.grid import Grid, Limits, Point, points, room_of
 from calibration.kernels.journal import Journal
 from calibration.kernels.machine import conditions, machine_facts
 from calibration.kernels.steps import measure_mixed, measure_step
@@ -31,6 +31,8 @@ CONDITIONS_EVERY = 50
 KV_SHARE = 0.8
 """Of the memory that weights leave free."""
 CPU_KV_BYTES = 4e9
+ACTIVATION_BYTES = 8e9
+"""Left for activations, logits and CUDA graphs."""
 DEFAULTS = {"cuda": Limits(512, 32768, 33, 8192, 0), "cpu": Limits(64, 1024, 33, 2048, 0)}
 LEAST = {"max_num_seqs": 1, "max_model_len": 128, "max_width": 1, "max_num_batched_tokens": 64}
 Progress = Callable[[Iterable[Point]], Iterable[Point]]
@@ -96,9 +98,11 @@ def _measure(
     runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
     drafter = None
     if settings.draft is not None:
-        small = model_shape(settings.draft)
-        drafter = Decoder(small, dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64)
-    bench = Bench(runner, drafter, settings.seed)
+        small = Decoder(
+            model_shape(settings.draft), dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64
+        )
+        drafter = Runner(small, decode_kernel(small, limits))
+    bench = Bench(runner, drafter)
     for number, point in enumerate(progress(todo)):
         operator, at = point
         if operator == "step":
@@ -125,18 +129,20 @@ def _limits(settings: Settings, shape: ModelShape, device: torch.device, dtype: 
             given[name] = value
     if shape.context_limit is not None:
         given["max_model_len"] = min(given["max_model_len"], shape.context_limit)
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize
-    wanted = (given["max_num_seqs"] + 1) * (given["max_model_len"] + 64)
+    shapes = [shape] if settings.draft is None else [shape, model_shape(settings.draft)]
+    per_token = sum(2 * one.layers * one.kv_heads * one.head_dim * dtype.itemsize for one in shapes)
+    most = room_of(given["max_model_len"], given["max_width"])
+    wanted = max((given["max_num_seqs"] + 1) * most, given["max_num_batched_tokens"] + 512)
     free = CPU_KV_BYTES
     if device.type == "cuda":
-        weights = shape.parameters * dtype.itemsize
-        free = (torch.cuda.mem_get_info(device)[0] - weights) * KV_SHARE - 4e9
+        weights = sum(one.parameters for one in shapes) * dtype.itemsize
+        free = (torch.cuda.mem_get_info(device)[0] - weights - ACTIVATION_BYTES) * KV_SHARE
     given["kv_tokens"] = int(min(wanted, free // per_token))
     left = f"{max(free, 0) / 1e9:.1f} GB are left for KV, {given['kv_tokens']:,} tokens"
-    if given["kv_tokens"] < 2 * (given["max_model_len"] + 64):
+    if given["kv_tokens"] < max(2 * most, given["max_num_batched_tokens"] + 512):
         raise InputError(
-            f"model of {shape.parameters:,} parameters: {left}, not two sequences of {given['max_model_len']}: give a smaller "
-            "--max-model-len or model"
+            f"model of {shape.parameters:,} parameters: {left}, not two sequences of {most:,}: give a smaller "
+            "--max-model-len, --max-num-batched-tokens or model"
         )
     return Limits(**given)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.kernels.grid import Limits, step_at
+from calibration.kernels.grid import SPARE, Limits, step_at
 from calibration.kernels.timing import summary
 from calibration.model.runner import Runner
 from calibration.truth.engine import Engine, Rollouts, StepTime
@@ -52,21 +52,21 @@ def measure_mixed(runner: Runner, limits: Limits, number: int, seed: int) -> dic
     """The same, and prompts that prefill beside it: the median over rounds."""
     draw = np.random.default_rng([seed, 1, number])
     prompts = int(draw.integers(1, 5))
-    length = min(PROMPT * int(draw.integers(1, 5)), limits.max_model_len - 64, limits.max_num_batched_tokens // 8)
+    length = min(PROMPT * int(draw.integers(1, 5)), limits.max_model_len - SPARE, limits.max_num_batched_tokens // 8)
     narrow = Limits(
         limits.max_num_seqs, limits.max_model_len, 1, limits.max_num_batched_tokens // 2, limits.kv_tokens // 2
     )
     contexts, widths = step_at(number, narrow, (), seed + 1)
     slots = max(contexts.size, 1) + prompts
-    room = max(int(np.max(contexts)), length) + 64
-    if slots * room > limits.kv_tokens:
+    room = max(int(np.max(contexts)), length) + SPARE
+    if (slots + 1) * room > limits.kv_tokens:
         contexts, widths = contexts[:1], widths[:1]
         slots = 1 + prompts
     return _measured([_mixed(runner, contexts, widths, prompts, length, room) for _ in range(TIMED)])
 
 
 def _decode(runner: Runner, contexts: Int64, widths: Int64) -> list[StepTime]:
-    engine = _engine(runner, contexts, widths, contexts.size, int(np.max(contexts)) + 64)
+    engine = _engine(runner, contexts, widths, contexts.size, int(np.max(contexts)) + SPARE)
     engine.warm()
     return [step for step in (engine.step() for _ in range(WARM_UP + TIMED)) if step is not None][WARM_UP:]
 

@@ -145,7 +145,8 @@ class DecodeAttention:
     def _check_batch(self, query_starts: Int32, context_tokens: Int32, slots: Int32) -> None:
         """Refuse what the workspace was not made for; a batch that contradicts itself is a bug of the caller."""
         n = len(context_tokens)
-        assert len(query_starts) == n + 1 and len(slots) == n, "n sequences, n + 1 query starts"
+        assert len(query_starts) == n + 1, "one query start more than sequences"
+        assert len(slots) == n
         if n > self.tiling.max_sequences:
             raise InputError(
                 f"{n} sequences in a step, but attention was made for {self.tiling.max_sequences}: raise max_sequences"

@@ -24,7 +24,7 @@ FIELDS = 5
 class PlannedKernel(DecodeKernel, Protocol):
     """A decode kernel that is told of the batch before its launches."""
 
-    def plan(self, query_starts: Int32, context_tokens: Int32, slots: Int32) -> None:
+    def plan(self, query_starts: Int32, context_tokens: Int32, slots: Int32) -> object:
         """Prepare for sequences of a batch: int32[n + 1], KV tokens with the new ones int32[n], int32[n]."""
 
 

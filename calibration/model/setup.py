@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from calibration.model.decoder import Decoder
+from calibration.model.flash import DecodeAttention
 from calibration.model.runner import PlannedKernel
 from simulator.engine.serving import LARGEST_GRAPH, capture_sizes
 from traces.errors import InputError
@@ -14,6 +15,8 @@ from traces.errors import InputError
 if TYPE_CHECKING:
     from calibration.kernels.grid import Limits
 
+SPARE = 128
+"""Tokens that a context may have beyond the longest one measured: drafts, and rounding up."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -37,4 +40,9 @@ def decode_kernel(decoder: Decoder, limits: Limits) -> PlannedKernel | None:
     """The GPU's attention kernel of sequences that decode; None on a CPU, where they are attended to one after the other."""
     if decoder.device.type != "cuda":
         return None
-    raise NotImplementedError
+    shape = decoder.shape
+    tokens = max(limits.max_num_seqs * limits.max_width, LARGEST_GRAPH)
+    return DecodeAttention(
+        shape.heads, shape.kv_heads, shape.head_dim, max(limits.max_num_seqs, LARGEST_GRAPH), tokens,
+        limits.max_model_len + SPARE, decoder.dtype, decoder.device,
+    )  # fmt: skip
