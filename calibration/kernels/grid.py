@@ -19,8 +19,11 @@ BATCHES = {
     "quick": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     "full": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512),
 }
-CONTEXTS = {"quick": (128, 512, 2048, 8192, 32768), "full": (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)}
-CHUNKS = {"quick": (16, 128, 512, 2048, 8192), "full": (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192)}
+CONTEXTS = {"quick": (1, 128, 512, 2048, 8192, 32768), "full": (1, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)}
+CHUNKS = {
+    "quick": tuple(2**i for i in range(3, 14)),
+    "full": tuple(2 ** (i // 2) * (2 + i % 2) // 2 for i in range(4, 27)),
+}
 BEFORE = {"quick": (0, 2048, 8192), "full": (0, 512, 2048, 8192, 16384)}
 STEPS = {"quick": 80, "full": 240}
 MIXED = 12
@@ -83,8 +86,8 @@ def token_grid(limits: Limits, grid: Grid, graph_sizes: tuple[int, ...]) -> list
 
 
 def room_of(context: int, width: int) -> int:
-    """KV tokens of a sequence whose first of `width` query tokens sees `context` tokens, in whole 64s."""
-    return -(-(context + width - 1) // 64) * 64
+    """Room for a sequence whose first of `width` query tokens sees `context` tokens, in whole 64s; never filled to the last."""
+    return -(-(context + width) // 64) * 64
 
 
 def up_to(values: tuple[int, ...], most: int) -> list[int]:

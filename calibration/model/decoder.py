@@ -53,6 +53,7 @@ class Decoder:
     positions: how many the rotary embedding knows; `room` unless the cache is going to be laid out anew.
     """
 
+    @torch.inference_mode()  # the weights too: operations on other tensors are dispatched more slowly
     def __init__(
         self, shape: ModelShape, dtype: torch.dtype, device: torch.device, slots: int, room: int, seed: int = 0,
         positions: int | None = None,
