@@ -54,9 +54,14 @@ class Tiling:
     max_context_tokens: int
 
     @property
+    def shortest_split_tiles(self) -> int:
+        """Fewest tiles of a part, but for what division leaves."""
+        return max(SHORTEST_SPLIT_TOKENS // self.tile_tokens, 1)
+
+    @property
     def partial_capacity_tokens(self) -> int:
         """Most partials of a query token, all heads, that a plan writes."""
-        most_splits = max(self.max_context_tokens // SHORTEST_SPLIT_TOKENS, 1)
+        most_splits = -(-self.max_context_tokens // (self.shortest_split_tiles * self.tile_tokens))
         room = -(-SPLIT_ROUNDS * self.programs * self.wide_rows // (self.kv_heads * self.group))
         return min(room, self.max_tokens * most_splits)
 
@@ -124,7 +129,7 @@ def _splits(tokens: Int32, blocks: Int32, tiles: Int32, tiling: Tiling) -> Int32
     grid takes as long as its first item, that of the longest sequence in it. One of them is that of the longest sequence
     of all, which splits nothing: it always fits.
     """
-    shortest, longest = max(SHORTEST_SPLIT_TOKENS // tiling.tile_tokens, 1), int(tiles.max(initial=1))
+    shortest, longest = tiling.shortest_split_tiles, int(tiles.max(initial=1))
     if longest <= shortest:
         return np.ones(tiles.size, np.int32)
     order = (-tiles).argsort()
