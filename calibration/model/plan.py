@@ -26,7 +26,7 @@ ITEM_TILES = 2.0
 MERGE_TILES = (1.0, 0.05)
 """What merging costs, in tiles: if anything is split, and for each split of the sequence that is split most."""
 
-LENGTHS = np.outer([1.0, 1.08, 1.2, 1.4], 1 / np.array([1.0, 2.0, 3.0, 5.0])).ravel()
+LENGTHS = np.outer([1.0, 1.06, 1.15], 1 / np.array([1.0, 2.0, 3.0, 5.0])).ravel()
 """Lengths that are tried for an item, as shares of an even share of the work: one to five items a program. Where the parts of
 sequences do not come out even, somewhat longer ones need a round less."""
 
