@@ -38,7 +38,7 @@ class Settings:
     narrow_stages: int = 4
     wide_stages: int = 3
     programs_per_processor: int = 2
-    merge_programs_per_processor: int = 8
+    merge_programs_per_processor: int = 16
 
 
 class DecodeAttention:
@@ -86,6 +86,8 @@ class DecodeAttention:
         words = HEADER_WORDS + ITEM_FIELDS * self.tiling.item_capacity + MERGE_FIELDS * self.tiling.merge_capacity
         self._words = torch.zeros(words, dtype=torch.int32, device=self.device)
         self._staging = [_Staging(words, self.device) for _ in range(2)]
+        self.kernel: Any = None
+        """The compiled kernel of the last run, which knows its registers and shared memory; none in the interpreter."""
         self._planned_tokens = 0
         self._planned_context_tokens = 0
 
@@ -130,7 +132,7 @@ class DecodeAttention:
             "WIDEN": self.device.type == "cpu" and self.dtype == torch.bfloat16,
             "num_warps": self.settings.warps,
         }
-        flash_kernels.attend[(self.tiling.programs,)](
+        self.kernel = flash_kernels.attend[(self.tiling.programs,)](
             query, keys, values, out, self._partials, self._partial_logs, self._words,
             self.head_dim**-0.5 * math.log2(math.e),
             query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2), out.stride(0), out.stride(1),
@@ -138,14 +140,14 @@ class DecodeAttention:
         )  # fmt: skip
         flash_kernels.merge[(self.processors * self.settings.merge_programs_per_processor,)](
             out, self._partials, self._partial_logs, self._words, out.shape[0], out.stride(0), out.stride(1),
-            **constants, HEADS=self.heads, PARTS=PARTS, num_warps=4,
+            **constants, HEADS=self.heads, PARTS=PARTS, num_warps=1,
         )  # fmt: skip
         return out
 
     def _check_batch(self, query_starts: Int32, context_tokens: Int32, slots: Int32) -> None:
         """Refuse what the workspace was not made for; a batch that contradicts itself is a bug of the caller."""
         n = len(context_tokens)
-        assert len(query_starts) == n + 1 and len(slots) == n, "n sequences, n + 1 query starts"
+        assert (len(query_starts), len(slots)) == (n + 1, n)
         if n > self.tiling.max_sequences:
             raise InputError(
                 f"{n} sequences in a step, but attention was made for {self.tiling.max_sequences}: raise max_sequences"

@@ -111,7 +111,9 @@ def plan(query_starts: Int32, context_tokens: Int32, slots: Int32, tiling: Tilin
     ends = counts.cumsum()
     items = table.take(order.repeat(counts), axis=1)
     slot, start, tokens, context, blocks, tiles, parts, first, splits = items
-    np.subtract(np.arange(parts.size, dtype=np.int32), (ends - counts).repeat(counts), out=parts)  # place in the sequence
+    np.subtract(
+        np.arange(parts.size, dtype=np.int32), (ends - counts).repeat(counts), out=parts
+    )  # place in the sequence
     part = parts // blocks
     first += np.where(first >= 0, part, 0)
     items[4] = (parts - part * blocks) * tiling.wide_rows

@@ -37,7 +37,11 @@ def planned(batch: Batch, tiling: Tiling) -> Plan:
 def arrays(batch: Batch) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     widths = np.array([width for width, _ in batch], np.int32)
     starts = np.concatenate([[0], np.cumsum(widths)]).astype(np.int32)
-    return starts, np.array([context for _, context in batch], np.int32), np.arange(len(batch), dtype=np.int32)[::-1] + 7
+    return (
+        starts,
+        np.array([context for _, context in batch], np.int32),
+        np.arange(len(batch), dtype=np.int32)[::-1] + 7,
+    )
 
 
 def loads(items: npt.NDArray[np.int32], tiling: Tiling) -> npt.NDArray[np.float64]:
@@ -67,7 +71,7 @@ devices = st.fixed_dictionaries(
 def test_everything_is_covered_once_and_within_capacity(batch: Batch, device: dict[str, int]) -> None:
     tiling = tiling_for(batch, **device)
     made = planned(batch, tiling)
-    starts, contexts, slots = arrays(batch)
+    starts, _, slots = arrays(batch)
     assert made.tokens == starts[-1]
     assert len(made.items) <= tiling.item_capacity
     assert len(made.merges) <= tiling.merge_capacity
@@ -132,7 +136,9 @@ def test_long_contexts_fill_an_h200(sequences: int, context: int, width: int) ->
 def test_uneven_contexts_fill_an_h200(seed: int) -> None:
     generator = np.random.default_rng(seed)
     contexts = generator.lognormal(8, 1, 200).clip(40, 40_000).astype(int)
-    batch = [(int(width), int(context)) for width, context in zip(generator.integers(1, 10, 200), contexts, strict=True)]
+    batch = [
+        (int(width), int(context)) for width, context in zip(generator.integers(1, 10, 200), contexts, strict=True)
+    ]
     tiling = tiling_for(batch)
     work = loads(planned(batch, tiling).items, tiling)
     assert work.max() <= 1.2 * work.mean()
