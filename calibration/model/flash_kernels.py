@@ -118,7 +118,7 @@ def _piece(
     dim = tl.arange(0, BLOCK_DIM)
     position = tl.arange(0, TILE)
     live = (token < tokens)[:, None] & (dim < HEAD_DIM)[None, :]
-    limit = tl.minimum(context - tokens + token + 1, kv_end)  # a row sees positions below it
+    limit = context - tokens + token + 1  # a row sees positions below it; parts but the last end with a whole tile
 
     at = (token_start + token)[:, None] * query_token_stride + head[:, None] * query_head_stride
     rows = tl.load(query + at + dim[None, :], mask=live, other=0.0)
