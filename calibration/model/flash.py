@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from calibration.model.plan import ITEM_FIELDS, MERGE_FIELDS, Plan, Tiling, plan
+from calibration.model.plan import HEADER_WORDS, ITEM_FIELDS, MERGE_FIELDS, Plan, Tiling, plan
 from traces.errors import InputError
 
 Int32 = npt.NDArray[np.int32]
 
-HEADER_WORDS = 4
 PARTS = 16
 """Partials that a merge reads at once."""
 
