@@ -71,7 +71,7 @@ class DecodeAttention:
             programs=self.processors * self.settings.programs_per_processor,
             kv_heads=kv_heads,
             group=heads // kv_heads,
-            tile_tokens=max(16, self.settings.tile_bytes // (self._block_dim * dtype.itemsize)),
+            tile_tokens=min(max(self.settings.tile_bytes // (self._block_dim * dtype.itemsize), 16), 128),
             narrow_rows=self.settings.narrow_rows,
             wide_rows=self.settings.wide_rows,
             max_sequences=max_sequences,
