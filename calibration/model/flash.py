@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from calibration.model.plan import ITEM_FIELDS, MERGE_FIELDS, Plan, Tiling, plan
+from calibration.model.plan import HEADER_WORDS, ITEM_FIELDS, MERGE_FIELDS, Plan, Tiling, plan
 from traces.errors import InputError
 
 Int32 = npt.NDArray[np.int32]
 
-HEADER_WORDS = 4
 PARTS = 16
 """Partials that a merge reads at once."""
 
@@ -38,7 +37,7 @@ class Settings:
     narrow_stages: int = 4
     wide_stages: int = 3
     programs_per_processor: int = 2
-    merge_programs_per_processor: int = 8
+    merge_programs_per_processor: int = 16
 
 
 class DecodeAttention:
@@ -72,7 +71,7 @@ class DecodeAttention:
             programs=self.processors * self.settings.programs_per_processor,
             kv_heads=kv_heads,
             group=heads // kv_heads,
-            tile_tokens=max(16, self.settings.tile_bytes // (self._block_dim * dtype.itemsize)),
+            tile_tokens=min(max(self.settings.tile_bytes // (self._block_dim * dtype.itemsize), 16), 128),
             narrow_rows=self.settings.narrow_rows,
             wide_rows=self.settings.wide_rows,
             max_sequences=max_sequences,
@@ -86,6 +85,8 @@ class DecodeAttention:
         words = HEADER_WORDS + ITEM_FIELDS * self.tiling.item_capacity + MERGE_FIELDS * self.tiling.merge_capacity
         self._words = torch.zeros(words, dtype=torch.int32, device=self.device)
         self._staging = [_Staging(words, self.device) for _ in range(2)]
+        self.kernel: Any = None
+        """The compiled kernel of the last run, which knows its registers and shared memory; none in the interpreter."""
         self._planned_tokens = 0
         self._planned_context_tokens = 0
 
@@ -130,7 +131,7 @@ class DecodeAttention:
             "WIDEN": self.device.type == "cpu" and self.dtype == torch.bfloat16,
             "num_warps": self.settings.warps,
         }
-        flash_kernels.attend[(self.tiling.programs,)](
+        self.kernel = flash_kernels.attend[(self.tiling.programs,)](
             query, keys, values, out, self._partials, self._partial_logs, self._words,
             self.head_dim**-0.5 * math.log2(math.e),
             query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2), out.stride(0), out.stride(1),
@@ -138,15 +139,14 @@ class DecodeAttention:
         )  # fmt: skip
         flash_kernels.merge[(self.processors * self.settings.merge_programs_per_processor,)](
             out, self._partials, self._partial_logs, self._words, out.shape[0], out.stride(0), out.stride(1),
-            **constants, HEADS=self.heads, PARTS=PARTS, num_warps=4,
+            **constants, HEADS=self.heads, PARTS=PARTS, num_warps=1,
         )  # fmt: skip
         return out
 
     def _check_batch(self, query_starts: Int32, context_tokens: Int32, slots: Int32) -> None:
         """Refuse what the workspace was not made for; a batch that contradicts itself is a bug of the caller."""
         n = len(context_tokens)
-        assert len(query_starts) == n + 1, "one query start more than sequences"
-        assert len(slots) == n
+        assert (len(query_starts), len(slots)) == (n + 1, n)
         if n > self.tiling.max_sequences:
             raise InputError(
                 f"{n} sequences in a step, but attention was made for {self.tiling.max_sequences}: raise max_sequences"

@@ -1,19 +1,21 @@
 """The two Triton kernels of decode attention: pieces of KV against blocks of rows, and the merging of the pieces.
 
-Both have a fixed grid and read from the plan in device memory how much there is to do (`calibration.model.plan`); its words:
-items, merges, query tokens, offset of the first merge, then the items.
+Both have a fixed grid and read from the plan in device memory how much there is to do (`calibration.model.plan`), which is
+a header, the items and the merges.
 """
 
 import triton
 import triton.language as tl
 
+from calibration.model.plan import HEADER_WORDS, ITEM_FIELDS, MERGE_FIELDS
+
 MASKED = tl.constexpr(-1.0e30)
 """Score of what a query may not see: finite, so that a row which sees nothing of a piece still has a finite result, whose
 weight in the merge is exactly zero."""
 
-HEADER = tl.constexpr(4)
-ITEM = tl.constexpr(9)
-MERGE = tl.constexpr(3)
+HEADER = tl.constexpr(HEADER_WORDS)
+ITEM = tl.constexpr(ITEM_FIELDS)
+MERGE = tl.constexpr(MERGE_FIELDS)
 
 
 @triton.jit
@@ -118,7 +120,7 @@ def _piece(
     dim = tl.arange(0, BLOCK_DIM)
     position = tl.arange(0, TILE)
     live = (token < tokens)[:, None] & (dim < HEAD_DIM)[None, :]
-    limit = tl.minimum(context - tokens + token + 1, kv_end)  # a row sees positions below it
+    limit = context - tokens + token + 1  # a row sees positions below it; parts but the last end with a whole tile
 
     at = (token_start + token)[:, None] * query_token_stride + head[:, None] * query_head_stride
     rows = tl.load(query + at + dim[None, :], mask=live, other=0.0)

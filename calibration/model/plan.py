@@ -6,12 +6,16 @@ each step, and the device reads the decision from memory, so that a captured gra
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
+
+HEADER_WORDS = 4
+"""int32 words before the items on the device: items, merges, query tokens, offset of the first merge."""
 
 ITEM_FIELDS = 9
 """int32 words of an item: slot, first query token, query tokens, context tokens, first row, KV start, KV end, partial of the
@@ -26,9 +30,9 @@ ITEM_TILES = 2.0
 MERGE_TILES = (1.0, 0.05)
 """What merging costs, in tiles: if anything is split, and for each split of the sequence that is split most."""
 
-LENGTHS = np.outer([1.0, 1.08, 1.2, 1.4], 1 / np.array([1.0, 2.0, 3.0, 5.0])).ravel()
+LENGTHS = np.append(np.outer([1.0, 1.06, 1.15], 1 / np.array([1.0, 2.0, 3.0, 5.0])), 1e9).astype(np.float32)
 """Lengths that are tried for an item, as shares of an even share of the work: one to five items a program. Where the parts of
-sequences do not come out even, somewhat longer ones need a round less."""
+sequences do not come out even, somewhat longer ones need a round less. The last one splits nothing."""
 
 SHORTEST_SPLIT_TOKENS = 128
 SPLIT_ROUNDS = 8
@@ -53,19 +57,24 @@ class Tiling:
     max_tokens: int
     max_context_tokens: int
 
-    @property
+    @cached_property
+    def shortest_split_tiles(self) -> int:
+        """Fewest tiles of a part, but for what division leaves."""
+        return max(SHORTEST_SPLIT_TOKENS // self.tile_tokens, 1)
+
+    @cached_property
     def partial_capacity_tokens(self) -> int:
         """Most partials of a query token, all heads, that a plan writes."""
-        most_splits = max(self.max_context_tokens // SHORTEST_SPLIT_TOKENS, 1)
+        most_splits = -(-self.max_context_tokens // (self.shortest_split_tiles * self.tile_tokens))
         room = -(-SPLIT_ROUNDS * self.programs * self.wide_rows // (self.kv_heads * self.group))
         return min(room, self.max_tokens * most_splits)
 
-    @property
+    @cached_property
     def item_capacity(self) -> int:
         """Most items of a plan: each block once, and no more for what is split than it has partials."""
         return self.max_sequences + self.max_tokens * self.group // self.wide_rows + self.partial_capacity_tokens
 
-    @property
+    @cached_property
     def merge_capacity(self) -> int:
         """Most merges of a plan: a token that is merged has two partials or more."""
         return min(self.max_tokens, self.partial_capacity_tokens // 2)
@@ -106,12 +115,12 @@ def plan(query_starts: Int32, context_tokens: Int32, slots: Int32, tiling: Tilin
     ends = counts.cumsum()
     items = table.take(order.repeat(counts), axis=1)
     slot, start, tokens, context, blocks, tiles, parts, first, splits = items
-    np.subtract(
-        np.arange(parts.size, dtype=np.int32), (ends - counts).repeat(counts), out=parts
-    )  # place in the sequence
-    part = parts // blocks
+    place = np.arange(parts.size, dtype=np.int32) - (ends - counts).astype(np.int32).repeat(
+        counts
+    )  # within the sequence
+    part = place // blocks
     first += np.where(first >= 0, part, 0)
-    items[4] = (parts - part * blocks) * tiling.wide_rows
+    items[4] = (place - part * blocks) * tiling.wide_rows
     kv_end = (part + 1) * tiles // splits * tiling.tile_tokens
     items[5] = part * tiles // splits * tiling.tile_tokens
     np.minimum(kv_end, context, out=items[6])
@@ -126,13 +135,13 @@ def _splits(tokens: Int32, blocks: Int32, tiles: Int32, tiling: Tiling) -> Int32
     grid takes as long as its first item, that of the longest sequence in it. One of them is that of the longest sequence
     of all, which splits nothing: it always fits.
     """
-    shortest, longest = max(SHORTEST_SPLIT_TOKENS // tiling.tile_tokens, 1), int(tiles.max(initial=1))
+    shortest, longest = tiling.shortest_split_tiles, int(tiles.max(initial=1))
     if longest <= shortest:
         return np.ones(tiles.size, np.int32)
     order = (-tiles).argsort()
     wanted, units = tiles[order].astype(np.float32), blocks[order] * tiling.kv_heads
     share = float(units @ wanted) / tiling.programs
-    lengths = np.append(np.clip(np.ceil(share * LENGTHS), shortest, longest), longest).astype(np.float32)[:, None]
+    lengths = np.minimum(np.maximum(np.ceil(share * LENGTHS), shortest), longest)[:, None]
 
     splits = np.maximum(np.ceil(wanted / lengths), 1)  # [lengths, n]
     ends = (splits.astype(np.int32) * units).cumsum(axis=1, dtype=np.int32)
