@@ -15,7 +15,7 @@ from calibration.kernels.timing import Timed, timed
 from calibration.model.attention import attend_decode, attend_prefill
 from calibration.model.batch import batch_of
 from calibration.model.decoder import Decoder, Inputs
-from calibration.model.layers import experts, gated, rms_norm, sample
+from calibration.model.layers import experts, rms_norm, sample
 from calibration.model.runner import PlannedKernel, Runner
 from calibration.model.weights import Experts, FeedForward
 
@@ -74,39 +74,24 @@ class Bench:
 
     def _silu_mul(self, rows: int) -> Call:
         both = _random(rows, 2 * self.decoder.shape.intermediate, like=self.decoder)
-        return lambda: [gated(both) for _ in self._dense()]
+        return lambda: [self.decoder.kernels.gated(both) for _ in self._dense()]
 
-    def _norm_rope(self, rows: int) -> Call:
-        shape, x = self.decoder.shape, self._hidden(rows)
-        qkv = _random(rows, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, like=self.decoder)
-        turns = self.decoder.turns[torch.zeros(rows, dtype=torch.int64, device=self.device)]
+    def _add_norm(self, rows: int) -> Call:
+        x, total = self._hidden(rows), self._hidden(rows)
+        norms = [norm for layer in self.decoder.weights.layers for norm in (layer.input_norm, layer.post_norm)]
+        return lambda: [self.decoder.kernels.add_norm(x, total, norm) for norm in norms]
 
-        def call() -> None:
-            for layer in self.decoder.weights.layers:
-                rms_norm(x, layer.input_norm)
-                self.decoder.turned(layer, qkv, turns)
-                rms_norm(x + x, layer.post_norm)
-                x + x
-
-        return call
-
-    def _kv_append(self, rows: int) -> Call:
-        shape, cache = self.decoder.shape, self.decoder.cache
-        room = 256
-        slots = -(-rows // room)
-        cache.view(slots, room)
-        fresh = torch.randn(rows, shape.kv_heads, shape.head_dim, dtype=self.dtype, device=self.device)
+    def _rope_append(self, rows: int) -> Call:
+        shape, room = self.decoder.shape, 256
+        self.decoder.cache.view(-(-rows // room), room)
         at = torch.arange(rows, device=self.device)
-
-        def call() -> None:
-            for layer in range(shape.layers):
-                cache.append(layer, fresh, fresh, at // room, at % room)
-
-        return call
+        slots, positions, turns = at // room, at % room, self.decoder.turns[at % room]
+        qkv = _random(rows, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, like=self.decoder)
+        return lambda: [self.decoder.turn_append(i, qkv, turns, slots, positions) for i in range(shape.layers)]
 
     def _experts(self, rows: int) -> Call:
         x, all_of = self._hidden(rows), [one.mlp for one in self.decoder.weights.layers if isinstance(one.mlp, Experts)]
-        return lambda: [experts(x, one) for one in all_of]
+        return lambda: [experts(x, one, self.decoder.kernels) for one in all_of]
 
     def _lm_head(self, rows: int) -> Call:
         x = self._hidden(rows)
@@ -135,12 +120,15 @@ class Bench:
 
     def _eagle_pass(self, x: Tensor) -> Tensor:
         """All of an EAGLE-like head but its attention: two states to one, a layer's products, the output layer."""
-        layer = self.decoder.weights.layers[0]
-        x = F.linear(x, self._joiner)
-        query, _, _ = self.decoder.qkv(layer, rms_norm(x, layer.input_norm), self.decoder.turns[: x.shape[0]])
-        x = x + self.decoder.output(layer, query)
-        x = x + self.decoder.mlp(layer, rms_norm(x, layer.post_norm))
-        return self.decoder.project(x).argmax(-1)
+        decoder, layer = self.decoder, self.decoder.weights.layers[0]
+        at = torch.arange(x.shape[0], device=self.device)
+        total = F.linear(x, self._joiner)
+        qkv = F.linear(rms_norm(total, layer.input_norm), layer.qkv, layer.qkv_bias)
+        query = decoder.turn_append(0, qkv, decoder.turns[at], at, torch.zeros_like(at))
+        x, total = decoder.kernels.add_norm(decoder.output(layer, query), total, layer.post_norm)
+        return decoder.project(decoder.kernels.add_norm(decoder.mlp(layer, x), total, decoder.weights.norm)[0]).argmax(
+            -1
+        )
 
     def _eagle(self, batch: int, context: int) -> Call:
         attend = _decode_attention(self.decoder, self.runner.kernel, batch, context, 1, layers=1)

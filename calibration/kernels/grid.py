@@ -29,7 +29,7 @@ STEPS = {"quick": 80, "full": 240}
 MIXED = 12
 SPARE = 64
 """Tokens that the sequences of a step may grow by while it is measured."""
-TOKEN_OPERATORS = ("embed", "qkv_proj", "o_proj", "norm_rope", "kv_append")
+TOKEN_OPERATORS = ("embed", "qkv_proj", "rope_append", "o_proj", "add_norm")
 DENSE_OPERATORS = ("gate_up_proj", "silu_mul", "down_proj")
 SAMPLED_OPERATORS = ("lm_head", "sample")
 

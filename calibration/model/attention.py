@@ -40,11 +40,6 @@ class KVCache:
         self.values = [values[:words].view(size) for _, values in self._memory]
         self.padding_slot = slots
 
-    def append(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor) -> None:
-        """Write keys and values [tokens, kv_heads, head_dim] at (slot, position) of each token."""
-        self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values
-
 
 def attend_decode(
     query: Tensor, keys: Tensor, values: Tensor, slots: list[int], spans: list[tuple[int, int, int]]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calibration.model.attention import KVCache, attend_decode, attend_prefill
-from calibration.model.layers import experts, feed_forward, rms_norm, rope_table, rotate
+from calibration.model.layers import PLAIN, Kernels, experts, feed_forward, rms_norm, rope_table
 from calibration.model.weights import FeedForward, Layer, random_weights
 from simulator.cost.shape import ModelShape
 
@@ -50,15 +50,16 @@ class Inputs:
 class Decoder:
     """A decoder of a model's shape with random weights and a KV cache of `slots` sequences of up to `room` tokens each.
 
-    positions: how many the rotary embedding knows; `room` unless the cache is going to be laid out anew.
+    positions: how many the rotary embedding knows; `room` unless the cache is going to be laid out anew. kernels: what layers do
+    between their products.
     """
 
     @torch.inference_mode()  # the weights too: operations on other tensors are dispatched more slowly
     def __init__(
         self, shape: ModelShape, dtype: torch.dtype, device: torch.device, slots: int, room: int, seed: int = 0,
-        positions: int | None = None,
+        positions: int | None = None, kernels: Kernels = PLAIN,
     ) -> None:  # fmt: skip
-        self.shape, self.dtype, self.device = shape, dtype, device
+        self.shape, self.dtype, self.device, self.kernels = shape, dtype, device, kernels
         self.weights = random_weights(shape, dtype, device, seed)
         self.cache = KVCache(shape.layers, slots, shape.kv_heads, room, shape.head_dim, dtype, device)
         self.turns = rope_table(positions or room, shape.head_dim, device, dtype)
@@ -68,32 +69,29 @@ class Decoder:
         return self.project(self.hidden(inputs)[inputs.sampled])
 
     def hidden(self, inputs: Inputs) -> Tensor:
-        """What the last layer leaves, [tokens, hidden]; keys and values are appended to the cache on the way."""
-        hidden = self.embed(inputs.tokens)
+        """What the last layer leaves, normed, [tokens, hidden]; keys and values are appended to the cache on the way."""
+        total = self.embed(inputs.tokens)
         turns = self.turns[inputs.positions]
+        x = rms_norm(total, self.weights.layers[0].input_norm)
+        following = [*(layer.input_norm for layer in self.weights.layers[1:]), self.weights.norm]
         for number, layer in enumerate(self.weights.layers):
-            query, keys, values = self.qkv(layer, rms_norm(hidden, layer.input_norm), turns)
-            self.cache.append(number, keys, values, inputs.slots, inputs.positions)
-            hidden = hidden + self.output(layer, self.attend(number, query, inputs))
-            hidden = hidden + self.mlp(layer, rms_norm(hidden, layer.post_norm))
-        return hidden
+            qkv = F.linear(x, layer.qkv, layer.qkv_bias)
+            query = self.turn_append(number, qkv, turns, inputs.slots, inputs.positions)
+            attended = self.attend(number, query, inputs)
+            x, total = self.kernels.add_norm(self.output(layer, attended), total, layer.post_norm)
+            x, total = self.kernels.add_norm(self.mlp(layer, x), total, following[number])
+        return x
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding, [tokens, hidden]."""
         return F.embedding(tokens, self.weights.embedding)
 
-    def qkv(self, layer: Layer, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
-        return self.turned(layer, F.linear(x, layer.qkv, layer.qkv_bias), turns)
-
-    def turned(self, layer: Layer, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Split one product into queries, keys and values; norm and rotate the first two."""
-        shape = self.shape
-        heads = qkv.view(-1, shape.heads + 2 * shape.kv_heads, shape.head_dim)
-        query, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            query, keys = rms_norm(query, layer.q_norm), rms_norm(keys, layer.k_norm)
-        return rotate(query, turns), rotate(keys, turns), values
+    def turn_append(self, number: int, qkv: Tensor, turns: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        """Queries of a layer, normed and rotated; its keys and values go to the cache."""
+        layer = self.weights.layers[number]
+        norms = None if layer.q_norm is None or layer.k_norm is None else (layer.q_norm, layer.k_norm)
+        keys, values = self.cache.keys[number], self.cache.values[number]
+        return self.kernels.turn_append(qkv, norms, turns, keys, values, slots, positions)
 
     def attend(self, number: int, query: Tensor, inputs: Inputs) -> Tensor:
         """Attention of every sequence over its cache and itself, [tokens, heads, head_dim]."""
@@ -116,8 +114,9 @@ class Decoder:
 
     def mlp(self, layer: Layer, x: Tensor) -> Tensor:
         """Feed-forward or experts, [tokens, hidden]."""
-        return feed_forward(x, layer.mlp) if isinstance(layer.mlp, FeedForward) else experts(x, layer.mlp)
+        run = feed_forward if isinstance(layer.mlp, FeedForward) else experts
+        return run(x, layer.mlp, self.kernels)  # type: ignore[arg-type]
 
     def project(self, hidden: Tensor) -> Tensor:
-        """Final norm and output layer: logits [rows, vocabulary]."""
-        return F.linear(rms_norm(hidden, self.weights.norm), self.weights.lm_head)
+        """Output layer: logits [rows, vocabulary]."""
+        return F.linear(hidden, self.weights.lm_head)

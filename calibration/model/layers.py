@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +27,36 @@ def rope_table(room: int, head_dim: int, device: torch.device, dtype: torch.dtyp
     return torch.stack([angles.cos(), angles.sin()], 1).to(device, dtype)
 
 
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Normed sum of x and residual, and the sum itself; all [tokens, hidden]."""
+    total = x + residual
+    return rms_norm(total, weight), total
+
+
+def turn_append(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    turns: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """Split, norm (where there are weights of queries and keys) and rotate; append keys and values to a layer's cache.
+
+    qkv: [tokens, (heads + 2 x kv_heads) x head_dim]; turns: a row of `rope_table` for each token; keys, values: [slots, kv_heads,
+    room, head_dim]; slots, positions: [tokens]. Returns queries, [tokens, heads, head_dim].
+    """
+    kv_heads, head_dim = keys.shape[1], keys.shape[3]
+    heads = qkv.view(qkv.shape[0], -1, head_dim)
+    query, fresh, there = torch.split(heads, [heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], 1)
+    if norms is not None:
+        query, fresh = rms_norm(query, norms[0]), rms_norm(fresh, norms[1])
+    keys[slots, :, positions] = rotate(fresh, turns)
+    values[slots, :, positions] = there
+    return rotate(query, turns)
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Rotary embedding of x [tokens, heads, head_dim] by rows of `rope_table`, [tokens, 2, head_dim / 2]."""
     cosine, sine = turns[:, None, 0], turns[:, None, 1]
@@ -37,9 +70,21 @@ def gated(both: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def feed_forward(x: Tensor, weights: FeedForward) -> Tensor:
+class Kernels(NamedTuple):
+    """What a layer does between its products, in plain torch or fused: `add_norm`, `turn_append` and `gated`."""
+
+    add_norm: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    turn_append: Callable[[Tensor, tuple[Tensor, Tensor] | None, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    gated: Callable[[Tensor], Tensor]
+
+
+PLAIN = Kernels(add_norm, turn_append, gated)
+
+
+def feed_forward(x: Tensor, weights: FeedForward, kernels: Kernels = PLAIN) -> Tensor:
     """Gated feed-forward of x [tokens, hidden]."""
-    return F.linear(gated(F.linear(x, weights.gate_up, weights.gate_up_bias)), weights.down, weights.down_bias)
+    both = F.linear(x, weights.gate_up, weights.gate_up_bias)
+    return F.linear(kernels.gated(both), weights.down, weights.down_bias)
 
 
 def route(x: Tensor, weights: Experts) -> tuple[Tensor, Tensor]:
@@ -49,7 +94,7 @@ def route(x: Tensor, weights: Experts) -> tuple[Tensor, Tensor]:
     return (share / share.sum(-1, keepdim=True)).to(x.dtype), chosen
 
 
-def experts(x: Tensor, weights: Experts) -> Tensor:
+def experts(x: Tensor, weights: Experts, kernels: Kernels = PLAIN) -> Tensor:
     """Mixture of experts of x [tokens, hidden]: tokens sorted by expert, one grouped product over all experts."""
     share, chosen = route(x, weights)
     order = chosen.flatten().argsort(stable=True)
@@ -57,10 +102,10 @@ def experts(x: Tensor, weights: Experts) -> Tensor:
     ends = torch.searchsorted(chosen.flatten()[order], bounds, right=True).to(torch.int32)
     token = order // weights.per_token
     both = _grouped(x[token], weights.gate_up, ends)
-    out = _grouped(gated(both), weights.down, ends) * share.flatten()[order, None]
+    out = _grouped(kernels.gated(both), weights.down, ends) * share.flatten()[order, None]
     total = torch.zeros_like(x).index_add_(0, token, out)
     if weights.shared is not None:
-        shared = feed_forward(x, weights.shared)
+        shared = feed_forward(x, weights.shared, kernels)
         total += shared if weights.shared_gate is None else shared * F.linear(x, weights.shared_gate).sigmoid()
     return total
 

@@ -95,8 +95,8 @@ def test_the_runner_says_which_drafts_hold() -> None:
     """Feed what the model itself would say: all hold; then spoil the second of two drafts."""
     decoder = made(PLAIN)
     runner = Runner(decoder)
-    decoder.weights.lm_head.mul_(1e3)  # so that sampling leaves no choice
     with torch.inference_mode():
+        decoder.weights.lm_head.mul_(1e3)  # so that sampling leaves no choice
         prompt = np.arange(5)
         follow = [int(runner.run(batch_of([0], [5], [0], prompt, 0))[0, -1])]
         for at in (5, 6):
