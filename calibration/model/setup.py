@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,9 +32,12 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def graph_sizes(device: torch.device, wanted: bool) -> tuple[int, ...]:
-    """Numbers of tokens that CUDA graphs are captured for, vLLM's; none on a CPU."""
-    return capture_sizes(LARGEST_GRAPH) if wanted and device.type == "cuda" else ()
+def graph_sizes(device: torch.device, wanted: bool, most_tokens: int = LARGEST_GRAPH) -> tuple[int, ...]:
+    """Numbers of tokens that CUDA graphs are captured for: vLLM's, up to the first that holds `most_tokens`; none on a CPU."""
+    if not wanted or device.type != "cuda":
+        return ()
+    sizes = capture_sizes(LARGEST_GRAPH)
+    return sizes[: bisect.bisect_left(sizes, most_tokens) + 1]
 
 
 def decode_kernel(decoder: Decoder, limits: Limits) -> PlannedKernel | None:

@@ -91,7 +91,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
     workload = workload_of(part, rows, past, choice, drafter)
     serving = Serving(cudagraph_capture_sizes=tuple(about["capture_sizes"]) or None)
     found = []
-    for policy in dict.fromkeys(run.policy for run in truth.runs):
+    for policy in about["policies"]:
         numbers = [i for i, run in enumerate(truth.runs) if run.policy == policy]
         table = truth.runs[numbers[0]].table()
         drafting = suffix_cost(profile) if table.budgets.any() else FREE

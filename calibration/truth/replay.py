@@ -70,7 +70,8 @@ def replay(settings: Settings, trace: Trace, command: str, progress: Progress = 
     room = int((prompts + outputs).max()) + SPARE_TOKENS
     slots = min(n_slots, rows.size)
     decoder = Decoder(shape, DTYPES[dtype_name], device, slots, room, settings.seed)
-    sizes = graph_sizes(device, settings.graphs)
+    most_drafts = min(max(int(table.budgets.max()) for table in tables.values()), settings.drafter.depth)
+    sizes = graph_sizes(device, settings.graphs, slots * (1 + most_drafts))
     limits = Limits(slots, room, SPARE_TOKENS, int(max(prompts.sum(), slots * SPARE_TOKENS)), (slots + 1) * room)
     runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
     offsets = np.concatenate([[0], np.cumsum(outputs)])
@@ -111,7 +112,7 @@ def replay(settings: Settings, trace: Trace, command: str, progress: Progress = 
         steps.append(np.array(log, np.float64))
     about = {
         "model": settings.name, "config": dict(settings.config), "dtype": dtype_name, **machine_facts(device),
-        "conditions": [before, conditions(device)], "command": command, "trace": trace.source, "trace_sha256": trace.sha256,
+        "conditions": [before, conditions(device)], "command": command, "policies": list(settings.policies), "trace": trace.source, "trace_sha256": trace.sha256,
         "choice": asdict(choice), "drafter": _drafter(settings.drafter), "max_num_seqs": slots, "capture_sizes": list(sizes),
         "seed": settings.seed,
     }  # fmt: skip

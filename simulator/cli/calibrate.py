@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from simulator.cli.calibrate_campaign import campaign
 from simulator.cli.calibrate_kernels import kernels
 from simulator.cli.calibrate_truth import replay, validate
 
@@ -38,5 +39,5 @@ def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     click.echo(f"wrote {out}")
 
 
-for command in (kernels, replay, validate):
+for command in (kernels, replay, validate, campaign):
     calibrate.add_command(command)

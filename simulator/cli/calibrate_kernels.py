@@ -39,6 +39,33 @@ def machine_options(command: Command) -> Command:
     return command
 
 
+def limit_options(command: Command) -> Command:
+    """Add the flags that say what is measured of a model's kernels."""
+    for option in reversed([
+        click.option("--grid", type=click.Choice(["quick", "full"]), default="quick", show_default=True),
+        click.option("--draft-model", help="A small model that drafts: its config.json or name."),
+        click.option("--max-num-seqs", type=int, help="Most sequences [default: 512, on a CPU 64]."),
+        click.option("--max-model-len", type=int, help="Longest context [default: 32768, on a CPU 1024, or the model's]."),
+        click.option("--max-width", type=int, help="Most query tokens of a sequence [default: 33]."),
+        click.option("--max-num-batched-tokens", type=int, help="Most tokens of a step [default: 8192, on a CPU 2048]."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and random orders."),
+    ]):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def progress_of(doing: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """A bar on stderr over what is to be done."""
+
+    def bar(things: Iterable[Any]) -> Iterator[Any]:
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(list(things), doing, console=Console(stderr=True))
+
+    return bar
+
+
 def use_threads(threads: int | None) -> None:
     """Let torch use so many CPU threads."""
     if threads is not None:
@@ -50,15 +77,7 @@ def use_threads(threads: int | None) -> None:
 @click.command()
 @machine_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Profile to write, .parquet or .yaml.")
-@click.option("--grid", type=click.Choice(["quick", "full"]), default="quick", show_default=True)
-@click.option("--draft-model", help="A small model that drafts: its config.json or name.")
-@click.option("--max-num-seqs", type=int, help="Most sequences [default: 512, on a CPU 64].")
-@click.option("--max-model-len", type=int, help="Longest context [default: 32768, on a CPU 1024, or the model's].")
-@click.option("--max-width", type=int, help="Most query tokens of a sequence [default: 33].")
-@click.option("--max-num-batched-tokens", type=int, help="Most tokens of a step [default: 8192, on a CPU 2048].")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and of the order of points."
-)
+@limit_options
 def kernels(
     model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, out: Path, grid: Any, draft_model: str | None,
     seed: int, **limits: int | None,
@@ -76,15 +95,8 @@ def kernels(
         load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
         **limits,
     )  # fmt: skip
-    for line in _lines(measure(settings, out, _progress), out):
+    for line in _lines(measure(settings, out, progress_of("measuring")), out):
         click.echo(line)
-
-
-def _progress(points: Iterable[Any]) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(list(points), "measuring", console=Console(stderr=True))
 
 
 def _lines(profile: Profile, out: Path) -> Iterator[str]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.cli.calibrate_kernels import machine_options, require_torch, use_threads
+from simulator.cli.calibrate_kernels import machine_options, progress_of, require_torch, use_threads
 from simulator.cli.replay import drafter_options, require_source
 
 if TYPE_CHECKING:
     from calibration.truth.compare import Comparison, Verdict
+    from simulator.cost.model import Profile
 
 
 @click.command()
@@ -66,7 +67,7 @@ def replay(
         load_model(model), model, load_profile(profile), policies, choice, max_num_seqs, Suffix(**drafter), device, dtype,
         graphs, repeats, seed,
     )  # fmt: skip
-    truth = decode(settings, read(trace), " ".join(["rolloutsim", *sys.argv[1:]]), _progress)
+    truth = decode(settings, read(trace), " ".join(["rolloutsim", *sys.argv[1:]]), progress_of("decoding"))
     out.parent.mkdir(parents=True, exist_ok=True)
     write(truth, out)
     for run, steps in zip(truth.runs, truth.steps, strict=True):
@@ -84,7 +85,7 @@ def replay(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def validate(truths: tuple[Path, ...], profile: str, trace: str | None, out: Path | None, as_json: bool) -> None:
     """Simulate what `calibrate replay` measured in R, and say how far off each policy's makespan and each step are."""
-    from calibration.truth.compare import compare, document, verdicts
+    from calibration.truth.compare import compare, verdicts
     from calibration.truth.ground_truth import read as read_truth
     from simulator.cost import load_profile
     from traces.io import read
@@ -101,30 +102,40 @@ def validate(truths: tuple[Path, ...], profile: str, trace: str | None, out: Pat
         some = compare(truth, read(trace or truth.about["trace"]), costs)
         found += some
         judged += verdicts(some)
-    about = {
-        "profile": {"name": costs.name, "device": costs.device, "sha256": costs.sha256},
-        "truths": [str(p) for p in truths],
-    }
-    told = document(found, judged, about)
-    lines = list(_markdown(found, judged))
-    if out is not None:
-        from simulator.report.truth_plots import save_truth_plot
-        from traces.atomic import replacing
+    if as_json:
+        click.echo(json.dumps(_document(costs, found, judged, map(str, truths)), allow_nan=False, indent=1))
+    for line in report(costs, found, judged, map(str, truths), out) if not as_json or out is not None else ():
+        if not as_json:
+            click.echo(line)
 
-        for name, text in (
-            ("ground_truth.md", "\n".join(lines) + "\n"),
-            ("ground_truth.json", json.dumps(told, indent=1)),
-        ):
-            with replacing(out / name) as file:
-                file.write(text.encode())
-        runs = [
-            (one.row(), one.step_live, one.step_context, one.step_measured_s, one.step_simulated_s) for one in found
-        ]
-        save_truth_plot(runs, costs.device, out / "ground_truth.png")
-    for line in [json.dumps(told, allow_nan=False, indent=1)] if as_json else lines:
-        click.echo(line)
-    if out is not None and not as_json:
-        click.echo(f"table and plot: {out}")
+
+def report(
+    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: Iterable[str], out: Path | None
+) -> Iterator[str]:
+    """Lines of the table; where there is a folder, they go there too, with JSON and a plot."""
+    lines = list(_markdown(found, judged))
+    yield from lines
+    if out is None:
+        return
+    from simulator.report.truth_plots import save_truth_plot
+    from traces.atomic import replacing
+
+    told = json.dumps(_document(profile, found, judged, truths), allow_nan=False, indent=1)
+    for name, text in (("ground_truth.md", "\n".join(lines)), ("ground_truth.json", told)):
+        with replacing(out / name) as file:
+            file.write(f"{text}\n".encode())
+    runs = [(one.row(), one.step_live, one.step_context, one.step_measured_s, one.step_simulated_s) for one in found]
+    save_truth_plot(runs, profile.device, out / "ground_truth.png")
+    yield f"table and plot: {out}"
+
+
+def _document(
+    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: Iterable[str]
+) -> dict[str, Any]:
+    from calibration.truth.compare import document
+
+    about = {"name": profile.name, "device": profile.device, "sha256": profile.sha256}
+    return document(found, judged, {"profile": about, "truths": list(truths)})
 
 
 def _markdown(found: Sequence[Comparison], judged: Sequence[Verdict]) -> Iterator[str]:
@@ -145,10 +156,3 @@ def _markdown(found: Sequence[Comparison], judged: Sequence[Verdict]) -> Iterato
     outside = max(one.outside_fraction for one in found)
     if outside > 0:
         yield f"\nnote: up to {outside:.0%} of a run's simulated time lies outside the profile's range"
-
-
-def _progress(runs: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(list(runs), "decoding", console=Console(stderr=True))

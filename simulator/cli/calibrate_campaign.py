@@ -1,0 +1,73 @@
+"""`rolloutsim calibrate campaign`: profile a model, decode rollouts on it, and hold the simulator to the clock, in one go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from simulator.cli.calibrate_kernels import limit_options, machine_options, progress_of, require_torch, use_threads
+from simulator.cli.calibrate_truth import report
+
+if TYPE_CHECKING:
+    from calibration.campaign import Place
+
+
+@click.command()
+@click.argument("trace", metavar="TRACE")
+@machine_options
+@limit_options
+@click.option(
+    "--step",
+    type=click.IntRange(0),
+    required=True,
+    help="RL step to decode; those before it are the drafter's history.",
+)
+@click.option("--at", "places", multiple=True, metavar="LIVE[xCONTEXT]",
+              help="Sequences at once, and KV tokens that each begins with [default: several]; repeatable.")  # fmt: skip
+@click.option("--policy", "policies", multiple=True, help="Budget policy that is a table, repeatable [default: five].")
+@click.option("--max-output-tokens", type=click.IntRange(1), default=256, show_default=True, help="Cut rollouts there.")
+@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Times that each policy is run.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for the profile, ground truth and report."
+)
+def campaign(
+    trace: str, model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, grid: Any, draft_model: str | None,
+    seed: int, step: int, places: tuple[str, ...], policies: tuple[str, ...], max_output_tokens: int, repeats: int, out: Path,
+    **limits: int | None,
+) -> None:  # fmt: skip
+    """Profile a model on this machine, decode the rollouts of TRACE on it under each policy, and compare with the simulation.
+
+    What lies in --out already is kept: a killed campaign goes on where it stopped.
+    """
+    require_torch()
+    from calibration.campaign import PLACES, POLICIES
+    from calibration.campaign import campaign as run
+    from calibration.kernels.measure import Settings
+    from simulator.catalogue import load_model
+    from traces.io import read
+
+    use_threads(threads)
+    kernels = Settings(
+        load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
+        **limits,
+    )  # fmt: skip
+    found = run(
+        kernels, read(trace), step, tuple(map(_place, places)) or PLACES[device], policies or POLICIES, out,
+        max_output_tokens, repeats, " ".join(["rolloutsim", *sys.argv[1:]]), click.echo, progress_of("measuring"),
+    )  # fmt: skip
+    for line in report(
+        found.profile, found.comparisons, found.verdicts, sorted(map(str, out.glob("truth-*.parquet"))), out
+    ):
+        click.echo(line)
+
+
+def _place(text: str) -> Place:
+    from calibration.campaign import Place
+
+    live, cross, context = text.partition("x")
+    if not live.isdecimal() or not int(live) or (cross and (not context.isdecimal() or not int(context))):
+        raise click.BadParameter(f"--at {text!r}: write 64, or 64x4096")
+    return Place(int(live), int(context) if cross else None)
