@@ -52,7 +52,8 @@ class Run:
 class GroundTruth:
     """Runs of the same rollouts under several policies, and the steps of each, float64[steps, StepTime's fields].
 
-    about: model, dtype, machine, command, policies in their order, trace (path and sha256), choice, drafter, max_num_seqs, capture_sizes.
+    about: model, dtype, machine, command, policies in their order, trace (path and sha256), choice, drafter, max_num_seqs,
+    capture_sizes.
     """
 
     about: dict[str, Any]

@@ -112,9 +112,9 @@ def replay(settings: Settings, trace: Trace, command: str, progress: Progress = 
         steps.append(np.array(log, np.float64))
     about = {
         "model": settings.name, "config": dict(settings.config), "dtype": dtype_name, **machine_facts(device),
-        "conditions": [before, conditions(device)], "command": command, "policies": list(settings.policies), "trace": trace.source, "trace_sha256": trace.sha256,
-        "choice": asdict(choice), "drafter": _drafter(settings.drafter), "max_num_seqs": slots, "capture_sizes": list(sizes),
-        "seed": settings.seed,
+        "conditions": [before, conditions(device)], "command": command, "policies": list(settings.policies),
+        "trace": trace.source, "trace_sha256": trace.sha256, "choice": asdict(choice), "drafter": _drafter(settings.drafter),
+        "max_num_seqs": slots, "capture_sizes": list(sizes), "seed": settings.seed,
     }  # fmt: skip
     return GroundTruth(about, runs, steps)
 
