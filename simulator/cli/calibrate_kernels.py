@@ -100,14 +100,10 @@ def kernels(
 
 
 def _lines(profile: Profile, out: Path) -> Iterator[str]:
+    from simulator.cli.profile_show import HELD_OUT, error_table, measured_blocks
+
     yield f"{profile.name}: {profile.model} on {profile.device}"
-    yield f"{'error of points left out':<34}{'points':>8}{'median':>9}{'p95':>9}"
-    for name, errors in profile.held_out.items():
-        yield f"{name:<34}{errors['points']:>8.0f}{errors['median']:>9.2%}{errors['p95']:>9.2%}"
-    for name, errors in profile.fits.items():
-        yield f"{name + ' law, whole steps':<34}{errors['points']:>8.0f}{errors['median']:>9.2%}{errors['p95']:>9.2%}"
-    spreads = sorted(found["median"] for found in profile.spread.values())
-    yield f"spread of repeated measurements: median {spreads[len(spreads) // 2]:.1%} by operator, at most {spreads[-1]:.1%}"
-    for name, value in profile.measured.items():
-        yield f"{name} {value:.4g}"
-    yield f"wrote {out}"
+    for block in (error_table(HELD_OUT, profile.held_out), *measured_blocks(profile)):
+        yield ""
+        yield from block
+    yield f"\nwrote {out}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ CONTEXTS = (512, 4096, 16384)
 QUERIES = (1, 4, 8)
 ROOF_CONTEXTS = (1024, 4096, 8192, 16384, 32768)
 ROOF_POINTS = 60
+HELD_OUT = "held-out error: measured points left out, predicted from their neighbours"
 ROOF_MOST_LIVE = 512
 
 
@@ -65,7 +66,8 @@ def show(name: str, roof: str | None, model: str | None, tp: int, out: Path | No
         click.echo(json.dumps(document, indent=2))
         return
     blocks = [_description(one), _time_table(times), _part_table(parts)]
-    blocks += [_error_table(errors)] if errors else []
+    blocks += [error_table(HELD_OUT, errors)] if errors else []
+    blocks += list(measured_blocks(one))
     blocks += [[_roof_line(limits, f"{tp} x {roof}" if tp > 1 else str(roof))]] if limits is not None else []
     blocks += [[f"wrote {path}" for path in pictures]] if pictures else []
     click.echo("\n\n".join("\n".join(lines) for lines in blocks))
@@ -184,9 +186,24 @@ def _part_table(parts: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _error_table(errors: dict[str, dict[str, float]]) -> list[str]:
+def measured_blocks(one: Profile) -> Iterator[list[str]]:
+    """What a profile made here tells besides: spread of repeats, simpler laws, the machine's own figures."""
+    if one.fits:
+        lines = error_table("simpler laws fitted to whole steps, and their error on others", one.fits)
+        for name, law in one.fits.items():
+            terms = [f"{key} {value:.4g}" for key, value in law.items() if key.endswith("_s")]
+            lines += [_wrapped(name, ", ".join(terms))] if terms else []
+        yield lines
+    if one.spread:
+        yield error_table("spread: interquartile range of repeated measurements over their median", one.spread)
+    if one.measured:
+        yield [_wrapped("measured", ", ".join(f"{name} {value:.4g}" for name, value in one.measured.items()))]
+
+
+def error_table(title: str, errors: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each name: how many points, their median and 95th percentile."""
     width = max(map(len, errors)) + 2
-    lines = ["held-out error: measured points left out, predicted from their neighbours"]
+    lines = [title]
     lines.append(f"{'operator':<{width}}{'points':>8}{'median':>9}{'p95':>9}")
     for name, error in errors.items():
         lines.append(f"{name:<{width}}{error['points']:>8,.0f}{error['median']:>9.2%}{error['p95']:>9.2%}")
