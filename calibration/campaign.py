@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from calibration.kernels.measure import Progress, measure
+from calibration.kernels.measure import Progress, drift, measure
 from calibration.kernels.measure import Settings as KernelSettings
 from calibration.truth import ground_truth
 from calibration.truth.chosen import Choice
@@ -53,11 +53,15 @@ PLACES = {
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What came of it: the profile, a comparison for each place and policy, a verdict for each place."""
+    """What came of it: the profile, a comparison for each place and policy, a verdict for each place.
+
+    drift: share by which whole steps take longer in the end than when the profile was measured.
+    """
 
     profile: Profile
     comparisons: list[Comparison]
     verdicts: list[Verdict]
+    drift: float
 
 
 def campaign(
@@ -90,7 +94,9 @@ def campaign(
             tell(f"{place.name}, {one.policy}: {told}")
         found += some
         judged += verdicts(some)
-    return Report(profile, found, judged)
+    drifted = drift(kernels, folder / "profile.parquet")
+    tell(f"whole steps measured again: {drifted:+.1%} beside those of the profile")
+    return Report(profile, found, judged, drifted)
 
 
 def _files(places: tuple[Place, ...], folder: Path) -> Iterator[tuple[Place, Path]]:

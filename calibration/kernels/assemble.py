@@ -13,6 +13,7 @@ from calibration.grids import errors_of, filled, gridded, held_out
 from calibration.kernels.fits import fits
 from calibration.kernels.grid import (
     DENSE_OPERATORS,
+    MOST_SAMPLED,
     SAMPLED_OPERATORS,
     TOKEN_OPERATORS,
     Limits,
@@ -144,8 +145,8 @@ def _work(steps: Sequence[Mapping[str, Any]], graph_sizes: Sequence[int]) -> Ste
     did = {name: np.array([step["work"][name] for step in steps], np.float64) for name in steps[0]["work"]}
     padded = did["query_tokens"]
     if graph_sizes:
-        sizes = np.array(graph_sizes, np.float64)
-        padded = sizes[np.searchsorted(sizes, padded)]
+        sizes = np.array([*graph_sizes, np.inf])
+        padded = np.minimum(sizes[np.searchsorted(sizes, padded)], np.maximum(padded, graph_sizes[-1]))
     return StepWork(**did, padded_tokens=padded, prefill_kv_tokens=did["prefill_tokens"])
 
 
@@ -169,6 +170,7 @@ def _range(limits: Limits, points: Points) -> dict[str, tuple[float, float]]:
     bounds = {
         "padded_tokens": (1.0, float(tokens)),
         "kv_tokens": (0.0, float(limits.kv_tokens)),
+        "sampled_tokens": (0.0, float(min(tokens, MOST_SAMPLED))),
         "decode_seqs": (0.0, float(limits.max_num_seqs)),
         "decode_context": (0.0, float(limits.max_model_len)),
         "decode_width": (1.0, float(limits.max_width)),

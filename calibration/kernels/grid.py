@@ -32,6 +32,8 @@ SPARE = 64
 TOKEN_OPERATORS = ("embed", "qkv_proj", "rope_append", "o_proj", "add_norm")
 DENSE_OPERATORS = ("gate_up_proj", "silu_mul", "down_proj")
 SAMPLED_OPERATORS = ("lm_head", "sample")
+MOST_SAMPLED = 4096
+"""Rows of logits: a vocabulary of 150,000 in float32 takes 0.6 MB a row."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def points(shape: ModelShape, limits: Limits, grid: Grid, graph_sizes: tuple[int
     for operator in operators:
         yield from ((operator, (count,)) for count in tokens)
     for operator in SAMPLED_OPERATORS:
-        yield from ((operator, (count,)) for count in tokens)
+        yield from ((operator, (count,)) for count in tokens if count <= MOST_SAMPLED)
     batches, contexts = up_to(BATCHES[grid], limits.max_num_seqs), up_to(CONTEXTS[grid], limits.max_model_len)
     for context in contexts:
         for batch in batches:
@@ -95,7 +97,7 @@ def up_to(values: tuple[int, ...], most: int) -> list[int]:
     return [*(value for value in values if value < most), most]
 
 
-def step_at(number: int, limits: Limits, graph_sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def step_at(number: int, limits: Limits, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Contexts and query widths of a random step, int64[live] each: batch and mean context log-uniform, both uneven."""
     draw = np.random.default_rng([seed, number])
     width_most = min(limits.max_width, 25)
@@ -108,6 +110,7 @@ def step_at(number: int, limits: Limits, graph_sizes: tuple[int, ...], seed: int
         drafts = draw.choice([0, 2, 4, 8, width_most - 1])
         widths = 1 + draw.integers(0, drafts + 1, live) if draw.random() < 0.5 else np.full(live, 1 + drafts)
         widths = np.minimum(widths, width_most)
-        tokens_most = graph_sizes[-1] if graph_sizes else limits.max_num_batched_tokens
-        if (live + 1) * (int(contexts.max()) + SPARE) <= limits.kv_tokens and widths.sum() <= tokens_most:
+        if (live + 1) * (int(contexts.max()) + SPARE) <= limits.kv_tokens and widths.sum() <= min(
+            limits.max_num_batched_tokens, MOST_SAMPLED
+        ):
             return contexts, widths

@@ -13,6 +13,12 @@ from traces.errors import InputError
 Key = tuple[str, tuple[int, ...]]
 
 
+def read_points(path: Path) -> dict[Key, dict[str, Any]]:
+    """The points in a journal."""
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[1:-1]]
+    return {(line.pop("operator"), tuple(line.pop("at"))): line for line in lines}
+
+
 class Journal:
     """Points measured so far in a JSON-lines file, whose first line says of what: model, machine, settings.
 

@@ -13,8 +13,8 @@ import torch
 
 from calibration.kernels.assemble import profile_of
 from calibration.kernels.bench import Bench
-from calibration.kernels.grid import Grid, Limits, Point, points, room_of
-from calibration.kernels.journal import Journal
+from calibration.kernels.grid import SPARE, Grid, Limits, Point, points, room_of
+from calibration.kernels.journal import Journal, Key, read_points
 from calibration.kernels.machine import conditions, machine_facts
 from calibration.kernels.steps import measure_mixed, measure_step
 from calibration.kernels.suffix import measure_suffix
@@ -31,7 +31,7 @@ CONDITIONS_EVERY = 50
 KV_SHARE = 0.8
 """Of the memory that weights leave free."""
 CPU_KV_BYTES = 4e9
-ACTIVATION_BYTES = 8e9
+ACTIVATION_BYTES = 16e9
 """Left for activations, logits and CUDA graphs."""
 DEFAULTS = {"cuda": Limits(512, 32768, 33, 8192, 0), "cpu": Limits(64, 1024, 33, 2048, 0)}
 LEAST = {"max_num_seqs": 1, "max_model_len": 128, "max_width": 1, "max_num_batched_tokens": 64}
@@ -61,48 +61,85 @@ def journal_of(out: Path) -> Path:
     return out.with_name(out.name + ".journal.jsonl")
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Settings settled on this machine: the model as it is measured, limits, sizes of graphs."""
+
+    settings: Settings
+    shape: ModelShape
+    device: torch.device
+    dtype_name: str
+    limits: Limits
+    graph_sizes: tuple[int, ...]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the measurements are of."""
+        return {
+            "model": self.settings.name, "dtype": self.dtype_name, **machine_facts(self.device), "grid": self.settings.grid,
+            "seed": self.settings.seed, "graphs": len(self.graph_sizes), **asdict(self.limits),
+        }  # fmt: skip
+
+    def points(self) -> list[Point]:
+        """All points."""
+        draft = self.settings.draft is not None
+        return list(points(self.shape, self.limits, self.settings.grid, self.graph_sizes, draft))
+
+    def runner(self, config: Mapping[str, Any] | None = None) -> Runner:
+        """What runs the model, or the one of another config."""
+        shape, room = self.shape if config is None else model_shape(config), self.limits.max_model_len + SPARE
+        decoder = Decoder(
+            shape, DTYPES[self.dtype_name], self.device, 0, self.limits.kv_tokens, self.settings.seed, room
+        )
+        sizes = self.graph_sizes if config is None else ()
+        return Runner(decoder, decode_kernel(decoder, self.limits), sizes, self.settings.seed)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """Settle the settings. Raises InputError where they cannot be had on this machine."""
+    device = device_of(settings.device)
+    dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    shape = replace(model_shape(settings.config), bytes_per_parameter=DTYPES[dtype_name].itemsize)
+    return Plan(
+        settings, shape, device, dtype_name, _limits(settings, shape, device), graph_sizes(device, settings.graphs)
+    )
+
+
 def measure(settings: Settings, out: Path, progress: Progress = iter) -> Profile:
     """Measure, write the profile to `out` and return it. Raises InputError where settings cannot be had on this machine."""
     check_suffix(out)
-    device = device_of(settings.device)
-    dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    dtype, shape = DTYPES[dtype_name], model_shape(settings.config)
-    limits = _limits(settings, shape, device, dtype)
-    sizes = graph_sizes(device, settings.graphs)
-    about = {
-        "model": settings.name, "dtype": dtype_name, **machine_facts(device), "grid": settings.grid, "seed": settings.seed,
-        "graphs": len(sizes), **asdict(limits),
-    }  # fmt: skip
-    identity = {"config": dict(settings.config), "draft": dict(settings.draft or {}), **about}
+    plan = plan_of(settings)
     out.parent.mkdir(parents=True, exist_ok=True)
+    identity = {"config": dict(settings.config), "draft": dict(settings.draft or {}), **plan.about}
     journal = Journal(journal_of(out), identity)
-    todo = [
-        p for p in points(shape, limits, settings.grid, sizes, settings.draft is not None) if p not in journal.points
-    ]
+    todo = [point for point in plan.points() if point not in journal.points]
     if todo:
         order = np.random.default_rng(settings.seed).permutation(len(todo))
-        _measure([todo[i] for i in order], settings, shape, device, dtype, limits, sizes, journal, progress)
+        _measure([todo[i] for i in order], plan, journal, progress)
     journal.close()
-    told = about | _observed(journal)
-    profile = profile_of(journal.points, _as_measured(shape, dtype), limits, told, sizes, out.name.rsplit(".", 1)[0])
+    about = plan.about | _observed(journal.points)
+    name = out.name.rsplit(".", 1)[0]
+    profile = profile_of(journal.points, plan.shape, plan.limits, about, plan.graph_sizes, name)
     write_profile(profile, out)
     return profile
 
 
+def drift(settings: Settings, out: Path, steps: int = 24) -> float:
+    """By what share whole steps take longer now than when the profile at `out` was measured: the machine's own doing."""
+    plan, measured = plan_of(settings), read_points(journal_of(out))
+    runner = plan.runner()
+    ratios = [
+        measure_step(runner, plan.limits, number, settings.seed)["median_s"] / measured["step", (number,)]["median_s"]
+        for number in range(steps)
+    ]
+    return float(np.median(ratios)) - 1
+
+
 @torch.inference_mode()
-def _measure(
-    todo: list[Point], settings: Settings, shape: ModelShape, device: torch.device, dtype: torch.dtype, limits: Limits,
-    sizes: tuple[int, ...], journal: Journal, progress: Progress,
-) -> None:  # fmt: skip
-    decoder = Decoder(shape, dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64)
-    runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
-    drafter = None
-    if settings.draft is not None:
-        small = Decoder(
-            model_shape(settings.draft), dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64
-        )
-        drafter = Runner(small, decode_kernel(small, limits))
-    bench = Bench(runner, drafter)
+def _measure(todo: list[Point], plan: Plan, journal: Journal, progress: Progress) -> None:
+    settings, limits = plan.settings, plan.limits
+    runner = plan.runner()
+    bench = Bench(runner, None if settings.draft is None else plan.runner(settings.draft))
     for number, point in enumerate(progress(todo)):
         operator, at = point
         if operator == "step":
@@ -114,12 +151,12 @@ def _measure(
         else:
             found = bench.measure(point)
         if number % CONDITIONS_EVERY == 0:
-            found |= conditions(device)
+            found |= conditions(plan.device)
             gc.collect()
         journal.add(point, found)
 
 
-def _limits(settings: Settings, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Limits:
+def _limits(settings: Settings, shape: ModelShape, device: torch.device) -> Limits:
     given = asdict(DEFAULTS[device.type])
     for name, least in LEAST.items():
         value = getattr(settings, name)
@@ -130,12 +167,12 @@ def _limits(settings: Settings, shape: ModelShape, device: torch.device, dtype: 
     if shape.context_limit is not None:
         given["max_model_len"] = min(given["max_model_len"], shape.context_limit)
     shapes = [shape] if settings.draft is None else [shape, model_shape(settings.draft)]
-    per_token = sum(2 * one.layers * one.kv_heads * one.head_dim * dtype.itemsize for one in shapes)
+    per_token = sum(2 * one.layers * one.kv_heads * one.head_dim * shape.bytes_per_parameter for one in shapes)
     most = room_of(given["max_model_len"], given["max_width"])
     wanted = max((given["max_num_seqs"] + 1) * most, given["max_num_batched_tokens"] + 512)
     free = CPU_KV_BYTES
     if device.type == "cuda":
-        weights = sum(one.parameters for one in shapes) * dtype.itemsize
+        weights = sum(one.parameters for one in shapes) * shape.bytes_per_parameter
         free = (torch.cuda.mem_get_info(device)[0] - weights - ACTIVATION_BYTES) * KV_SHARE
     given["kv_tokens"] = int(min(wanted, free // per_token))
     left = f"{max(free, 0) / 1e9:.1f} GB are left for KV, {given['kv_tokens']:,} tokens"
@@ -147,14 +184,10 @@ def _limits(settings: Settings, shape: ModelShape, device: torch.device, dtype: 
     return Limits(**given)
 
 
-def _as_measured(shape: ModelShape, dtype: torch.dtype) -> ModelShape:
-    return replace(shape, bytes_per_parameter=dtype.itemsize)
-
-
-def _observed(journal: Journal) -> dict[str, str]:
+def _observed(points: Mapping[Key, Mapping[str, Any]]) -> dict[str, str]:
     """Range of clocks and temperature while it was measured."""
     seen: dict[str, list[float]] = {}
-    for point in journal.points.values():
+    for point in points.values():
         for name in ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw"):
             if name in point:
                 seen.setdefault(name, []).append(point[name])

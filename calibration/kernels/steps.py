@@ -44,7 +44,7 @@ class _Scripted:
 
 def measure_step(runner: Runner, limits: Limits, number: int, seed: int) -> dict[str, Any]:
     """A random step that decodes: the median of several, with the work of the middle one."""
-    contexts, widths = step_at(number, limits, runner.capture_sizes, seed)
+    contexts, widths = step_at(number, limits, seed)
     return _measured(_decode(runner, contexts, widths))
 
 
@@ -56,7 +56,7 @@ def measure_mixed(runner: Runner, limits: Limits, number: int, seed: int) -> dic
     narrow = Limits(
         limits.max_num_seqs, limits.max_model_len, 1, limits.max_num_batched_tokens // 2, limits.kv_tokens // 2
     )
-    contexts, widths = step_at(number, narrow, (), seed + 1)
+    contexts, widths = step_at(number, narrow, seed + 1)
     slots = max(contexts.size, 1) + prompts
     room = max(int(np.max(contexts)), length) + SPARE
     if (slots + 1) * room > limits.kv_tokens:

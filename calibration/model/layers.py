@@ -127,7 +127,7 @@ def _grouped(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 def sample(logits: Tensor, draw: torch.Generator | None) -> Tensor:
     """One token for each row of logits [rows, vocabulary], at temperature 1: exponential noise and the largest ratio."""
     shares = logits.float().softmax(-1)
-    return (shares / torch.empty_like(shares).exponential_(generator=draw)).argmax(-1)
+    return shares.div_(torch.empty_like(shares).exponential_(generator=draw)).argmax(-1)
 
 
 def accepted(sampled: Tensor, following: Tensor, first: Tensor) -> Tensor:

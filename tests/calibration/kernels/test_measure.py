@@ -116,7 +116,7 @@ def test_points_stay_within_what_fits() -> None:
         if operator == "prefill":
             assert sum(at) <= limits.max_model_len
     for number in range(50):
-        contexts, widths = step_at(number, limits, (), 0)
+        contexts, widths = step_at(number, limits, 0)
         assert (contexts.size + 1) * (contexts.max() + 64) <= limits.kv_tokens
         assert widths.max() <= limits.max_width
         assert widths.sum() <= limits.max_num_batched_tokens

@@ -1,14 +1,11 @@
 """Measure, decode, simulate, compare: with a clock that counts operations, and with the real one."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from calibration.kernels.measure import Settings, journal_of, measure
+from calibration.kernels.measure import Settings, drift, measure
 from calibration.truth.chosen import Choice
 from calibration.truth.compare import Comparison, compare, verdicts
 from calibration.truth.replay import replay
@@ -68,19 +65,9 @@ def test_makespans_are_simulated_as_the_clock_measures_them(tmp_path: Path) -> N
         folder = tmp_path / str(number)
         folder.mkdir()
         found = pipeline(folder, 3)
-        measure(KERNELS, folder / "again.parquet")
-        before, after = (steps(folder / f"{name}.parquet") for name in ("tiny", "again"))
-        drift = float(np.abs(np.median(after / before) - 1))
-        beyond.append(max(abs(one.error) - one.spread for one in found) - drift)
+        drifted = abs(drift(KERNELS, folder / "tiny.parquet"))
+        beyond.append(max(abs(one.error) - one.spread for one in found) - drifted)
         if beyond[-1] < 0.05:
             break
     assert min(beyond) < 0.05, beyond
     assert all(one.simulated_s > 0 for one in found)
-
-
-def steps(profile: Path) -> npt.NDArray[np.float64]:
-    """Seconds of the whole steps that were measured for a profile."""
-    lines = [json.loads(line) for line in journal_of(profile).read_text().splitlines()[1:]]
-    return np.array(
-        [line["median_s"] for line in sorted(lines, key=lambda line: line["at"]) if line["operator"] == "step"]
-    )
