@@ -12,7 +12,7 @@ import torch
 from calibration.kernels.measure import Progress, drift, measure
 from calibration.kernels.measure import Settings as KernelSettings
 from calibration.truth import ground_truth
-from calibration.truth.chosen import Choice
+from calibration.truth.chosen import Choice, check_step
 from calibration.truth.compare import Comparison, Verdict, compare, verdicts
 from calibration.truth.replay import Settings, replay
 from simulator.cost.model import Profile
@@ -72,6 +72,7 @@ def campaign(
 
     Raises InputError where settings cannot be had on this machine, or files in the folder are of something else.
     """
+    check_step(trace, step)
     folder.mkdir(parents=True, exist_ok=True)
     profile = measure(kernels, folder / "profile.parquet", progress)
     tell(f"profile: {profile.uncertainty}")

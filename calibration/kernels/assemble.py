@@ -170,7 +170,7 @@ def _range(limits: Limits, points: Points) -> dict[str, tuple[float, float]]:
     bounds = {
         "padded_tokens": (1.0, float(tokens)),
         "kv_tokens": (0.0, float(limits.kv_tokens)),
-        "sampled_tokens": (0.0, float(min(tokens, MOST_SAMPLED))),
+        "sampled_tokens": (1.0, float(min(tokens, MOST_SAMPLED))),
         "decode_seqs": (0.0, float(limits.max_num_seqs)),
         "decode_context": (0.0, float(limits.max_model_len)),
         "decode_width": (1.0, float(limits.max_width)),

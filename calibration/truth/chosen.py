@@ -33,19 +33,22 @@ class Choice:
     context_tokens: int | None = None
 
 
+def check_step(trace: Trace, step: int) -> None:
+    """Raise InputError where the trace lacks the RL step, or tokens."""
+    if step not in trace.steps:
+        raise InputError(f"{trace.source}: has no RL step {step}: use one of {trace.steps[0]} to {trace.steps[-1]}")
+    if not trace.has_tokens:
+        raise InputError(f"{trace.source}: has no token_ids, which decide what is accepted: record them")
+
+
 def chosen(trace: Trace, choice: Choice, window: int) -> tuple[Trace, Int64, Int64]:
     """The trace with those rollouts alone in that RL step, their rows, and the rows of the history before them."""
-    if choice.step not in trace.steps:
-        raise InputError(
-            f"{trace.source}: has no RL step {choice.step}: use one of {trace.steps[0]} to {trace.steps[-1]}"
-        )
+    check_step(trace, choice.step)
     rows = np.flatnonzero(trace.step == choice.step)[: choice.rollouts]
     if choice.rollouts is not None and rows.size < choice.rollouts:
         raise InputError(
             f"{trace.source}: RL step {choice.step} has {rows.size} rollouts, not {choice.rollouts}: ask for fewer"
         )
-    if not trace.has_tokens:
-        raise InputError(f"{trace.source}: has no token_ids, which decide what is accepted: record them")
     past = past_rows(trace, choice.step, window)
     kept = [name for name in (*REQUIRED, "prompt_token_ids", "token_ids") if name in trace.table.column_names]
     now = trace.table.select(kept).take(rows)
