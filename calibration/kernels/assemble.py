@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import nnls
 
 from calibration.grids import errors_of, filled, gridded, held_out
 from calibration.kernels.fits import fits
@@ -28,7 +30,7 @@ Float64 = npt.NDArray[np.float64]
 Points = Mapping[Key, Mapping[str, Any]]
 
 MICRO = 1e-6
-BEYOND_OPERATORS = "beyond operators"
+BEYOND = "beyond operators"
 AXES = ("decode_seqs", "decode_context", "decode_width")
 
 
@@ -40,57 +42,42 @@ def profile_of(
     Of the whole steps, even ones tell what operators miss, odd ones how far off the profile is.
     """
     operators, errors = _operators(points, shape, bool(graph_sizes))
-    steps = [points[key] for key in sorted(points) if key[0] == "step"]
-    work, seconds = _work(steps, graph_sizes), np.array([step["median_s"] for step in steps])
-    bounds = _range(limits, points)
-    bare = _profile(operators, bounds, shape, about, name)
-    beside = _beside(work, seconds - bare.step_time_s(work), np.arange(seconds.size) % 2 == 0)
-    if beside is not None:
-        operators.append(beside)
-    mixed = [points[key] for key in sorted(points) if key[0] == "mixed"]
-    if mixed:
-        whole = _profile(operators, bounds, shape, about, name)
-        more_s = float(np.median([one["median_s"] for one in mixed] - whole.step_time_s(_work(mixed, ()))))
-        if more_s > 0:
-            axis = np.array([0.0, float(limits.max_num_batched_tokens)])
-            operators.append(
-                Table(
-                    f"{BEYOND_OPERATORS}, prefill", ("padded_tokens",), (axis,), np.full(2, more_s), when="any_prefill"
-                )
-            )
-    told = _profile(operators, bounds, shape, about, name)
-    odd = np.arange(seconds.size) % 2 == 1
-    errors["whole steps"] = errors_of(told.step_time_s(work)[odd], seconds[odd])
-    if mixed:
-        errors["mixed steps"] = errors_of(
-            told.step_time_s(_work(mixed, ())), np.array([one["median_s"] for one in mixed])
-        )
-    measured = _facts(points, shape)
-    return _profile(
-        operators, bounds, shape, about, name, errors, measured=measured, spread=_spread(points),
-        fits=fits(work, seconds, shape, measured), drafter_costs=_drafters(points),
-        relative_error=errors["whole steps"]["median"],
-    )  # fmt: skip
-
-
-def _profile(
-    operators: Sequence[Operator], bounds: dict[str, tuple[float, float]], shape: ModelShape, about: Mapping[str, Any], name: str,
-    errors: Mapping[str, Mapping[str, float]] | None = None, **more: Any,
-) -> Profile:  # fmt: skip
-    told = errors or {"whole steps": {"median": 0.0, "p95": 0.0}}
-    seen = told["whole steps"]
-    return Profile(
+    profile = Profile(
         name=name,
         kind="table",
         operators=tuple(operators),
         model=f"{about['model']} {about['dtype']}, random weights",
         device=str(about["device"]),
         source=f"rolloutsim calibrate kernels: {', '.join(f'{key} {value}' for key, value in about.items())}",
+        uncertainty="see below",
+        valid_range=_range(limits, points),
+    )
+    steps = [points[key] for key in sorted(points) if key[0] == "step"]
+    work, seconds = _work(steps, graph_sizes), np.array([step["median_s"] for step in steps])
+    fitted = np.arange(seconds.size) % 2 == 0
+    alone_s = profile.step_time_s(work)
+    if (beside := _beside(work, seconds, alone_s, fitted)) is not None:
+        profile = replace(profile, operators=(*profile.operators, beside))
+    mixed = [points[key] for key in sorted(points) if key[0] == "mixed"]
+    mixed_work, mixed_s = _work(mixed, ()), np.array([one["median_s"] for one in mixed])
+    more_s = float(np.median(mixed_s - profile.step_time_s(mixed_work)))
+    if more_s > 0:
+        span = np.array([0.0, float(limits.max_num_batched_tokens)])
+        more = Table(f"{BEYOND}, prefill", ("padded_tokens",), (span,), np.full(2, more_s), when="any_prefill")
+        profile = replace(profile, operators=(*profile.operators, more))
+    errors["whole steps"] = errors_of(profile.step_time_s(work)[~fitted], seconds[~fitted])
+    errors["mixed steps"] = errors_of(profile.step_time_s(mixed_work), mixed_s)
+    measured, seen = _facts(points, shape), errors["whole steps"]
+    return replace(
+        profile,
         uncertainty=f"whole steps not used for the profile: median error {seen['median']:.2%}, 95 % below {seen['p95']:.2%}",
-        valid_range=bounds,
-        notes=f"{shape.parameters:,} parameters.",
-        held_out=errors or {},
-        **more,
+        relative_error=seen["median"],
+        notes=f"{shape.parameters:,} parameters. Operators alone make {np.median(alone_s / seconds):.1%} of a whole step.",
+        held_out=errors,
+        spread=_spread(points),
+        fits=fits(work, seconds, shape, measured),
+        measured=measured,
+        drafter_costs=_drafters(points),
     )
 
 
@@ -150,19 +137,16 @@ def _work(steps: Sequence[Mapping[str, Any]], graph_sizes: Sequence[int]) -> Ste
     return StepWork(**did, padded_tokens=padded, prefill_kv_tokens=did["prefill_tokens"])
 
 
-def _beside(work: StepWork, missing_s: Float64, used: npt.NDArray[np.bool_]) -> Affine | None:
+def _beside(work: StepWork, seconds: Float64, alone_s: Float64, used: npt.NDArray[np.bool_]) -> Affine | None:
     """What steps take beyond their operators, by step, sequence and token, each at least 0; None where that is nothing.
 
     Least squares of errors relative to the step, so that long steps do not decide alone.
     """
-    from scipy.optimize import nnls
-
-    columns = np.stack([np.ones_like(missing_s), np.asarray(work.live), np.asarray(work.padded_tokens)], 1)[used]
-    size = np.abs(missing_s[used]) + np.median(np.abs(missing_s[used])) + 1e-9
-    found, _ = nnls(columns / size[:, None], missing_s[used] / size)
+    columns = np.stack([np.ones_like(seconds), np.asarray(work.live), np.asarray(work.padded_tokens)], 1)
+    found, _ = nnls((columns / seconds[:, None])[used], (1 - alone_s / seconds)[used])
     if not found.any():
         return None
-    return Affine(BEYOND_OPERATORS, row(constant=found[0], live=found[1], padded_tokens=found[2]))
+    return Affine(BEYOND, row(constant=found[0], live=found[1], padded_tokens=found[2]))
 
 
 def _range(limits: Limits, points: Points) -> dict[str, tuple[float, float]]:
@@ -221,8 +205,6 @@ def _facts(points: Points, shape: ModelShape) -> dict[str, float]:
 
 def _drafters(points: Points) -> dict[str, dict[str, float]]:
     """Seconds that drafters add: of a pass over the batch, and by KV token of it; of suffix drafting on the host."""
-    from scipy.optimize import nnls
-
     costs = {}
     for name in ("eagle", "draft_model"):
         found = [(batch * context, point["median_s"]) for (what, (batch, context, *_)), point in _of(points, name)]
