@@ -68,7 +68,7 @@ class Runner:
         spans = list(zip(starts, ends, contexts.tolist(), strict=True))
         prefill = [(start - split, end - split, context) for start, end, context in spans[n:]]
         sampled = torch.from_numpy(batch.sampled).to(self.device, non_blocking=True)
-        sent = self._pack(batch, batch.tokens.size).to(self.device, non_blocking=True)
+        sent = self.pack(batch, batch.tokens.size).to(self.device, non_blocking=True)
         tokens, positions, cells, following, first = sent.view(FIELDS, -1)
         return Inputs(
             tokens, positions, cells, following, first, sampled, split, spans[:n], slots[:n], prefill, slots[n:], kernel
@@ -93,7 +93,7 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _pack(self, batch: Batch, size: int) -> Tensor:
+    def pack(self, batch: Batch, size: int) -> Tensor:
         """What is sent of the batch's tokens, int64[FIELDS * size] on the host; padding goes to the padding slot."""
         packed = torch.zeros(FIELDS * size, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         rows, total = packed.numpy().reshape(FIELDS, size), batch.tokens.size
@@ -109,6 +109,13 @@ class Runner:
         rows[4, total:] = np.arange(total, size)
         return packed
 
+    def padded_inputs(self, sent: Tensor) -> Inputs:
+        """What `pack` made, on the device, as a batch in which every token decodes; the kernel knows which sequence has which."""
+        tokens, positions, cells, following, first = sent.view(FIELDS, -1)
+        size = tokens.shape[0]
+        rows = torch.arange(size, device=self.device)
+        return Inputs(tokens, positions, cells, following, first, rows, size, [], [], [], [], self.kernel)
+
     def _graph_size(self, batch: Batch) -> int | None:
         """Tokens of the graph that the batch runs in; None where it runs without."""
         total = batch.tokens.size
@@ -121,7 +128,7 @@ class Runner:
         if size not in self._graphs:
             self._graphs[size] = self._capture(size)
         self.kernel.plan(batch.query_starts, batch.context_tokens + batch.widths, batch.slots)
-        self._sent[: FIELDS * size].copy_(self._pack(batch, size), non_blocking=True)
+        self._sent[: FIELDS * size].copy_(self.pack(batch, size), non_blocking=True)
         graph, out = self._graphs[size]
         graph.replay()
         return out.cpu().numpy()[:, : batch.tokens.size]
@@ -132,11 +139,7 @@ class Runner:
         one = np.ones(1, np.int32)
         self.kernel.plan(np.array([0, 1], np.int32), one, one * np.int32(self.decoder.cache.padding_slot))
         self._sent.zero_()
-        tokens, positions, cells, following, first = self._sent[: FIELDS * size].view(FIELDS, size)
-        rows = torch.arange(size, device=self.device)
-        inputs = Inputs(
-            tokens, positions, cells, following, first, rows, size, [], [], [], [], self.kernel
-        )  # fmt: skip
+        inputs = self.padded_inputs(self._sent[: FIELDS * size])
 
         def step() -> Tensor:
             drawn = sample(self.decoder.logits(inputs), None)

@@ -58,6 +58,38 @@ def test_logits_of_ragged_batches_are_those_of_whole_sequences(kind: str) -> Non
         done[who] += widths
 
 
+@pytest.mark.parametrize("padding", [0, 5])
+@torch.inference_mode()
+def test_the_planned_kernel_serves_the_same_batches_padded_or_not(padding: int) -> None:
+    """As a CUDA graph does: every token decodes, padding goes to a slot of its own, and only the plan knows the sequences."""
+    pytest.importorskip("triton")
+    from calibration.model.flash import DecodeAttention
+
+    decoder = made(KINDS["qwen3"])
+    shape = decoder.shape
+    kernel = DecodeAttention(shape.heads, shape.kv_heads, shape.head_dim, 8, 32, ROOM, torch.float32, CPU)
+    runner, plain_runner = Runner(decoder, kernel), Runner(decoder)
+    draw = np.random.default_rng(1)
+    texts = [draw.integers(0, shape.vocabulary, ROOM) for _ in range(3)]
+    for slot, text in enumerate(texts):
+        plain_runner.run(batch_of([0], [12], [slot], text[:12], 0))
+    batch = batch_of([9, 11, 4], [3, 1, 2], [2, 0, 1], np.concatenate([texts[2][9:12], texts[0][11:12], texts[1][4:6]]))
+    expected = decoder.logits(plain_runner.inputs(batch))
+    if padding:
+        kernel.plan(batch.query_starts, batch.context_tokens + batch.widths, batch.slots)
+        inputs = runner.padded_inputs(runner.pack(batch, batch.tokens.size + padding))
+    else:
+        inputs = runner.inputs(batch)
+    before = [layer[:3].clone() for layer in decoder.cache.keys]
+    found = decoder.logits(inputs)
+    torch.testing.assert_close(found[: len(expected)], expected, atol=TOLERANCE, rtol=0)
+    assert torch.isfinite(found).all()
+    for layer, kept in zip(decoder.cache.keys, before, strict=True):
+        torch.testing.assert_close(layer[:3], kept, atol=1e-5, rtol=0)
+    held = runner.verify(inputs, inputs.following.clamp(min=0))
+    assert held.tolist() == [1, 1, 0, 0, 1, 0] + [0] * padding
+
+
 def test_a_wrong_position_is_noticed() -> None:
     """The control of the test above: contexts one off give other logits."""
     decoder = made(PLAIN)
