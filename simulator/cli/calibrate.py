@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from simulator.cli.record import record
+
 
 @click.group()
 def calibrate() -> None:
@@ -33,3 +35,6 @@ def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
             f"{1e6 * row['insert_s']:.3f} us per inserted token"
         )
     click.echo(f"wrote {out}")
+
+
+calibrate.add_command(record)

@@ -1,0 +1,50 @@
+"""`rolloutsim calibrate record`: a small RL run on this machine, every rollout of it recorded."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace to write; state goes to OUT.state.")
+@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Prompts, all in every RL step.")
+@click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Rollouts of a prompt in a step.")
+@click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="RL steps.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Length at which a response is cut."
+)
+@click.option(
+    "--sft-steps",
+    type=click.IntRange(0),
+    default=600,
+    show_default=True,
+    help="Supervised steps before the first RL step.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def record(out: Path, **settings: Any) -> None:
+    """Teach a small transformer to search, improve it by GRPO, and record every rollout.
+
+    The same command goes on where a run was stopped. Progress goes to stderr.
+    """
+    from traces.errors import InputError
+
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            "calibrate record: PyTorch is not installed: run `pip install 'rolloutsim[calibration]'`"
+        ) from error
+    if settings["device"] == "cuda" and not torch.cuda.is_available():
+        raise InputError("calibrate record: PyTorch finds no GPU for --device cuda: use --device cpu")
+
+    from calibration.rl.record import record as run
+    from calibration.rl.settings import Settings
+
+    command = shlex.join(["rolloutsim", *sys.argv[1:]])
+    run(Settings(**settings), out, command, lambda line: click.echo(line, err=True))
+    click.echo(f"wrote {out}")
