@@ -23,10 +23,11 @@ from calibration.rl.keyed import keyed
 from calibration.rl.policy import Weights, fresh
 from calibration.rl.settings import Settings
 from calibration.rl.state import Progress
-from calibration.rl.table import ROUNDING, Group, table_of
+from calibration.rl.table import LOGPROBS, ROUNDING, Group, table_of
 from calibration.rl.verifier import reward
 from calibration.rl.vocabulary import decode, encode, prompt_of
 from traces import io
+from traces.errors import InputError
 
 SFT_CHECKPOINT_STEPS = 20
 BETAS, WEIGHT_DECAY = (0.9, 0.98), 0.01
@@ -36,13 +37,19 @@ Tell = Callable[[str], None]
 def record(settings: Settings, out: Path, command: str, tell: Tell) -> None:
     """Run to the end, from wherever the state folder beside `out` says, and write the trace of all rollouts to `out`.
 
-    tell: gets a line of progress now and then. Raises InputError where the folder holds a run with other settings.
+    tell: gets a line of progress now and then. Raises InputError where the folder holds a run with other settings, or
+    `out` is there already and not this run's.
     """
     folder = out.with_name(out.name + ".state")
+    if out.exists() and not folder.exists():
+        raise InputError(f"{out}: already exists: choose another name, or delete it")
     state.open_folder(folder, {**settings.described(), "torch": torch.__version__})
     progress = state.load(folder, settings.device)
     if progress is None:
         progress = Progress({k: v.to(settings.device) for k, v in fresh(settings.shape, settings.seed).items()})
+    elif out.exists():
+        tell(f"{out} is recorded already")
+        return
     else:
         tell(f"going on after {progress.done} {progress.phase.upper()} steps, from {folder}")
     for weight in progress.weights.values():
@@ -53,7 +60,7 @@ def record(settings: Settings, out: Path, command: str, tell: Tell) -> None:
     _learn_by_reward(settings, folder, progress, problems, tell)
     tables = [io.load(state.rollouts_path(folder, step))[0] for step in range(settings.steps)]
     origin = _origin(settings, command, progress.sft_s, [io.provenance(table)["phase"] for table in tables])
-    io.write(pa.concat_tables(table.replace_schema_metadata(None) for table in tables), out, origin)
+    io.write(pa.concat_tables(table.replace_schema_metadata(None) for table in tables), out, origin, LOGPROBS)
 
 
 def prompts_of(settings: Settings) -> list[Problem]:
@@ -102,7 +109,7 @@ def _learn_by_reward(settings: Settings, folder: Path, progress: Progress, probl
     _set_rate(optimiser, settings.learning_rate)
     for step in range(progress.done, settings.steps):
         table, phase = _rl_step(settings, progress.weights, optimiser, problems, step)
-        io.write(table, state.rollouts_path(folder, step), {"phase": phase})
+        io.write(table, state.rollouts_path(folder, step), {"phase": phase}, LOGPROBS)
         progress.done, progress.optimiser = step + 1, optimiser.state_dict()
         state.save(folder, progress)
         lengths = table.column("output_tokens").to_numpy()

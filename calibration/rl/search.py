@@ -20,8 +20,9 @@ class _Node:
 def write(problem: Problem, random: np.random.Generator, most: int) -> list[str]:
     """The search for a solution, in words, at most so many; operations are tried in random order, none twice at a node.
 
-    `a sign b = c` tries an operation, `: ...` is the state that it leads to, `< ...` the state that the search falls back
-    to, `! ... end` the operations of the solution. A search that was cut short has no `end`.
+    `a sign b = c` tries an operation, and `: ...` is the state that it leads to. Beside a number that is left alone stands
+    the target, as it is with what stands side by side that a small transformer learns to compare. `< ...` is the state that
+    the search falls back to, `! ... end` the operations of the solution. A search that was cut short has no `end`.
     """
     path = [_node(problem.numbers, None, random)]
     words: list[str] = []
@@ -30,6 +31,8 @@ def write(problem: Problem, random: np.random.Generator, most: int) -> list[str]
         move = node.untried.pop()
         words += spelled(move)
         state = after(node.state, move)
+        if len(state) == 1:
+            words.append(str(problem.target))
         if state == (problem.target,):
             solution = [step.reached_by for step in path[1:] if step.reached_by] + [move]
             words += [ANSWER, *(word for step in solution for word in spelled(step)), END]

@@ -19,7 +19,7 @@ class Settings:
     samples: int = 8
     steps: int = 24
     max_tokens: int = 1024
-    sft_steps: int = 600
+    sft_steps: int = 500
     seed: int = 0
     threads: int = 2
     device: str = "cpu"

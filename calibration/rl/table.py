@@ -11,6 +11,7 @@ from calibration.rl.generate import Response
 from calibration.rl.vocabulary import encode, prompt_of
 from traces.schema import SCHEMA
 
+LOGPROBS = ("logprobs", "next_logprobs")
 MANTISSA_BITS = 10  # of the 23 of a float32; log-probabilities are written to a relative precision of 1 in 2048
 ROUNDING = f"log-probabilities rounded to {MANTISSA_BITS} bits of mantissa"
 

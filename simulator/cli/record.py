@@ -19,7 +19,7 @@ import click
 @click.option(
     "--sft-steps",
     type=click.IntRange(0),
-    default=600,
+    default=500,
     show_default=True,
     help="Supervised steps before the first RL step.",
 )
@@ -29,7 +29,8 @@ import click
 def record(out: Path, **settings: Any) -> None:
     """Teach a small transformer to search, improve it by GRPO, and record every rollout.
 
-    The same command goes on where a run was stopped. Progress goes to stderr.
+    The same command goes on where a run was stopped, from the folder OUT.state; on a CPU it then records, to the last
+    bit, what it would have without the stop. Progress goes to stderr.
     """
     from traces.errors import InputError
 
@@ -47,4 +48,4 @@ def record(out: Path, **settings: Any) -> None:
 
     command = shlex.join(["rolloutsim", *sys.argv[1:]])
     run(Settings(**settings), out, command, lambda line: click.echo(line, err=True))
-    click.echo(f"wrote {out}")
+    click.echo(f"recorded {out}")

@@ -1,5 +1,6 @@
 """A run that is killed again and again records what an uninterrupted one does."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -12,32 +13,23 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from calibration.rl import sft  # noqa: E402
-from calibration.rl.policy import Shape, fresh, logits  # noqa: E402
+from calibration.rl.policy import fresh, logits  # noqa: E402
 from calibration.rl.record import prompts_of, record  # noqa: E402
 from calibration.rl.settings import Settings  # noqa: E402
 from calibration.rl.table import name_of, rounded  # noqa: E402
 from calibration.rl.vocabulary import encode, prompt_of  # noqa: E402
+from tests.calibration.rl.small_run import SMALL, run  # noqa: E402
 from traces import io  # noqa: E402
 from traces.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
-SMALL = Settings(
-    prompts=8, samples=4, steps=5, max_tokens=40, sft_steps=25, seed=3,
-    shape=Shape(layers=1, d_model=16, heads=2, kv_heads=1, head_dim=8, d_hidden=32),
-)  # fmt: skip
-START = f"""
-from pathlib import Path
-from calibration.rl.policy import Shape
-from calibration.rl.record import record
-from calibration.rl.settings import Settings
-record({SMALL!r}, Path("killed.parquet"), "test", lambda line: None)
-"""
+START = "from pathlib import Path; from tests.calibration.rl.small_run import run; run(Path('killed.parquet'))"
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("record") / "whole.parquet"
-    record(SMALL, out, "test", lambda line: None)
+    run(out)
     return out
 
 
@@ -54,6 +46,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_records_the_same(uninterrupted, 
     assert any(state.glob("step-*"))  # the last one was killed after an RL step
     assert _start(tmp_path).wait(timeout=60) == 0
     whole, killed = io.read(uninterrupted).table, io.read(tmp_path / "killed.parquet").table
+    assert not killed.column("next_logprobs").equals(killed.column("logprobs"))  # it learnt
     assert killed.equals(whole)  # every column: ids, rewards and log-probabilities to the last bit
 
 
@@ -62,11 +55,27 @@ def _start(folder):
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted):
-    before = [path.stat().st_mtime_ns for path in sorted(uninterrupted.parent.rglob("step-*"))]
-    told = []
+    content, told = uninterrupted.read_bytes(), []
     record(SMALL, uninterrupted, "test", told.append)
-    assert [path.stat().st_mtime_ns for path in sorted(uninterrupted.parent.rglob("step-*"))] == before
-    assert told == [f"going on after 5 RL steps, from {uninterrupted}.state"]
+    assert told == [f"{uninterrupted} is recorded already"]
+    assert uninterrupted.read_bytes() == content
+
+
+def test_a_lost_file_is_written_again_from_the_state(uninterrupted, tmp_path):
+    out = tmp_path / uninterrupted.name
+    shutil.copytree(f"{uninterrupted}.state", f"{out}.state")
+    told = []
+    record(SMALL, out, "test", told.append)
+    assert told == [f"going on after 5 RL steps, from {out}.state"]
+    assert io.read(out).table.equals(io.read(uninterrupted).table)
+
+
+def test_another_file_is_not_overwritten(tmp_path):
+    out = tmp_path / "mine.parquet"
+    out.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"mine\.parquet: already exists"):
+        record(SMALL, out, "test", lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.parquet"]
 
 
 def test_another_configuration_is_refused_and_told_apart(uninterrupted):
@@ -77,6 +86,7 @@ def test_another_configuration_is_refused_and_told_apart(uninterrupted):
 def test_a_broken_checkpoint_is_named(tmp_path):
     out = tmp_path / "run.parquet"
     record(replace(SMALL, steps=1, sft_steps=1), out, "test", lambda line: None)
+    out.unlink()
     checkpoint = tmp_path / "run.parquet.state" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"checkpoint\.pt: is no checkpoint .*delete"):

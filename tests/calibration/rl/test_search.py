@@ -59,6 +59,9 @@ def test_a_search_is_depth_first_and_solves_its_problem(problem):
         assert move not in tried.setdefault(tuple(path), set())
         tried[tuple(path)].add(move)
         state, at = after(path[-1][0], move), at + 5
+        if len(state) == 1:
+            assert words[at] == str(problem.target)
+            at += 1
         if words[at] == ":":
             assert words[at + 1 : at + 1 + len(state)] == [str(n) for n in state]
             path, at = [*path, (state, move)], at + 1 + len(state)
