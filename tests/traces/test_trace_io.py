@@ -72,7 +72,7 @@ def test_byte_split_columns_read_the_same_and_others_are_encoded_as_ever(make_ta
     paths = tmp_path / "plain.parquet", tmp_path / "split.parquet"
     encodings = []
     for path, split in zip(paths, [(), ("logprobs",)], strict=True):
-        io.write(make_table(), path, {}, split)
+        io.write(make_table(reward=None), path, {}, split)
         group = pq.ParquetFile(path).metadata.row_group(0)
         columns = [group.column(i) for i in range(group.num_columns)]
         encodings.append({column.path_in_schema.split(".")[0]: column.encodings for column in columns})
