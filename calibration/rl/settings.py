@@ -19,12 +19,12 @@ class Settings:
     samples: int = 8
     steps: int = 24
     max_tokens: int = 1024
-    sft_steps: int = 500
+    sft_steps: int = 400
     seed: int = 0
     threads: int = 2
     device: str = "cpu"
     minibatches: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-4
     clip: float = 0.2
     shape: Shape = field(default_factory=Shape)
 

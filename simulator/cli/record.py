@@ -19,7 +19,7 @@ import click
 @click.option(
     "--sft-steps",
     type=click.IntRange(0),
-    default=500,
+    default=400,
     show_default=True,
     help="Supervised steps before the first RL step.",
 )
