@@ -1,7 +1,5 @@
 """What suffix drafting costs on this machine's CPU: seconds per query and per inserted token, by history size."""
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.hardware import cpu
 from simulator.drafting.suffix import Suffix
 from traces.io import from_table
 from traces.synthesis import synth
@@ -32,7 +31,7 @@ def measure(history_tokens: tuple[int, ...] = HISTORY_TOKENS, seed: int = 0) -> 
     return {
         "format": "rolloutsim.draft_cost/1",
         "drafter": "suffix",
-        "device": f"{_cpu()}, one thread",
+        "device": f"{cpu()}, one thread",
         "source": f"rolloutsim calibrate drafter; rolloutsim {version('rolloutsim')}, numba {version('numba')}, seed {seed}",
         "cost": {"per_query_s": typical["query_s"], "per_emitted_token_s": typical["insert_s"]},
         "measured": rows,
@@ -76,12 +75,3 @@ def _median_s(call: Callable[[], Any]) -> float:
         call()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} CPUs)"

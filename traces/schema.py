@@ -39,6 +39,12 @@ SCHEMA = pa.schema(
         _column("token_ids", pa.list_(pa.int32()), "token ids", "the response, output_tokens long; all rows or none"),
         _column("logprobs", pa.list_(pa.float32()), "nats", "log-probability of each response token; all rows or none"),
         _column(
+            "next_logprobs",
+            pa.list_(pa.float32()),
+            "nats",
+            "log-probability of each response token under the policy after the RL step's update; all rows or none",
+        ),
+        _column(
             "accept_lengths",
             pa.list_(pa.int32()),
             "tokens",
@@ -58,7 +64,7 @@ SCHEMA = pa.schema(
 )
 
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
-ALL_OR_NONE = ("arrival_s", "prompt_token_ids", "token_ids", "logprobs", "accept_lengths")
+ALL_OR_NONE = ("arrival_s", "prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths")
 
 
 def columns() -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ COUNTED_BY = {
     "token_ids": "output_tokens",
     "prompt_token_ids": "prompt_tokens",
     "logprobs": "output_tokens",
+    "next_logprobs": "output_tokens",
     "accept_lengths": "output_tokens",
 }
 
@@ -70,7 +71,7 @@ def _check_nulls(subject: _Subject) -> None:
             rows = _rows(table.column(name).is_null())
             if 0 < len(rows) < table.num_rows:
                 raise subject.refusal(rows, name, "null where other rows have a value", "fill in all rows, or none")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "accept_lengths", "block_hashes"):
+    for name in ("prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths", "block_hashes"):
         if name in table.column_names:
             values = pc.list_flatten(table.column(name))
             if values.null_count:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib.metadata import version
 from typing import Any
 
 import torch
+
+from calibration.hardware import cpu
 
 QUERY = ("driver_version", "clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
@@ -27,7 +28,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
             "cuda": torch.version.cuda,
             "driver": str(_smi().get("driver_version", "unknown")),
         }
-    return facts | {"device": f"{cpu_name()} ({os.cpu_count()} CPUs)", "threads": torch.get_num_threads()}
+    return facts | {"device": cpu(), "threads": torch.get_num_threads()}
 
 
 def conditions(device: torch.device) -> dict[str, float]:
@@ -41,16 +42,6 @@ def conditions(device: torch.device) -> dict[str, float]:
         except ValueError:
             continue
     return found
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _smi() -> dict[str, str]:

@@ -7,6 +7,7 @@ import click
 
 from simulator.cli.calibrate_campaign import campaign
 from simulator.cli.calibrate_kernels import kernels
+from simulator.cli.calibrate_record import record
 from simulator.cli.calibrate_truth import replay, validate
 
 
@@ -39,5 +40,5 @@ def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     click.echo(f"wrote {out}")
 
 
-for command in (kernels, replay, validate, campaign):
+for command in (kernels, replay, validate, campaign, record):
     calibrate.add_command(command)

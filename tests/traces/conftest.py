@@ -22,6 +22,7 @@ ROWS: dict[str, list[Any]] = {
     "prompt_token_ids": [[7, 8], [], [7, 8]],
     "token_ids": [[1, 2, 3], [4], [5, 6]],
     "logprobs": [[-0.5, -1.0, 0.0], [-2.0], [0.0, 0.0]],
+    "next_logprobs": [[-0.25, -1.5, 0.0], [-2.0], [0.0, -0.5]],
     "accept_lengths": [[3, 0, 1], [0], [2, 0]],
     "turns": [
         [{"generated_tokens": 1, "wait_s": 0.5}, {"generated_tokens": 2, "wait_s": 0.0}],

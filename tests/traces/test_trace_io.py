@@ -68,6 +68,21 @@ def test_round_trip(table, tmp_path):
             assert trace.prompt_token_ids_flat[begin:end].tolist() == tokens
 
 
+def test_byte_split_columns_read_the_same_and_others_are_encoded_as_ever(make_table, tmp_path):
+    paths = tmp_path / "plain.parquet", tmp_path / "split.parquet"
+    encodings = []
+    for path, split in zip(paths, [(), ("logprobs",)], strict=True):
+        io.write(make_table(reward=None), path, {}, split)
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        encodings.append({column.path_in_schema.split(".")[0]: column.encodings for column in columns})
+    plain, split = encodings
+    assert "BYTE_STREAM_SPLIT" in split.pop("logprobs")
+    assert "RLE_DICTIONARY" in plain.pop("logprobs")
+    assert split == plain
+    assert io.read(paths[0]).table.equals(io.read(paths[1]).table)
+
+
 def test_arrays_are_flat_and_keep_the_queue_order(make_table):
     trace = io.from_table(make_table())
     assert len(trace) == 3

@@ -29,6 +29,18 @@ BROKEN = {
         {"logprobs": [[0.0] * 3, [], [0.0] * 2]},
         "row 1, column 'logprobs': 0 elements but output_tokens",
     ),
+    "next_logprob count": (
+        {"next_logprobs": [[0.0] * 3, [0.0], [0.0]]},
+        "row 2, column 'next_logprobs': 1 elements but output_tokens is 2",
+    ),
+    "some next_logprobs": (
+        {"next_logprobs": [[0.0] * 3, None, [0.0] * 2]},
+        "row 1, column 'next_logprobs': null where other rows",
+    ),
+    "null next_logprob": (
+        {"next_logprobs": [[0.0] * 3, [None], [0.0] * 2]},
+        "row 1, column 'next_logprobs': null inside the list",
+    ),
     "accept_lengths count": (
         {"accept_lengths": [[0] * 3, [0], [0]]},
         "row 2, column 'accept_lengths': 1 elements but output_tokens is 2",
