@@ -20,7 +20,7 @@ from calibration.kernels.steps import measure_mixed, measure_step
 from calibration.kernels.suffix import measure_suffix
 from calibration.model.decoder import Decoder
 from calibration.model.runner import Runner
-from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes
+from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes, kernels_of
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import check_suffix, write_profile
@@ -94,13 +94,12 @@ def _measure(
     todo: list[Point], settings: Settings, shape: ModelShape, device: torch.device, dtype: torch.dtype, limits: Limits,
     sizes: tuple[int, ...], journal: Journal, progress: Progress,
 ) -> None:  # fmt: skip
-    decoder = Decoder(shape, dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64)
+    room, positions, kernels = limits.kv_tokens, limits.max_model_len + 64, kernels_of(device)
+    decoder = Decoder(shape, dtype, device, 0, room, settings.seed, positions, kernels)
     runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
     drafter = None
     if settings.draft is not None:
-        small = Decoder(
-            model_shape(settings.draft), dtype, device, 0, limits.kv_tokens, settings.seed, limits.max_model_len + 64
-        )
+        small = Decoder(model_shape(settings.draft), dtype, device, 0, room, settings.seed, positions, kernels)
         drafter = Runner(small, decode_kernel(small, limits))
     bench = Bench(runner, drafter)
     for number, point in enumerate(progress(todo)):
