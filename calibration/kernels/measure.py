@@ -19,8 +19,9 @@ from calibration.kernels.machine import conditions, machine_facts
 from calibration.kernels.steps import measure_mixed, measure_step
 from calibration.kernels.suffix import measure_suffix
 from calibration.model.decoder import Decoder
+from calibration.model.layers import PLAIN
 from calibration.model.runner import Runner
-from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes
+from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes, kernels_of
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import check_suffix, write_profile
@@ -77,7 +78,7 @@ class Plan:
         """What the measurements are of."""
         return {
             "model": self.settings.name, "dtype": self.dtype_name, **machine_facts(self.device), "grid": self.settings.grid,
-            "seed": self.settings.seed, "graphs": len(self.graph_sizes), **asdict(self.limits),
+            "seed": self.settings.seed, "graphs": len(self.graph_sizes), "fused": kernels_of(self.device) is not PLAIN, **asdict(self.limits),
         }  # fmt: skip
 
     def points(self) -> list[Point]:
@@ -89,8 +90,9 @@ class Plan:
         """What runs the model, or the one of another config."""
         shape, room = self.shape if config is None else model_shape(config), self.limits.max_model_len + SPARE
         decoder = Decoder(
-            shape, DTYPES[self.dtype_name], self.device, 0, self.limits.kv_tokens, self.settings.seed, room
-        )
+            shape, DTYPES[self.dtype_name], self.device, 0, self.limits.kv_tokens, self.settings.seed, room,
+            kernels_of(self.device),
+        )  # fmt: skip
         sizes = self.graph_sizes if config is None else ()
         return Runner(decoder, decode_kernel(decoder, self.limits), sizes, self.settings.seed)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bisect
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 
 from calibration.model.decoder import Decoder
 from calibration.model.flash import DecodeAttention
+from calibration.model.layers import PLAIN, Kernels
 from calibration.model.runner import PlannedKernel
 from simulator.engine.serving import LARGEST_GRAPH, capture_sizes
 from traces.errors import InputError
@@ -38,6 +40,15 @@ def graph_sizes(device: torch.device, wanted: bool, most_tokens: int = LARGEST_G
         return ()
     sizes = capture_sizes(LARGEST_GRAPH)
     return sizes[: bisect.bisect_left(sizes, most_tokens) + 1]
+
+
+def kernels_of(device: torch.device) -> Kernels:
+    """What layers do between their products: fused on a GPU where there is triton, else in plain torch."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return PLAIN
+    from calibration.model.fused import FUSED
+
+    return FUSED
 
 
 def decode_kernel(decoder: Decoder, limits: Limits) -> PlannedKernel | None:

@@ -13,7 +13,7 @@ from calibration.kernels.grid import Limits
 from calibration.kernels.machine import conditions, machine_facts
 from calibration.model.decoder import Decoder
 from calibration.model.runner import Runner
-from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes
+from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes, kernels_of
 from calibration.truth.chosen import Choice, chosen, prompt_lengths
 from calibration.truth.engine import Engine, Rollouts, StepTime
 from calibration.truth.ground_truth import GroundTruth, Run, run_of
@@ -69,7 +69,7 @@ def replay(settings: Settings, trace: Trace, command: str, progress: Progress = 
     prompts, outputs = prompt_lengths(part, rows, choice), part.output_tokens[rows].astype(np.int64)
     room = int((prompts + outputs).max()) + SPARE_TOKENS
     slots = min(n_slots, rows.size)
-    decoder = Decoder(shape, DTYPES[dtype_name], device, slots, room, settings.seed)
+    decoder = Decoder(shape, DTYPES[dtype_name], device, slots, room, settings.seed, kernels=kernels_of(device))
     most_drafts = min(max(int(table.budgets.max()) for table in tables.values()), settings.drafter.depth)
     sizes = graph_sizes(device, settings.graphs, slots * (1 + most_drafts))
     limits = Limits(slots, room, SPARE_TOKENS, int(max(prompts.sum(), slots * SPARE_TOKENS)), (slots + 1) * room)
