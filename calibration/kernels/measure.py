@@ -78,7 +78,8 @@ class Plan:
         """What the measurements are of."""
         return {
             "model": self.settings.name, "dtype": self.dtype_name, **machine_facts(self.device), "grid": self.settings.grid,
-            "seed": self.settings.seed, "graphs": len(self.graph_sizes), "fused": kernels_of(self.device) is not PLAIN, **asdict(self.limits),
+            "seed": self.settings.seed, "graphs": len(self.graph_sizes), "fused": kernels_of(self.device) is not PLAIN,
+            **asdict(self.limits),
         }  # fmt: skip
 
     def points(self) -> list[Point]:
