@@ -12,8 +12,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/rolloutsim replay traces/data/demo.parquet --profile h100-llama-3.1-8b-published --drafter suffix \
-		--policy none --policy fixed:4 --policy unlimited --policy das --steps 3 --max-num-seqs 256 --out out/demo
+	$(BIN)/rolloutsim replay traces/data/countdown.parquet --profile h100-llama-3.1-8b-published --drafter suffix \
+		--policy none --policy fixed:4 --policy unlimited --policy das --steps 20 --max-num-seqs 64 --out out/demo
 
 lint: setup
 	$(BIN)/ruff check .

@@ -31,8 +31,9 @@ def caveats(
     notes = []
     logs = [log for episode in episodes for log in episode.outcome.logs]
     if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
+        share = f"{most:.0%}" if most >= 0.005 else "0.5%"
         notes.append(
-            f"up to {most:.0%} of decoding time lies outside the valid range of profile {cost.name}, so extrapolated: "
+            f"up to {share} of decoding time lies outside the valid range of profile {cost.name}, so extrapolated: "
             + "; ".join(beyond(logs, cost))
         )
     if steps[0] == trace.steps[0]:
