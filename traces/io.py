@@ -74,6 +74,10 @@ def write(
         validate(table, str(path))
     leaves = _leaves(table.schema)
     split = [leaf for leaf in leaves if leaf.split(".")[0] in byte_split]
+    encodings: dict[str, Any] = {  # its stubs refuse valid values
+        "use_dictionary": [leaf for leaf in leaves if leaf not in split],
+        "use_byte_stream_split": split or False,
+    }
     with replacing(path) as file:
         pq.write_table(
             with_provenance(table, provenance),
@@ -81,8 +85,7 @@ def write(
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
             write_page_checksum=True,
-            use_dictionary=[leaf for leaf in leaves if leaf not in split],
-            use_byte_stream_split=split or False,
+            **encodings,
         )
 
 
