@@ -108,14 +108,16 @@ SHOWN = {"median": 50, "p90": 90, "p99": 99, "max": 100}
 LENGTHS = [TRACE.output_tokens[TRACE.step == step] for step in STEPS]
 QUANTILE = {name: np.array([np.percentile(one, q) for one in LENGTHS]) for name, q in SHOWN.items()}
 CUT = np.array([TRUNCATED[TRACE.step == step].mean() for step in STEPS])
+LABELS = {name: name for name in SHOWN}
+if QUANTILE["p99"][-1] == QUANTILE["max"][-1]:
+    LABELS |= {"p99": "", "max": "p99, max"}
 TAIL = np.percentile(TRACE.output_tokens, 99) / np.median(TRACE.output_tokens)
 
 figure, (left, right) = panels(12, 4.8, 2)
 for (name, values), shade in zip(QUANTILE.items(), plt.get_cmap("Blues")([0.95, 0.75, 0.55, 0.4]), strict=True):
     left.plot(STEPS, values, color=shade, marker="o", ms=4)
-    if name != "p99" or values[-1] < QUANTILE["max"][-1]:  # where many are cut, p99 lies on the maximum
-        place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": shade}
-        left.annotate(name, (STEPS[-1], values[-1]), **place)
+    beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": shade}
+    left.annotate(LABELS[name], (STEPS[-1], values[-1]), **beside)
 left.set_yscale("log", base=2)
 left.yaxis.set_major_formatter("{x:.0f}")
 left.set_ylim(bottom=8)
