@@ -74,7 +74,7 @@ def write(
         validate(table, str(path))
     leaves = _leaves(table.schema)
     split = [leaf for leaf in leaves if leaf.split(".")[0] in byte_split]
-    encodings: dict[str, Any] = {
+    encodings: dict[str, Any] = {  # its stubs refuse valid values
         "use_dictionary": [leaf for leaf in leaves if leaf not in split],
         "use_byte_stream_split": split or False,
     }

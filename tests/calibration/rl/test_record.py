@@ -128,7 +128,7 @@ def test_supervised_steps_lower_the_loss():
         sft.teach(weights, shape, optimiser, sft.lesson(0, step, 40), np.random.default_rng(step), 2, "cpu")
         for step in range(5)
     ]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < losses[0] - 0.5
     assert torch.isfinite(logits(weights, shape, torch.tensor([[1, 2]]))).all()
 
 
