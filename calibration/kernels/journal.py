@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,33 @@ Key = tuple[str, tuple[int, ...]]
 
 
 def read_points(path: Path) -> dict[Key, dict[str, Any]]:
-    """The points in a journal."""
+    """The points in a journal, over all rounds."""
     lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[1:-1]]
-    return {(line.pop("operator"), tuple(line.pop("at"))): line for line in lines}
+    return over_rounds({(line.pop("operator"), tuple(line.pop("at"))): line for line in lines})
+
+
+def over_rounds(points: Mapping[Key, Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Points with the last number of each key, its round, left out: medians over rounds.
+
+    spread: within a round or between rounds (range over median), whichever is more.
+    """
+    rounds: dict[Key, list[Mapping[str, Any]]] = {}
+    for (operator, at), point in sorted(points.items()):
+        rounds.setdefault((operator, at[:-1]), []).append(point)
+    return {key: _joined(found) for key, found in rounds.items()}
+
+
+def _joined(found: list[Mapping[str, Any]]) -> dict[str, Any]:
+    seconds = [point["median_s"] for point in found]
+    middle = statistics.median(seconds)
+    within = statistics.median(point["spread"] for point in found)
+    between = (max(seconds) - min(seconds)) / middle
+    return {
+        **found[0],
+        "median_s": middle,
+        "spread": max(within, between),
+        "samples": sum(point["samples"] for point in found),
+    }
 
 
 class Journal:

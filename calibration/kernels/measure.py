@@ -14,7 +14,7 @@ import torch
 from calibration.kernels.assemble import profile_of
 from calibration.kernels.bench import Bench
 from calibration.kernels.grid import SPARE, Grid, Limits, Point, points, room_of
-from calibration.kernels.journal import Journal, Key, read_points
+from calibration.kernels.journal import Journal, Key, over_rounds, read_points
 from calibration.kernels.machine import conditions, machine_facts
 from calibration.kernels.steps import measure_mixed, measure_step
 from calibration.kernels.suffix import measure_suffix
@@ -36,12 +36,15 @@ ACTIVATION_BYTES = 16e9
 """Left for activations, logits and CUDA graphs."""
 DEFAULTS = {"cuda": Limits(512, 32768, 33, 8192, 0), "cpu": Limits(64, 1024, 33, 2048, 0)}
 LEAST = {"max_num_seqs": 1, "max_model_len": 128, "max_width": 1, "max_num_batched_tokens": 64}
-Progress = Callable[[Iterable[Point]], Iterable[Point]]
+Progress = Callable[[Iterable[Key]], Iterable[Key]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure: a model's config, on a device; limits left out are the device's; draft: a draft model's config."""
+    """What to measure: a model's config, on a device; limits left out are the device's; draft: a draft model's config.
+
+    rounds: how often everything is measured, one round after the other: a machine that is slow for a while is slow in one.
+    """
 
     config: Mapping[str, Any]
     name: str
@@ -51,6 +54,7 @@ class Settings:
     draft: Mapping[str, Any] | None = None
     graphs: bool = True
     seed: int = 0
+    rounds: int = 1
     max_num_seqs: int | None = None
     max_model_len: int | None = None
     max_width: int | None = None
@@ -78,8 +82,8 @@ class Plan:
         """What the measurements are of."""
         return {
             "model": self.settings.name, "dtype": self.dtype_name, **machine_facts(self.device), "grid": self.settings.grid,
-            "seed": self.settings.seed, "graphs": len(self.graph_sizes), "fused": kernels_of(self.device) is not PLAIN,
-            **asdict(self.limits),
+            "seed": self.settings.seed, "rounds": self.settings.rounds, "graphs": len(self.graph_sizes),
+            "fused": kernels_of(self.device) is not PLAIN, **asdict(self.limits),
         }  # fmt: skip
 
     def points(self) -> list[Point]:
@@ -115,14 +119,16 @@ def measure(settings: Settings, out: Path, progress: Progress = iter) -> Profile
     out.parent.mkdir(parents=True, exist_ok=True)
     identity = {"config": dict(settings.config), "draft": dict(settings.draft or {}), **plan.about}
     journal = Journal(journal_of(out), identity)
-    todo = [point for point in plan.points() if point not in journal.points]
-    if todo:
-        order = np.random.default_rng(settings.seed).permutation(len(todo))
-        _measure([todo[i] for i in order], plan, journal, progress)
+    draw, every = np.random.default_rng(settings.seed), plan.points()
+    order = [
+        (every[i][0], (*every[i][1], number)) for number in range(settings.rounds) for i in draw.permutation(len(every))
+    ]
+    if todo := [key for key in order if key not in journal.points]:
+        _measure(todo, plan, journal, progress)
     journal.close()
     about = plan.about | _observed(journal.points)
     name = out.name.rsplit(".", 1)[0]
-    profile = profile_of(journal.points, plan.shape, plan.limits, about, plan.graph_sizes, name)
+    profile = profile_of(over_rounds(journal.points), plan.shape, plan.limits, about, plan.graph_sizes, name)
     write_profile(profile, out)
     return profile
 
@@ -139,12 +145,12 @@ def drift(settings: Settings, out: Path, steps: int = 24) -> float:
 
 
 @torch.inference_mode()
-def _measure(todo: list[Point], plan: Plan, journal: Journal, progress: Progress) -> None:
+def _measure(todo: list[Key], plan: Plan, journal: Journal, progress: Progress) -> None:
     settings, limits = plan.settings, plan.limits
     runner = plan.runner()
     bench = Bench(runner, None if settings.draft is None else plan.runner(settings.draft))
-    for number, point in enumerate(progress(todo)):
-        operator, at = point
+    for count, key in enumerate(progress(todo)):
+        operator, at = key[0], key[1][:-1]
         if operator == "step":
             found = measure_step(runner, limits, at[0], settings.seed)
         elif operator == "mixed":
@@ -152,11 +158,11 @@ def _measure(todo: list[Point], plan: Plan, journal: Journal, progress: Progress
         elif operator in ("propose", "hear"):
             found = measure_suffix(operator, at[0], settings.seed)
         else:
-            found = bench.measure(point)
-        if number % CONDITIONS_EVERY == 0:
+            found = bench.measure((operator, at))
+        if count % CONDITIONS_EVERY == 0:
             found |= conditions(plan.device)
             gc.collect()
-        journal.add(point, found)
+        journal.add(key, found)
 
 
 def _limits(settings: Settings, shape: ModelShape, device: torch.device) -> Limits:

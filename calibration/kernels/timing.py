@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-LEAST, MOST, AIM_S = 5, 25, 0.15
+LEAST, MOST, AIM_S = 4, 25, 0.08
 """Samples of a point, and how long they should take together."""
 LEAST_SAMPLE_S = 2e-4
 """A shorter call is repeated within a sample."""

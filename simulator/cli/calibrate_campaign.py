@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 )
 def campaign(
     trace: str, model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, grid: Any, draft_model: str | None,
-    seed: int, step: int, places: tuple[str, ...], policies: tuple[str, ...], max_output_tokens: int, repeats: int, out: Path,
-    **limits: int | None,
+    seed: int, rounds: int, step: int, places: tuple[str, ...], policies: tuple[str, ...], max_output_tokens: int, repeats: int,
+    out: Path, **limits: int | None,
 ) -> None:  # fmt: skip
     """Profile a model on this machine, decode the rollouts of TRACE on it under each policy, and compare with the simulation.
 
@@ -52,7 +52,7 @@ def campaign(
     use_threads(threads)
     kernels = Settings(
         load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
-        **limits,
+        rounds, **limits,
     )  # fmt: skip
     found = run(
         kernels, read(trace), step, tuple(map(_place, places)) or PLACES[device], policies or POLICIES, out,

@@ -48,6 +48,8 @@ def limit_options(command: Command) -> Command:
         click.option("--max-model-len", type=int, help="Longest context [default: 32768, on a CPU 1024, or the model's]."),
         click.option("--max-width", type=int, help="Most query tokens of a sequence [default: 33]."),
         click.option("--max-num-batched-tokens", type=int, help="Most tokens of a step [default: 8192, on a CPU 2048]."),
+        click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True,
+                     help="Times that everything is measured: more where the machine has slow phases."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and random orders."),
     ]):  # fmt: skip
         command = option(command)
@@ -80,7 +82,7 @@ def use_threads(threads: int | None) -> None:
 @limit_options
 def kernels(
     model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, out: Path, grid: Any, draft_model: str | None,
-    seed: int, **limits: int | None,
+    seed: int, rounds: int, **limits: int | None,
 ) -> None:  # fmt: skip
     """Measure a decoder's operators, verification attention and whole steps on this machine, and write a profile.
 
@@ -93,7 +95,7 @@ def kernels(
     use_threads(threads)
     settings = Settings(
         load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
-        **limits,
+        rounds, **limits,
     )  # fmt: skip
     for line in _lines(measure(settings, out, progress_of("measuring")), out):
         click.echo(line)

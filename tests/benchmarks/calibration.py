@@ -21,8 +21,8 @@ from traces.io import read
 ROOT = Path(__file__).parents[2]
 MODEL = "calibration/configs/dense-4-layers.json"
 TRACE, STEP = "traces/data/countdown.parquet", 20
-KERNELS = Settings(load_model(ROOT / MODEL), MODEL, max_num_seqs=64, max_model_len=1024, max_width=25)
-REPEATS, MOST_TOKENS = 2, 128
+KERNELS = Settings(load_model(ROOT / MODEL), MODEL, max_num_seqs=64, max_model_len=1024, max_width=25, rounds=3)
+REPEATS, MOST_TOKENS = 3, 128
 
 
 def main(folder: Path) -> None:
