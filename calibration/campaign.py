@@ -76,19 +76,23 @@ def campaign(
     folder.mkdir(parents=True, exist_ok=True)
     profile = measure(kernels, folder / "profile.parquet", progress)
     tell(f"profile: {profile.uncertainty}")
-    found: list[Comparison] = []
-    judged: list[Verdict] = []
-    for place, path in _files(places, folder):
-        if not path.exists():
+    for repeat in range(repeats):  # places in turn: a machine that is slow for a while is slow for one repeat of each
+        for place, path in _files(places, folder):
+            before = ground_truth.read(path) if path.exists() else None
+            if before is not None and any(run.repeat == repeat for run in before.runs):
+                continue
             rollouts = min(place.live * (1 if place.context_tokens else QUEUE), int((trace.step == step).sum()))
             choice = Choice(step, rollouts, max_output_tokens, place.context_tokens)
             settings = Settings(
                 kernels.config, kernels.name, profile, policies, choice, place.live, Suffix(), kernels.device, kernels.dtype,
-                kernels.graphs, repeats, kernels.seed,
+                kernels.graphs, 1, kernels.seed,
             )  # fmt: skip
-            ground_truth.write(replay(settings, trace, command), path)
+            ground_truth.write(ground_truth.joined(before, replay(settings, trace, command), repeat), path)
             gc.collect()
             torch.cuda.empty_cache()
+    found: list[Comparison] = []
+    judged: list[Verdict] = []
+    for place, path in _files(places, folder):
         some = compare(ground_truth.read(path), trace, profile)
         for one in some:
             told = f"measured {one.measured_s:.3f} s, simulated {one.simulated_s:.3f} s, {one.error:+.1%}"

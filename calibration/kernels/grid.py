@@ -67,7 +67,8 @@ def points(shape: ModelShape, limits: Limits, grid: Grid, graph_sizes: tuple[int
                     yield "draft_model", (batch, context)
     most = min(limits.max_model_len, limits.max_num_batched_tokens)
     for chunk in up_to(CHUNKS[grid], most):
-        yield from (("prefill", (chunk, past)) for past in BEFORE[grid] if past + chunk <= limits.max_model_len)
+        befores = sorted({*BEFORE[grid], limits.max_model_len // 2})
+        yield from (("prefill", (chunk, past)) for past in befores if past + chunk <= limits.max_model_len)
     yield from (("step", (number,)) for number in range(STEPS[grid]))
     yield from (("mixed", (number,)) for number in range(MIXED))
     yield from (("logprob", (count,)) for count in up_to((512, 2048, 8192), most)[-1:])

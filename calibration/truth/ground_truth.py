@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,19 @@ def read(path: Path) -> GroundTruth:
             f"{path}: not ground truth ({error!r:.80}): give a file of `rolloutsim calibrate replay`"
         ) from None
     return GroundTruth(told["about"], runs, [columns[numbers == run] for run in range(len(runs))])
+
+
+def joined(before: GroundTruth | None, new: GroundTruth, repeat: int) -> GroundTruth:
+    """Runs of before and new ones, made alike, which are repeat number `repeat`."""
+    runs = [replace(run, repeat=repeat) for run in new.runs]
+    if before is None:
+        return GroundTruth(new.about, runs, new.steps)
+    for key in ("model", "config", "dtype", "device", "choice", "drafter", "max_num_seqs", "policies", "trace_sha256"):
+        if json.loads(json.dumps(before.about[key])) != json.loads(json.dumps(new.about[key])):
+            raise InputError(
+                f"ground truth of {key} {before.about[key]}, and now {new.about[key]}: give another folder"
+            )
+    return GroundTruth(before.about, before.runs + runs, before.steps + new.steps)
 
 
 def run_of(policy: str, repeat: int, table: TablePolicy, steps: Sequence[StepTime]) -> Run:

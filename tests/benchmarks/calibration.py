@@ -6,6 +6,7 @@ Profile and ground truth are measured in this run, and the profile's whole steps
 drifted by then. Takes some ten minutes on two cores; FOLDER keeps what was measured.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -22,12 +23,13 @@ ROOT = Path(__file__).parents[2]
 MODEL = "calibration/configs/dense-4-layers.json"
 TRACE, STEP = "traces/data/countdown.parquet", 20
 KERNELS = Settings(load_model(ROOT / MODEL), MODEL, max_num_seqs=64, max_model_len=1024, max_width=25, rounds=3)
-REPEATS, MOST_TOKENS = 3, 128
+REPEATS, MOST_TOKENS = 3, 96
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    trace = read(ROOT / TRACE)
+    os.chdir(ROOT)  # ground truth names the trace by its path
+    trace = read(TRACE)
     command = "python -m tests.benchmarks.calibration"
     found = campaign(
         KERNELS, trace, STEP, PLACES["cpu"], POLICIES, folder, MOST_TOKENS, REPEATS, command, lambda line: print(line, flush=True)
