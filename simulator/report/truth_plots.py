@@ -38,6 +38,7 @@ def save_truth_plot(runs: Sequence[Run], device: str, path: Path) -> None:
         error = simulated / measured - 1
         _errors(over_live, live, error, "live sequences of the step")
         _errors(over_context, context, error, "context (tokens, mean of the batch)")
+        figure.legend(*bars.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
         with replacing(path) as file:
             figure.savefig(file, format="png", dpi=DPI)
 
@@ -58,7 +59,6 @@ def _makespans(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.margins(x=0.15)
     axes.set_xlabel("makespan (s)")
     axes.set_title("policy, live batch × mean context", fontsize=10)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
 def _errors(axes: Axes, x: Float64, error: Float64, label: str) -> None:
@@ -76,6 +76,6 @@ def _errors(axes: Axes, x: Float64, error: Float64, label: str) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=2 if x.max() < 64 * x.min() else 4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(label)
     axes.set_title("error of single steps: median, middle 80 %", fontsize=10)
