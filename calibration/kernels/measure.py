@@ -123,9 +123,11 @@ def measure(settings: Settings, out: Path, progress: Progress = iter) -> Profile
     order = [
         (every[i][0], (*every[i][1], number)) for number in range(settings.rounds) for i in draw.permutation(len(every))
     ]
-    if todo := [key for key in order if key not in journal.points]:
-        _measure(todo, plan, journal, progress)
-    journal.close()
+    try:
+        if todo := [key for key in order if key not in journal.points]:
+            _measure(todo, plan, journal, progress)
+    finally:
+        journal.close()
     about = plan.about | _observed(journal.points)
     name = out.name.rsplit(".", 1)[0]
     profile = profile_of(over_rounds(journal.points), plan.shape, plan.limits, about, plan.graph_sizes, name)

@@ -76,10 +76,18 @@ def attend_prefill(
         past, heads = keys[slot, None, :, :context], values[slot, None, :, :context]
         plain = chunk == context  # the whole prompt at once: no mask to build
         found = F.scaled_dot_product_attention(
-            rows, past, heads, None if plain else causal_lower_right(chunk, context), is_causal=plain, enable_gqa=True
+            rows, past, heads, None if plain else _last(chunk, context, keys), is_causal=plain, enable_gqa=True
         )
         out[start:end] = found[0].transpose(0, 1)
     return out
+
+
+def _last(chunk: int, context: int, keys: Tensor) -> Tensor:
+    """What the last `chunk` tokens of a context may see of it; on a GPU in the form that flash attention takes."""
+    if keys.is_cuda:
+        return causal_lower_right(chunk, context)
+    room = keys.shape[2]
+    return _causal(chunk, 1, room, keys.dtype, keys.device)[:, room - context :]
 
 
 @lru_cache(maxsize=64)
