@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -78,16 +78,25 @@ def campaign(
     tell(f"profile: {profile.uncertainty}")
     for repeat in range(repeats):  # places in turn: a machine that is slow for a while is slow for one repeat of each
         for place, path in _files(places, folder):
-            before = ground_truth.read(path) if path.exists() else None
-            if before is not None and any(run.repeat == repeat for run in before.runs):
-                continue
             rollouts = min(place.live * (1 if place.context_tokens else QUEUE), int((trace.step == step).sum()))
             choice = Choice(step, rollouts, max_output_tokens, place.context_tokens)
+            before = ground_truth.read(path) if path.exists() else None
+            if before is not None:
+                asked = {
+                    "model": kernels.name,
+                    "policies": policies,
+                    "choice": asdict(choice),
+                    "trace_sha256": trace.sha256,
+                }
+                ground_truth.check_of(before, asked, path)
+                if any(run.repeat == repeat for run in before.runs):
+                    continue
             settings = Settings(
                 kernels.config, kernels.name, profile, policies, choice, place.live, Suffix(), kernels.device, kernels.dtype,
                 kernels.graphs, 1, kernels.seed,
             )  # fmt: skip
-            ground_truth.write(ground_truth.joined(before, replay(settings, trace, command), repeat), path)
+            new = replay(settings, trace, command)
+            ground_truth.write(new if before is None else ground_truth.joined(before, new, repeat), path)
             gc.collect()
             torch.cuda.empty_cache()
     found: list[Comparison] = []

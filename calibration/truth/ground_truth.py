@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,20 @@ def read(path: Path) -> GroundTruth:
     return GroundTruth(told["about"], runs, [columns[numbers == run] for run in range(len(runs))])
 
 
-def joined(before: GroundTruth | None, new: GroundTruth, repeat: int) -> GroundTruth:
-    """Runs of before and new ones, made alike, which are repeat number `repeat`."""
-    runs = [replace(run, repeat=repeat) for run in new.runs]
-    if before is None:
-        return GroundTruth(new.about, runs, new.steps)
-    for key in ("model", "config", "dtype", "device", "choice", "drafter", "max_num_seqs", "policies", "trace_sha256"):
-        if json.loads(json.dumps(before.about[key])) != json.loads(json.dumps(new.about[key])):
+def check_of(truth: GroundTruth, expected: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError where the runs in a file are of something else than `expected` says of `about`."""
+    for key, value in json.loads(json.dumps(expected)).items():
+        if truth.about.get(key) != value:
             raise InputError(
-                f"ground truth of {key} {before.about[key]}, and now {new.about[key]}: give another folder"
+                f"{path}: {key} is {truth.about.get(key)!r:.120}, not {value!r:.120}: give another folder, or delete it"
             )
-    return GroundTruth(before.about, before.runs + runs, before.steps + new.steps)
+
+
+def joined(before: GroundTruth, new: GroundTruth, repeat: int) -> GroundTruth:
+    """Runs made before, and new ones, which are repeat number `repeat`."""
+    return replace(
+        before, runs=before.runs + [replace(run, repeat=repeat) for run in new.runs], steps=before.steps + new.steps
+    )
 
 
 def run_of(policy: str, repeat: int, table: TablePolicy, steps: Sequence[StepTime]) -> Run:
