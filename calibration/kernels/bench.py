@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Bench:
         found: Timed = timed(call, self.device)
         extra = {"copy": {"bytes": COPY_BYTES[self.device.type]}, "matmul": {"size": MATMUL[self.device.type]},
                  "weight_load": {"bytes": self.decoder.weights.layers[0].qkv.nbytes}}.get(operator, {})  # fmt: skip
-        return {"median_s": found.median_s, "spread": found.spread, "samples": found.samples, **extra}
+        return asdict(found) | extra
 
     def _hidden(self, rows: int) -> Tensor:
         return torch.randn(rows, self.decoder.shape.hidden, dtype=self.dtype, device=self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -101,4 +102,4 @@ def _measured(steps: list[StepTime]) -> dict[str, Any]:
         "pairs": middle.pairs, "prefill_tokens": middle.prefill_tokens, "prefill_seqs": middle.prefill_seqs,
         "prefill_pairs": middle.prefill_pairs, "longest_context": middle.longest_context,
     }  # fmt: skip
-    return {"median_s": found.median_s, "spread": found.spread, "samples": found.samples, "work": work}
+    return asdict(found) | {"work": work}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -43,4 +44,4 @@ def measure_suffix(call: str, batch: int, seed: int) -> dict[str, Any]:
     calls = {"propose": lambda: online.propose(everybody, most), "hear": lambda: online.hear(everybody, one, ones)}
     sample = plain_sampler(calls[call])
     found = summary([seconds for _ in range(SAMPLES) for seconds in sample(4)])
-    return {"median_s": found.median_s, "spread": found.spread, "samples": found.samples}
+    return asdict(found)

@@ -88,11 +88,6 @@ class Runner:
             if size not in self._graphs:
                 self._graphs[size] = self._capture(size)
 
-    def synchronise(self) -> None:
-        """Wait until the device has done all that it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def pack(self, batch: Batch, size: int) -> Tensor:
         """What is sent of the batch's tokens, int64[FIELDS * size] on the host; padding goes to the padding slot."""
         packed = torch.zeros(FIELDS * size, dtype=torch.int64, pin_memory=self.device.type == "cuda")

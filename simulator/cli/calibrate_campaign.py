@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.cli.calibrate_kernels import limit_options, machine_options, progress_of, require_torch, use_threads
+from simulator.cli.calibrate_kernels import kernel_settings, limit_options, machine_options, progress_of
 from simulator.cli.calibrate_truth import report
 
 if TYPE_CHECKING:
@@ -34,28 +34,20 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the profile, ground truth and report."
 )
 def campaign(
-    trace: str, model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, grid: Any, draft_model: str | None,
-    seed: int, rounds: int, step: int, places: tuple[str, ...], policies: tuple[str, ...], max_output_tokens: int, repeats: int,
-    out: Path, **limits: int | None,
+    trace: str, step: int, places: tuple[str, ...], policies: tuple[str, ...], max_output_tokens: int, repeats: int, out: Path,
+    **asked: Any,
 ) -> None:  # fmt: skip
     """Profile a model on this machine, decode the rollouts of TRACE on it under each policy, and compare with the simulation.
 
     What lies in --out already is kept: a killed campaign goes on where it stopped.
     """
-    require_torch()
+    kernels = kernel_settings(**asked)
     from calibration.campaign import PLACES, POLICIES
     from calibration.campaign import campaign as run
-    from calibration.kernels.measure import Settings
-    from simulator.catalogue import load_model
     from traces.io import read
 
-    use_threads(threads)
-    kernels = Settings(
-        load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
-        rounds, **limits,
-    )  # fmt: skip
     found = run(
-        kernels, read(trace), step, tuple(map(_place, places)) or PLACES[device], policies or POLICIES, out,
+        kernels, read(trace), step, tuple(map(_place, places)) or PLACES[kernels.device], policies or POLICIES, out,
         max_output_tokens, repeats, " ".join(["rolloutsim", *sys.argv[1:]]), click.echo, progress_of("measuring"),
     )  # fmt: skip
     for line in report(

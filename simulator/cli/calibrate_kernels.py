@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from calibration.kernels.measure import Settings
     from simulator.cost.model import Profile
 
 Command = Callable[..., Any]
@@ -76,27 +77,32 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def kernel_settings(
+    model: str, device: str, dtype: str | None, threads: int | None, graphs: bool, grid: Any, draft_model: str | None, seed: int,
+    rounds: int, **limits: int | None,
+) -> Settings:  # fmt: skip
+    """What the flags of `machine_options` and `limit_options` ask for, on so many threads."""
+    require_torch()
+    from calibration.kernels.measure import Settings
+    from simulator.catalogue import load_model
+
+    use_threads(threads)
+    draft = None if draft_model is None else load_model(draft_model)
+    return Settings(load_model(model), model, device, dtype, grid, draft, graphs, seed, rounds, **limits)
+
+
 @click.command()
 @machine_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Profile to write, .parquet or .yaml.")
 @limit_options
-def kernels(
-    model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, out: Path, grid: Any, draft_model: str | None,
-    seed: int, rounds: int, **limits: int | None,
-) -> None:  # fmt: skip
+def kernels(out: Path, **asked: Any) -> None:
     """Measure a decoder's operators, verification attention and whole steps on this machine, and write a profile.
 
     Points are kept in OUT.journal.jsonl as they are measured: started again, a killed run goes on where it stopped.
     """
-    require_torch()
-    from calibration.kernels.measure import Settings, measure
-    from simulator.catalogue import load_model
+    settings = kernel_settings(**asked)
+    from calibration.kernels.measure import measure
 
-    use_threads(threads)
-    settings = Settings(
-        load_model(model), model, device, dtype, grid, None if draft_model is None else load_model(draft_model), graphs, seed,
-        rounds, **limits,
-    )  # fmt: skip
     for line in _lines(measure(settings, out, progress_of("measuring")), out):
         click.echo(line)
 

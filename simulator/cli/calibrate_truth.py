@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,15 +102,14 @@ def validate(truths: tuple[Path, ...], profile: str, trace: str | None, out: Pat
         some = compare(truth, read(trace or truth.about["trace"]), costs)
         found += some
         judged += verdicts(some)
-    if as_json:
-        click.echo(json.dumps(_document(costs, found, judged, map(str, truths)), allow_nan=False, indent=1))
-    for line in report(costs, found, judged, map(str, truths), out) if not as_json or out is not None else ():
-        if not as_json:
-            click.echo(line)
+    names = [str(path) for path in truths]
+    lines = list(report(costs, found, judged, names, out))
+    told = [json.dumps(_document(costs, found, judged, names), allow_nan=False, indent=1)] if as_json else lines
+    click.echo("\n".join(told))
 
 
 def report(
-    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: Iterable[str], out: Path | None
+    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: list[str], out: Path | None
 ) -> Iterator[str]:
     """Lines of the table; where there is a folder, they go there too, with JSON and a plot."""
     lines = list(_markdown(found, judged))
@@ -130,12 +129,12 @@ def report(
 
 
 def _document(
-    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: Iterable[str]
+    profile: Profile, found: Sequence[Comparison], judged: Sequence[Verdict], truths: list[str]
 ) -> dict[str, Any]:
     from calibration.truth.compare import document
 
     about = {"name": profile.name, "device": profile.device, "sha256": profile.sha256}
-    return document(found, judged, {"profile": about, "truths": list(truths)})
+    return document(found, judged, {"profile": about, "truths": truths})
 
 
 def _markdown(found: Sequence[Comparison], judged: Sequence[Verdict]) -> Iterator[str]:

@@ -195,7 +195,7 @@ def measured_blocks(one: Profile) -> Iterator[list[str]]:
             lines += [_wrapped(name, ", ".join(terms))] if terms else []
         yield lines
     if one.spread:
-        yield error_table("spread: interquartile range of repeated measurements over their median", one.spread)
+        yield error_table("spread: what repeated measurements of a point differ by, over their median", one.spread)
     if one.measured:
         yield [_wrapped("measured", ", ".join(f"{name} {value:.4g}" for name, value in one.measured.items()))]
 

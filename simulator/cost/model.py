@@ -49,8 +49,9 @@ class Profile:
     seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost. `derived` maps a
     feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how. `held_out`
     maps operators to the error of measured points that were left out and predicted from the rest: `points`, `median`, `p95`.
-    `spread` does so to the interquartile range of repeated measurements over their median. `fits` maps simpler laws to their
-    coefficients in seconds and their errors on whole steps; `measured` holds other figures of the machine, units in the names.
+    `spread` does so to what repeated measurements differ by, over their median: interquartile range, or range between rounds
+    where that is more. `fits` maps simpler laws to their coefficients in seconds and their errors on whole steps; `measured`
+    holds other figures of the machine, units in the names.
     No cost follows from these three.
     Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
     """
