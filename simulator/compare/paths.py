@@ -5,8 +5,8 @@ from heapq import heapreplace
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.acceptance import LARGEST_BUDGET, NO_TABLE
 from simulator.engine.workload import Workload
 
@@ -19,7 +19,7 @@ UInt8 = npt.NDArray[np.uint8]
 EACH, EACH_KV, DRAFT, DRAFT_KV, DRAFTS, DRAFTS_KV = range(6)
 
 
-@njit(cache=True)
+@compiled
 def _cheapest(starts, lengths, prompts, reach, weights, total, drafts):  # type: ignore[no-untyped-def]
     rest = np.zeros(lengths.max() + 1)
     for i in range(starts.size):

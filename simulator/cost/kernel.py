@@ -17,7 +17,8 @@ Features are numbered as in `simulator.cost.work.FEATURES`.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from simulator.compiled import compiled
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -36,7 +37,7 @@ DECODE_SEQS = 12
 ALWAYS, DECODE_ONLY, PREFILL_ONLY, MIXED, ANY_DECODE, ANY_PREFILL = range(6)
 
 
-@njit(cache=True, inline="always", error_model="numpy")
+@compiled
 def features(
     live: float, query: float, kv: float, pairs: float, prefill: float, padded: float, chunks: float, chunk_kv: float,
     chunk_pairs: float, longest: float,
@@ -59,7 +60,7 @@ def features(
     )  # fmt: skip
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _row(data: FloatArray, at: int, f: Features) -> float:
     """Affine row at `at`: seconds."""
     seconds: float = data[at] + data[at + 1] * f[0] + data[at + 2] * f[1] + data[at + 3] * f[2]
@@ -67,7 +68,7 @@ def _row(data: FloatArray, at: int, f: Features) -> float:
     return seconds
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _runs(when: int, f: Features) -> bool:
     """Whether an operator takes part in the step."""
     if when == ALWAYS:
@@ -82,7 +83,7 @@ def _runs(when: int, f: Features) -> bool:
     return decoding != prefilling and decoding == (when == DECODE_ONLY)
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _cell(data: FloatArray, start: int, points: int, value: float) -> int:
     """Index of the grid cell that holds `value`; the first or the last one beyond the grid."""
     low = start
@@ -96,32 +97,32 @@ def _cell(data: FloatArray, start: int, points: int, value: float) -> int:
     return low
 
 
-@njit(cache=True, inline="always", error_model="numpy")
+@compiled
 def _along(data: FloatArray, cell: int, value: float) -> float:
     """How far `value` lies along its grid cell, 0 to 1 within it."""
     fraction: float = (value - data[cell]) / (data[cell + 1] - data[cell])
     return fraction
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _line(data: FloatArray, at: int, along: float) -> float:
     seconds: float = data[at] + along * (data[at + 1] - data[at])
     return seconds
 
 
-@njit(cache=True, inline="always")
+@compiled
 def _plane(data: FloatArray, at: int, stride: int, along0: float, along1: float) -> float:
     low = _line(data, at, along1)
     return low + along0 * (_line(data, at + stride, along1) - low)
 
 
-@njit(cache=True)
+@compiled
 def _cube(data: FloatArray, at: int, stride0: int, stride1: int, along0: float, along1: float, along2: float) -> float:
     low = _plane(data, at, stride1, along1, along2)
     return low + along0 * (_plane(data, at + stride0, stride1, along1, along2) - low)
 
 
-@njit(cache=True, inline="always", error_model="numpy")
+@compiled
 def _table(meta: IntArray, data: FloatArray, entry: int, f: Features) -> float:
     """Multilinear interpolation, going on along the edge cells beyond the grid."""
     axes = meta[entry + 4]
@@ -161,7 +162,7 @@ def _table(meta: IntArray, data: FloatArray, entry: int, f: Features) -> float:
     return low + along0 * (high - low)
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def step_time(meta: IntArray, data: FloatArray, f: Features) -> float:
     """Seconds of one decode step with these `features`."""
     seconds = _row(data, 0, f)
@@ -180,7 +181,7 @@ def step_time(meta: IntArray, data: FloatArray, f: Features) -> float:
     return seconds
 
 
-@njit(cache=True)
+@compiled
 def outside(meta: IntArray, data: FloatArray, f: Features) -> bool:
     """Whether any feature of the step, derived ones included, lies outside the model's valid range."""
     for index in range(meta[0]):
@@ -191,7 +192,7 @@ def outside(meta: IntArray, data: FloatArray, f: Features) -> bool:
     return False
 
 
-@njit(cache=True)
+@compiled
 def step_times(meta: IntArray, data: FloatArray, work: FloatArray) -> FloatArray:
     """`step_time` of every row of float64[steps, 10], the fields of StepWork."""
     seconds = np.empty(work.shape[0])
@@ -201,7 +202,7 @@ def step_times(meta: IntArray, data: FloatArray, work: FloatArray) -> FloatArray
     return seconds
 
 
-@njit(cache=True)
+@compiled
 def features_of(work: FloatArray) -> FloatArray:
     """Every feature of every row of float64[steps, 10], the fields of StepWork; float64[steps, features]."""
     found = np.empty((work.shape[0], FEATURES))
@@ -213,7 +214,7 @@ def features_of(work: FloatArray) -> FloatArray:
     return found
 
 
-@njit(cache=True)
+@compiled
 def outsides(meta: IntArray, data: FloatArray, work: FloatArray) -> BoolArray:
     """`outside` of every row of float64[steps, 10], the fields of StepWork."""
     flags = np.empty(work.shape[0], np.bool_)

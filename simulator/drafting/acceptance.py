@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from simulator.compiled import compiled
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -78,7 +79,7 @@ class AcceptanceCounts:
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _count(offsets, table, budget, counts):  # type: ignore[no-untyped-def]
     for i in range(offsets.size - 1):
         p, end = offsets[i], offsets[i + 1]

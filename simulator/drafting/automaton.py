@@ -14,8 +14,8 @@ by hashing (state, token) into the table. Most states have one transition, so mo
 """
 
 import numpy as np
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.memory import load, store
 
 NONE = -1
@@ -33,19 +33,19 @@ EDGE = 4
 TOKEN, TARGET, NEXT, OWNER = range(EDGE)
 
 
-@njit(cache=True)
+@compiled
 def state_capacity(tokens: int) -> int:
     """Return how many states an automaton over `tokens` tokens can have, the root included."""
     return 2 * tokens + 2
 
 
-@njit(cache=True)
+@compiled
 def edge_capacity(tokens: int, sequences: int) -> int:
     """Return how many edges it can have: each transition beyond a state's first belongs to a different suffix."""
     return tokens + 2 * sequences + 2
 
 
-@njit(cache=True)
+@compiled
 def table_size(edges: int) -> int:
     """Return the power of two that holds `edges` edges at a load of at most two thirds."""
     size = 16
@@ -54,14 +54,14 @@ def table_size(edges: int) -> int:
     return size
 
 
-@njit(cache=True)
+@compiled
 def block_size(tokens: int, sequences: int) -> int:
     """Return the words that an automaton needs to grow to `tokens` tokens in `sequences` sequences."""
     edges = edge_capacity(tokens, sequences)
     return HEADER + STATE * state_capacity(tokens) + EDGE * edges + table_size(edges)
 
 
-@njit(cache=True)
+@compiled
 def plant(at: int, tokens: int, sequences: int) -> None:
     """Make the block at `at` an empty automaton that can grow to `tokens` tokens in `sequences` sequences."""
     edges = edge_capacity(tokens, sequences)
@@ -75,7 +75,7 @@ def plant(at: int, tokens: int, sequences: int) -> None:
     start_sequence(at)
 
 
-@njit(cache=True)
+@compiled
 def clear_table(at: int) -> None:
     """Empty the hash table."""
     table = load(at, TABLE_AT)
@@ -83,7 +83,7 @@ def clear_table(at: int) -> None:
         store(at, table + slot, NONE)
 
 
-@njit(cache=True)
+@compiled
 def start_sequence(at: int) -> None:
     """Begin a sequence: what comes next follows nothing."""
     store(at, LAST, ROOT)
@@ -91,14 +91,14 @@ def start_sequence(at: int) -> None:
     store(at, ACTIVE_LEN, 0)
 
 
-@njit(cache=True)
+@compiled
 def slot_of(state: int, token: int, mask: int) -> int:
     """Return the first slot to look for (state, token) in."""
     key = np.uint64(state) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xC2B2AE3D27D4EB4F)
     return np.int64((key ^ (key >> np.uint64(29))) & np.uint64(mask))  # type: ignore[return-value]
 
 
-@njit(cache=True)
+@compiled
 def target_of(at: int, state: int, token: int) -> int:
     """Return the state that `token` leads to from `state`, or NONE."""
     record = STATE * state
@@ -118,7 +118,7 @@ def target_of(at: int, state: int, token: int) -> int:
         slot = (slot + 1) & mask
 
 
-@njit(cache=True)
+@compiled
 def file_edge(at: int, number: int) -> None:
     """Enter edge `number` in the hash table."""
     edge, table, mask = load(at, EDGES_AT) + EDGE * number, load(at, TABLE_AT), load(at, MASK)
@@ -128,7 +128,7 @@ def file_edge(at: int, number: int) -> None:
     store(at, table + slot, number)
 
 
-@njit(cache=True)
+@compiled
 def add_edge(at: int, state: int, token: int, target: int) -> None:
     """Give `state` a transition that it does not have yet."""
     record = STATE * state
@@ -147,7 +147,7 @@ def add_edge(at: int, state: int, token: int, target: int) -> None:
     file_edge(at, number)
 
 
-@njit(cache=True)
+@compiled
 def redirect(at: int, state: int, token: int, target: int) -> None:
     """Point an existing transition at another state."""
     record = STATE * state
@@ -166,7 +166,7 @@ def redirect(at: int, state: int, token: int, target: int) -> None:
         slot = (slot + 1) & mask
 
 
-@njit(cache=True)
+@compiled
 def new_state(at: int, length: int) -> int:
     """Append a state without transitions whose longest string has `length` tokens."""
     state = load(at, N_STATES)
@@ -179,7 +179,7 @@ def new_state(at: int, length: int) -> int:
     return state
 
 
-@njit(cache=True)
+@compiled
 def split(at: int, parent: int, token: int, child: int) -> int:
     """Give the strings of `child` that come from `parent` and shorter a class of their own: they end at more places now."""
     clone = new_state(at, load(at, STATE * parent + LEN) + 1)
@@ -199,7 +199,7 @@ def split(at: int, parent: int, token: int, child: int) -> int:
     return clone
 
 
-@njit(cache=True)
+@compiled
 def extend(at: int, token: int) -> None:
     """Append `token` to the current sequence: every new substring is known from here on, though not counted."""
     last = load(at, LAST)
@@ -226,7 +226,7 @@ def extend(at: int, token: int) -> None:
     store(at, LAST, state)
 
 
-@njit(cache=True)
+@compiled
 def shorten(at: int, state: int, length: int) -> int:
     """Return the class of the last `length` >= 1 tokens of a string in `state` that is at least as long."""
     shorter = load(at, STATE * state + LINK)
@@ -236,7 +236,7 @@ def shorten(at: int, state: int, length: int) -> int:
     return state
 
 
-@njit(cache=True)
+@compiled
 def observe(at: int, token: int, weight: int, depth: int) -> None:
     """Append `token` to the current sequence and count its suffixes of at most `depth` tokens, each `weight` times.
 
@@ -264,7 +264,7 @@ def observe(at: int, token: int, weight: int, depth: int) -> None:
         child = shorter
 
 
-@njit(cache=True)
+@compiled
 def follow(at: int, state: int, length: int, token: int, longest: int):  # type: ignore[no-untyped-def]
     """Extend a match by `token`: (state, length) of the longest suffix, at most `longest` tokens, that occurs."""
     target = target_of(at, state, token)

@@ -4,8 +4,8 @@ from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from traces.trace import Trace
 
 UInt64 = npt.NDArray[np.uint64]
@@ -18,7 +18,7 @@ S30, S27, S31, S11, HALF, ONE = np.uint64(30), np.uint64(27), np.uint64(31), np.
 UNIT = 2.0**-53
 
 
-@njit(cache=True)
+@compiled
 def uniform(key, counter):  # type: ignore[no-untyped-def]
     """Return draw number `counter` (0, 1, ...) of the stream `key`, in (0, 1): splitmix64, started at the key.
 
@@ -32,7 +32,7 @@ def uniform(key, counter):  # type: ignore[no-untyped-def]
     return (np.float64(z >> S11) + HALF) * UNIT
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def firsts(keys, out):  # type: ignore[no-untyped-def]
     """Write draw 0 of every stream."""
     for i in range(keys.size):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     EDGE,
     EDGES_AT,
@@ -60,7 +60,7 @@ class Forest:
         return int(self.tokens_of.sum())
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _grow(tokens, starts, ends, weights, depth, at):  # type: ignore[no-untyped-def]
     plant(at, (ends - starts).sum(), starts.size)
     for i in range(starts.size):
@@ -69,13 +69,13 @@ def _grow(tokens, starts, ends, weights, depth, at):  # type: ignore[no-untyped-
             observe(at, tokens[p], weights[i], depth)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _compact_size(at):  # type: ignore[no-untyped-def]
     edges = load(at, N_EDGES)
     return HEADER + STATE * load(at, N_STATES) + EDGE * edges + table_size(edges)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _compact(source, to):  # type: ignore[no-untyped-def]
     states, edges = load(source, N_STATES), load(source, N_EDGES)
     for word in range(HEADER + STATE * states):
@@ -90,7 +90,7 @@ def _compact(source, to):  # type: ignore[no-untyped-def]
         file_edge(to, number)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def transplant(source, to, tokens, sequences):  # type: ignore[no-untyped-def]
     """Make the block at `to` a copy of a frozen automaton that can grow to `tokens` tokens in `sequences` sequences."""
     plant(to, tokens, sequences)

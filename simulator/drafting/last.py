@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
 from simulator.drafting.automaton import (
     LAST,
@@ -90,7 +90,7 @@ def latest_of_slot(trace: Trace, rows: Int64, past: Int64) -> Int64:
     return np.array([latest.get((int(trace.prompt[row]), int(trace.sample[row])), -1) for row in rows], np.int64)
 
 
-@njit(cache=True)
+@compiled
 def _subtrees(at, ends, order, leaf, first, count):  # type: ignore[no-untyped-def]
     """Number the ends of a sequence so that those of each state are first[state] to first[state] + count[state].
 
@@ -124,7 +124,7 @@ def _subtrees(at, ends, order, leaf, first, count):  # type: ignore[no-untyped-d
         leaf[end] = first[ends[end]] + count[ends[end]] - 1
 
 
-@njit(cache=True)
+@compiled
 def _sweep(state, leaf, first, count, longest, forward, marks, found):  # type: ignore[no-untyped-def]
     """Find, for each position p with a state, the nearest end of that state at p or before, or (backward) after p.
 
@@ -158,7 +158,7 @@ def _sweep(state, leaf, first, count, longest, forward, marks, found):  # type: 
         found[p] = latest if forward or latest == 0 else beyond - latest
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _accept_last(  # type: ignore[no-untyped-def]
     tokens, starts, ends, past_starts, past_ends, at, resync, min_match, offsets, table,
 ):  # fmt: skip

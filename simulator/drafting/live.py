@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -43,7 +43,7 @@ BLOCK, BUILT, HOLDS_TOKENS, HOLDS_SEQUENCES, HISTORY = range(5)
 DEPTH, FACTOR, MIN_PROB, SCORED, USE_OWN = range(5)
 
 
-@njit(cache=True)
+@compiled
 def enrol(rollout, pupils, groups, rules):  # type: ignore[no-untyped-def]
     """Admit a rollout: build its group's automaton if it is the first, and its own from its prompt."""
     depth, group = int(rules[DEPTH]), pupils[GROUP, rollout]
@@ -64,7 +64,7 @@ def enrol(rollout, pupils, groups, rules):  # type: ignore[no-untyped-def]
             observe(own, load(pupils[PROMPT, rollout], p), 1, depth)
 
 
-@njit(cache=True)
+@compiled
 def hear(rollout, emitted, count, pupils, groups, rules):  # type: ignore[no-untyped-def]
     """Append `count` tokens from position `emitted` on to the rollout's own automaton and to its group's."""
     depth, shared = int(rules[DEPTH]), groups[BLOCK, pupils[GROUP, rollout]]
@@ -81,7 +81,7 @@ def hear(rollout, emitted, count, pupils, groups, rules):  # type: ignore[no-unt
     pupils[SHARED_LEN, rollout] = load(shared, ACTIVE_LEN)
 
 
-@njit(cache=True)
+@compiled
 def speak(rollout, emitted, budget, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
     """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted), cut at its end.
 

@@ -1,7 +1,6 @@
 """Drafts from the longest match: a shorter budget gets a prefix of the same draft, so one pass serves every budget."""
 
-from numba import njit
-
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -24,7 +23,7 @@ from simulator.drafting.memory import load
 LONGEST_DRAFT = 255
 
 
-@njit(cache=True)
+@compiled
 def continued(at, state, length):  # type: ignore[no-untyped-def]
     """Return (state, length) of the longest suffix of a match that something follows."""
     while state != ROOT and load(at, STATE * state + BEST_STATE) == NONE:
@@ -33,7 +32,7 @@ def continued(at, state, length):  # type: ignore[no-untyped-def]
     return state, length
 
 
-@njit(cache=True)
+@compiled
 def draft_along(at, state, length, limit, depth, min_prob, actual, n):  # type: ignore[no-untyped-def]
     """Walk most frequent continuations: (drafted, accepted) against the `n` actual tokens at address `actual`.
 
@@ -60,7 +59,7 @@ def draft_along(at, state, length, limit, depth, min_prob, actual, n):  # type: 
     return drafted, accepted
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def accept_longest(  # type: ignore[no-untyped-def]
     tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own,
     depth, factor, min_prob, offsets, accepted, drafted,

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.curve import AcceptanceCurve
@@ -91,7 +91,7 @@ class Modelled:
         return Acceptance(offsets, table, prefix=True)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def draw(keys, survival, offsets, table):  # type: ignore[no-untyped-def]
     """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
     for i in range(keys.size):

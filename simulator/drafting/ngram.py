@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
 from simulator.drafting.drafter import DraftCost, Source, offsets_of
@@ -77,7 +77,7 @@ class Ngram:
         return table
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _accept_ngram(  # type: ignore[no-untyped-def]
     tokens, starts, ends, prompt, prompt_starts, prompt_ends, context, at, shortest, longest, offsets, table,
 ):  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -35,7 +35,7 @@ Int64 = npt.NDArray[np.int64]
 HISTORY, KNOWN, MATCHED, LENGTH, OWN = range(5)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _hear(pupils, rollouts, tokens, starts, depth, use_own):  # type: ignore[no-untyped-def]
     for i in range(rollouts.size):
         r = rollouts[i]
@@ -49,7 +49,7 @@ def _hear(pupils, rollouts, tokens, starts, depth, use_own):  # type: ignore[no-
         pupils[MATCHED, r], pupils[LENGTH, r] = matched, length
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _enrol(pupils, rollout, room, use_own):  # type: ignore[no-untyped-def]
     pupils[MATCHED, rollout], pupils[LENGTH, rollout] = ROOT, 0
     if use_own:
@@ -57,7 +57,7 @@ def _enrol(pupils, rollout, room, use_own):  # type: ignore[no-untyped-def]
         start_sequence(pupils[OWN, rollout])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _propose(pupils, rollouts, most, depth, factor, min_prob, use_own, drafts, counts):  # type: ignore[no-untyped-def]
     for i in range(rollouts.size):
         r = rollouts[i]

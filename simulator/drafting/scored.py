@@ -1,7 +1,6 @@
 """Drafts chosen by expected accepted tokens, as SuffixDecoding ships it (arXiv 2411.04975): the draft depends on the budget."""
 
-from numba import njit
-
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -31,19 +30,19 @@ from simulator.drafting.automaton import (
 from simulator.drafting.memory import load, store
 
 
-@njit(cache=True)
+@compiled
 def count_of(at, state):  # type: ignore[no-untyped-def]
     """Return how often `state` occurs; 0 for NONE."""
     return 0 if state == NONE else load(at, STATE * state + COUNT)
 
 
-@njit(cache=True)
+@compiled
 def next_of(at, state, token):  # type: ignore[no-untyped-def]
     """Return the state that `token` leads to, NONE from NONE."""
     return NONE if state == NONE else target_of(at, state, token)
 
 
-@njit(cache=True)
+@compiled
 def favourite(past, h, own, o):  # type: ignore[no-untyped-def]
     """Return (token, state in past, state in own, count) of the continuation that is most frequent in both together.
 
@@ -75,7 +74,7 @@ def favourite(past, h, own, o):  # type: ignore[no-untyped-def]
     return token, child_h, child_o, count
 
 
-@njit(cache=True)
+@compiled
 def walk(past, h, own, o, limit, min_prob, draft):  # type: ignore[no-untyped-def]
     """Write the path of favourites to address `draft`: (tokens, expected accepted tokens)."""
     prob, score, n = 1.0, 0.0, 0
@@ -94,7 +93,7 @@ def walk(past, h, own, o, limit, min_prob, draft):  # type: ignore[no-untyped-de
     return n, score
 
 
-@njit(cache=True)
+@compiled
 def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, draft, spare):  # type: ignore[no-untyped-def]
     """Try every match length in both automata together, then in `own` alone: (tokens, score, their address).
 
@@ -135,7 +134,7 @@ def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, d
     return best_n, best_score, draft
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def accept_scored(  # type: ignore[no-untyped-def]
     tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own, scratch,
     budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted, scores=None,

@@ -8,8 +8,8 @@ the longest path from the root that the rollout really took is accepted. The tre
 """
 
 import numpy as np
-from numba import njit
 
+from simulator.compiled import compiled
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -43,7 +43,7 @@ FIELDS = 6
 ROUNDING = 1e-9
 
 
-@njit(cache=True)
+@compiled
 def rank_in(tree, probs, taken, size, limit, prob):  # type: ignore[no-untyped-def]
     """Rank a continuation of probability `prob` among those that may join: (its column, how many are ranked now).
 
@@ -60,7 +60,7 @@ def rank_in(tree, probs, taken, size, limit, prob):  # type: ignore[no-untyped-d
     return node, size
 
 
-@njit(cache=True)
+@compiled
 def grow(past, h, own, o, limit, deepest, min_prob, to_beat, tree, probs):  # type: ignore[no-untyped-def]
     """Grow a tree of at most `limit` >= 1 nodes and `deepest` levels from a match: (nodes, expected accepted tokens).
 
@@ -112,7 +112,7 @@ def grow(past, h, own, o, limit, deepest, min_prob, to_beat, tree, probs):  # ty
         score += prob
 
 
-@njit(cache=True)
+@compiled
 def likeliest(past, h, own, o):  # type: ignore[no-untyped-def]
     """Return a bound on the probability of any continuation."""
     times = count_of(past, h) + count_of(own, o)
@@ -124,7 +124,7 @@ def likeliest(past, h, own, o):  # type: ignore[no-untyped-def]
     return most / times
 
 
-@njit(cache=True)
+@compiled
 def best_tree(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, trees, probs):  # type: ignore[no-untyped-def]
     """Try every match length in both automata together, then in `own` alone: (nodes, score, which of `trees`).
 
@@ -173,7 +173,7 @@ def best_tree(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, tr
     return best_n, best_score, best
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def accept_tree(  # type: ignore[no-untyped-def]
     tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own,
     budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted,

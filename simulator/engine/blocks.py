@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from simulator.compiled import compiled
 
 Int64 = npt.NDArray[np.int64]
 
@@ -35,7 +36,7 @@ NO_POOL: Int64 = np.zeros(FIELDS, np.int64)
 """No blocks are counted."""
 
 
-@njit(cache=True)
+@compiled
 def key_of(pool, rollout, block):  # type: ignore[no-untyped-def]
     """Key of the rollout's block: that of its prompt where it is shared, else its own."""
     shared = pool[pool[SHARED_AT] + rollout]
@@ -45,7 +46,7 @@ def key_of(pool, rollout, block):  # type: ignore[no-untyped-def]
     return pool[pool[OWN_AT] + rollout] + block - shared
 
 
-@njit(cache=True)
+@compiled
 def leave_queue(pool, block):  # type: ignore[no-untyped-def]
     """Take a block out of the free queue."""
     after, before = pool[pool[NEXT_AT] + block], pool[pool[PREVIOUS_AT] + block]
@@ -54,7 +55,7 @@ def leave_queue(pool, block):  # type: ignore[no-untyped-def]
     pool[FREE] -= 1
 
 
-@njit(cache=True)
+@compiled
 def forget(pool, block):  # type: ignore[no-untyped-def]
     """Let a block no longer be found."""
     key, twins = pool[pool[KEYS_AT] + block], pool[TWINS_AT]
@@ -69,7 +70,7 @@ def forget(pool, block):  # type: ignore[no-untyped-def]
     pool[twins + block] = 0
 
 
-@njit(cache=True)
+@compiled
 def extend(pool, line, held, wanted):  # type: ignore[no-untyped-def]
     """Allocate blocks to a line until it holds `wanted`, from the head of the free queue; whether there were enough."""
     if wanted - held > pool[FREE]:
@@ -85,7 +86,7 @@ def extend(pool, line, held, wanted):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@compiled
 def release(pool, line, held):  # type: ignore[no-untyped-def]
     """Give back a line and its blocks, the last one first: the beginning of a rollout stays longest."""
     at = pool[LINES_AT] + line * pool[LINE_WIDTH]
@@ -104,7 +105,7 @@ def release(pool, line, held):  # type: ignore[no-untyped-def]
     pool[FREE_LINES] += 1
 
 
-@njit(cache=True)
+@compiled
 def found(pool, rollout, tokens):  # type: ignore[no-untyped-def]
     """Leading full blocks of the rollout that are cached (one token is always computed), and how many of them are free."""
     hits = free = 0
@@ -118,7 +119,7 @@ def found(pool, rollout, tokens):  # type: ignore[no-untyped-def]
     return hits, free
 
 
-@njit(cache=True)
+@compiled
 def take_in(pool, rollout, hits, blocks):  # type: ignore[no-untyped-def]
     """Give a rollout a line of `blocks` blocks, the first `hits` of them found in the cache; returns the line."""
     pool[FREE_LINES] -= 1
@@ -134,7 +135,7 @@ def take_in(pool, rollout, hits, blocks):  # type: ignore[no-untyped-def]
     return line
 
 
-@njit(cache=True)
+@compiled
 def publish(pool, rollout, line, start, stop):  # type: ignore[no-untyped-def]
     """Let the line's full blocks from `start` to `stop` be found by key, after those with the same key."""
     if not pool[CACHING]:

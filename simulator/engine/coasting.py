@@ -1,9 +1,9 @@
 """Decode steps in which nobody drafts and nothing happens: a loop over steps, not over sequences."""
 
 import numpy as np
-from numba import njit
 
 from simulator.budgets.view import POSITION
+from simulator.compiled import compiled
 from simulator.cost.kernel import features, outside, step_time
 from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, extend
 from simulator.engine.blocks import FREE as FREE_BLOCKS
@@ -33,7 +33,7 @@ from simulator.engine.fields import (
 from simulator.engine.schedule import known_tokens, publish_until
 
 
-@njit(cache=True, inline="always")
+@compiled
 def record(  # type: ignore[no-untyped-def]
     log, state, clock, free_blocks, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
 ):
@@ -48,7 +48,7 @@ def record(  # type: ignore[no-untyped-def]
     state[PREEMPTED] = 0
 
 
-@njit(cache=True)
+@compiled
 def rota(slots, live, pool):  # type: ignore[no-untyped-def]
     """Who needs a KV block in which of the next steps if everybody emits one token in each: int64[2, block size].
 
@@ -67,7 +67,7 @@ def rota(slots, live, pool):  # type: ignore[no-untyped-def]
     return when
 
 
-@njit(cache=True)
+@compiled
 def refill(slots, i, done, pool):  # type: ignore[no-untyped-def]
     """Give a block to slot i, and to those that need one in the same step; `done` steps were taken since positions moved."""
     while i >= 0:
@@ -78,7 +78,7 @@ def refill(slots, i, done, pool):  # type: ignore[no-untyped-def]
         i = slots[NEXT_DUE, i]
 
 
-@njit(cache=True)
+@compiled
 def coast(  # type: ignore[no-untyped-def]
     slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every,
     rules, until_s,

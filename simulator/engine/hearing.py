@@ -1,8 +1,7 @@
 """A decode step whose drafts are made in the loop, because they depend on what siblings have emitted by then."""
 
-from numba import njit
-
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT
+from simulator.compiled import compiled
 from simulator.drafting.live import enrol, hear, speak
 from simulator.engine.fields import (
     COMPUTED,
@@ -19,7 +18,7 @@ from simulator.engine.fields import (
 from simulator.engine.schedule import known_tokens
 
 
-@njit(cache=True)
+@compiled
 def propose(slots, decoding, rollouts, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
     """Draft for the sequences that decode, with what siblings have emitted so far."""
     for i in range(decoding):
@@ -28,7 +27,7 @@ def propose(slots, decoding, rollouts, pupils, groups, scratch, rules):  # type:
         slots[PROPOSED, i], slots[EMITTED, i] = speak(rollout, emitted, budget, pupils, groups, scratch, rules)
 
 
-@njit(cache=True)
+@compiled
 def decode_live(slots, state, rollouts, pupils, groups, rules, bounded):  # type: ignore[no-untyped-def]
     """Decode one step of the batch with the drafts proposed, of which a token limit may have cut some; then hear everybody.
 

@@ -4,9 +4,9 @@ Everything here is exact integer arithmetic but for the clock, which adds up ste
 """
 
 import numpy as np
-from numba import njit
 
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
+from simulator.compiled import compiled
 from simulator.cost.kernel import features, outside, step_time
 from simulator.engine.blocks import FREE as FREE_BLOCKS
 from simulator.engine.blocks import release
@@ -62,19 +62,19 @@ from simulator.engine.schedule import admit, expect, known_tokens, leave, receiv
 from simulator.engine.serving import NO_LIMIT
 
 
-@njit(cache=True)
+@compiled
 def smaller(a, b):  # type: ignore[no-untyped-def]
     """Return min(a, b) without a branch: whether a draft exceeds its budget is a coin toss that costs 4 ns to miss."""
     return b + ((a - b) & ((a - b) >> 63))
 
 
-@njit(cache=True)
+@compiled
 def larger(a, b):  # type: ignore[no-untyped-def]
     """Return max(a, b) without a branch."""
     return a - ((a - b) & ((a - b) >> 63))
 
 
-@njit(cache=True)
+@compiled
 def draft_time(cost, asking, longest, drafted, emitted, kv, step_s):  # type: ignore[no-untyped-def]
     """Return the seconds that drafting adds to a decode step; `cost` is `drafting.drafter.DraftCost.packed`."""
     if asking == 0:
@@ -85,7 +85,7 @@ def draft_time(cost, asking, longest, drafted, emitted, kv, step_s):  # type: ig
     )  # fmt: skip
 
 
-@njit(cache=True)
+@compiled
 def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
     """Put slot i into the stage that its emitted tokens say, and set the next position to look again."""
     rollout = slots[ROLLOUT, i]
@@ -100,7 +100,7 @@ def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
     slots[LIMIT, i] = limit
 
 
-@njit(cache=True)
+@compiled
 def give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions):  # type: ignore[no-untyped-def]
     """Look every live rollout's budget up: by its row of the table, the stage it is in and how many are live."""
     live = min(state[LIVE], budgets.shape[2] - 1)
@@ -110,7 +110,7 @@ def give_budgets(slots, state, rollouts, boundaries, budgets, table_of, position
         slots[SHIFT, i] = table_of[budget] * positions
 
 
-@njit(cache=True)
+@compiled
 def retire(  # type: ignore[no-untyped-def]
     slots, state, rollouts, clock, counts, times, pending, turn_waits, pool, ghosts, rules
 ):
@@ -144,7 +144,7 @@ def retire(  # type: ignore[no-untyped-def]
     state[LIVE] = kept
 
 
-@njit(cache=True)
+@compiled
 def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
     """Free what rollouts held that completed while the step was being scheduled; returns how many there were."""
     gone = state[GHOSTS]
@@ -155,7 +155,7 @@ def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
     return gone
 
 
-@njit(cache=True)
+@compiled
 def advance(  # type: ignore[no-untyped-def]
     slots, state, queue, pending, rollouts, clock, counts, times, turn_ends, turn_waits, pool, ghosts, rules, padding, overhead_s,
     tables, table_of, boundaries, budgets, meta, data, draft_cost, log, wait_when_free, until_s, asked, every, pupils, groups,

@@ -4,9 +4,9 @@ Each function decides and books; none looks at the clock but to note when. See `
 """
 
 import numpy as np
-from numba import njit
 
 from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
+from simulator.compiled import compiled
 from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, WHOLE, extend, found, publish, release, take_in
 from simulator.engine.blocks import FREE as FREE_BLOCKS
 from simulator.engine.fields import (
@@ -56,7 +56,7 @@ from simulator.engine.fields import (
 )
 
 
-@njit(cache=True)
+@compiled
 def receive(state, queue, pending, times, now_s):  # type: ignore[no-untyped-def]
     """Move the rollouts that have arrived by `now_s` into the queue."""
     while state[PENDING] < pending.size and times[ARRIVAL_S, pending[state[PENDING]]] <= now_s:
@@ -68,7 +68,7 @@ def receive(state, queue, pending, times, now_s):  # type: ignore[no-untyped-def
             times[QUEUED_S, rollout] = now_s
 
 
-@njit(cache=True)
+@compiled
 def expect(state, pending, times, rollout, arrival_s):  # type: ignore[no-untyped-def]
     """Let a rollout arrive (again) at `arrival_s`; `pending` stays sorted by time, then number."""
     times[ARRIVAL_S, rollout] = arrival_s
@@ -83,13 +83,13 @@ def expect(state, pending, times, rollout, arrival_s):  # type: ignore[no-untype
     pending[i] = rollout
 
 
-@njit(cache=True)
+@compiled
 def known_tokens(i, slots):  # type: ignore[no-untyped-def]
     """Tokens of slot i whose KV must be there before it emits the next one."""
     return slots[POSITION, i] - slots[BASE, i]
 
 
-@njit(cache=True)
+@compiled
 def leave(i, slots, state, counts):  # type: ignore[no-untyped-def]
     """Book what slot i did since it entered the batch.
 
@@ -101,7 +101,7 @@ def leave(i, slots, state, counts):  # type: ignore[no-untyped-def]
     counts[R_DRAFTED, rollout] = slots[DRAFTED, i]
 
 
-@njit(cache=True)
+@compiled
 def preempt_last(slots, state, queue, counts, pool):  # type: ignore[no-untyped-def]
     """Send the rollout admitted last back to the head of the queue, without its KV."""
     i = state[LIVE] - 1
@@ -117,7 +117,7 @@ def preempt_last(slots, state, queue, counts, pool):  # type: ignore[no-untyped-
     state[PREEMPTED] += 1
 
 
-@njit(cache=True)
+@compiled
 def hold(i, tokens, slots, state, queue, counts, pool):  # type: ignore[no-untyped-def]
     """Give slot i blocks for `tokens` tokens, preempting from the end of the batch; False if it went itself."""
     wanted = -(-tokens // pool[BLOCK_SIZE])
@@ -130,7 +130,7 @@ def hold(i, tokens, slots, state, queue, counts, pool):  # type: ignore[no-untyp
     return True
 
 
-@njit(cache=True)
+@compiled
 def publish_until(i, tokens, slots, pool):  # type: ignore[no-untyped-def]
     """Publish slot i's blocks that are full with `tokens` tokens."""
     full = tokens // pool[BLOCK_SIZE]
@@ -138,7 +138,7 @@ def publish_until(i, tokens, slots, pool):  # type: ignore[no-untyped-def]
     slots[KEYED, i] = max(slots[KEYED, i], full)
 
 
-@njit(cache=True)
+@compiled
 def schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules):  # type: ignore[no-untyped-def]
     """Schedule the running rollouts in order; returns the tokens left for the queue."""
     left, paged, ahead = rules[MAX_TOKENS], rules[PAGED], pool[LOOKAHEAD]
@@ -176,7 +176,7 @@ def schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules): 
     return left
 
 
-@njit(cache=True)
+@compiled
 def admit(  # type: ignore[no-untyped-def]
     slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, left
 ):

@@ -1,12 +1,8 @@
-"""What a result warns of, and where compiled kernels are kept."""
-
-from pathlib import Path
+"""What a result warns of."""
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
-import simulator.compiled
 from simulator.drafting.suffix import Suffix
 from simulator.run import run
 from simulator.scenario import build
@@ -52,19 +48,3 @@ def test_the_newest_rl_steps_weigh_more() -> None:
         for newest in (0, 1, 3)
     ]
     assert accepted == [0, 1, 0], "weighing one step, and not all alike, turns the favourite"
-
-
-def test_another_source_gets_another_folder_of_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "package"
-    (package / "engine").mkdir(parents=True)
-    monkeypatch.setattr(simulator.compiled, "__file__", str(package / "compiled.py"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "before")
-    monkeypatch.delitem(simulator.compiled.sys.modules, "numba")
-    folders = []
-    for body in ("x = 1", "x = 2", "x = 1"):
-        (package / "engine" / "kernel.py").write_text(body)
-        simulator.compiled.keep_compiled()
-        folders.append(simulator.compiled.os.environ["NUMBA_CACHE_DIR"])
-    assert folders[0] == folders[2] != folders[1]
-    assert all(Path(folder).is_dir() for folder in folders)

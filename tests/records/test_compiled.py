@@ -1,0 +1,152 @@
+"""Compiled functions are kept between runs under what they are made of, and nothing else is touched."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from simulator.compiled import KEPT, digest_of
+
+LEAVES = '''
+from simulator.compiled import compiled
+
+STEP = {step}
+{extra}
+@compiled
+def leaf(x):
+    """{doc}"""
+    return x + STEP
+
+
+@compiled
+def other(x):
+    return 2 * x
+'''
+CALLERS = """
+from leaves import leaf, other
+from simulator.compiled import compiled
+
+
+@compiled
+def caller(x):
+    return leaf(x) + other(x)
+
+
+@compiled
+def stranger(x):
+    return other(x) - 1
+"""
+RUN = """
+import json
+from numba.core import event
+
+names = []
+
+
+class Listener(event.Listener):
+    def on_start(self, e):
+        names.append(e.data["dispatcher"].py_func.__qualname__)
+
+    def on_end(self, e):
+        pass
+
+
+event.register("numba:compile", Listener())
+from callers import caller, stranger
+
+print(json.dumps([caller(1), stranger(1), sorted(names)]))
+"""
+
+
+class Workshop:
+    """A folder with two modules, and runs of them that share a cache."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cache = folder, folder / "cache"
+        (folder / "callers.py").write_text(CALLERS)
+
+    def run(self, step: int = 1, doc: str = "", extra: str = "") -> Any:
+        (self.folder / "leaves.py").write_text(LEAVES.format(step=step, doc=doc, extra=extra))
+        where = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONDONTWRITEBYTECODE": "1"}
+        path = os.pathsep.join([str(self.folder), str(Path(__file__).parents[2])])
+        done = subprocess.run(
+            [sys.executable, "-c", RUN], env=where | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
+        )
+        return json.loads(done.stdout)
+
+    def files(self, name: str) -> list[Path]:
+        return list((self.cache / "rolloutsim").glob(f"*.{name}-*.nbi"))
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def test_a_change_compiles_what_it_can_have_changed_and_nothing_else(workshop: Workshop) -> None:
+    assert workshop.run() == [4, 1, ["caller", "leaf", "other", "stranger"]]
+    assert workshop.run() == [4, 1, []], "all is there"
+    assert workshop.run(doc="Say more.", extra="# a line more") == [4, 1, []], "words and lines compile nothing"
+    assert workshop.run(step=5) == [8, 1, ["caller", "leaf"]], "a constant in another file, and who reads it"
+    assert workshop.run(step=1) == [4, 1, []], "what was kept before is there still"
+
+
+def test_old_code_goes_when_new_code_comes(workshop: Workshop) -> None:
+    for step in range(KEPT + 3):
+        assert workshop.run(step)[0] == step + 3
+    assert len(workshop.files("leaf")) == len(workshop.files("caller")) == KEPT
+    assert len(workshop.files("other")) == 1
+
+
+@pytest.mark.parametrize("kind", ["a file in the way", "cut off"])
+def test_a_cache_that_cannot_be_used_costs_a_compilation_and_no_more(workshop: Workshop, kind: str) -> None:
+    if kind == "cut off":
+        workshop.run()
+        for path in (workshop.cache / "rolloutsim").iterdir():
+            path.write_bytes(path.read_bytes()[:40])
+    else:
+        workshop.cache.mkdir()
+        (workshop.cache / "rolloutsim").write_text("not a folder")
+    assert workshop.run() == [4, 1, ["caller", "leaf", "other", "stranger"]]
+
+
+def test_importing_changes_nothing_in_the_process_and_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "rolloutsim" / "older").mkdir(parents=True)
+    code = """
+import os, json
+before = dict(os.environ)
+import numba
+folder = numba.config.CACHE_DIR
+import simulator, simulator.run
+print(json.dumps([dict(os.environ) == before, numba.config.CACHE_DIR == folder]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=True, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [True, True]
+    assert (tmp_path / "rolloutsim" / "older").is_dir()
+
+
+def test_a_digest_follows_names_to_what_they_stand_for() -> None:
+    def made(source: str, **names: Any) -> FunctionType:
+        scope: dict[str, Any] = dict(names)
+        exec(source, scope)
+        found: FunctionType = scope["f"]
+        return found
+
+    one = made("def f(x): return x + K", K=1)
+    assert digest_of(one) == digest_of(made("def f(x): return x + K", K=1))
+    assert digest_of(one) == digest_of(made("\n\ndef f(y):\n    'words'\n    return y + K", K=1))
+    assert digest_of(one) != digest_of(made("def f(x): return x + K", K=2))
+    assert digest_of(one) != digest_of(made("def f(x): return x - K", K=1))
+    inner = made("def f(x): return x * K", K=3)
+    calls = made("def f(x): return g(x)", g=inner)
+    assert digest_of(calls) != digest_of(made("def f(x): return g(x)", g=made("def f(x): return x * K", K=4)))
+    recursive = made("def f(x): return f(x - 1) if x else 0")
+    assert digest_of(recursive) == digest_of(made("def f(x): return f(x - 1) if x else 0"))
