@@ -12,10 +12,11 @@ from simulator.budgets.policy import by_live
 from simulator.caveats import beyond, derived
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
-from simulator.engine import fields
 from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.deployment import Deployment as Engines
 from simulator.engine.serving import Serving
 from simulator.engine.workload import Workload
+from simulator.records import joined
 
 Router = Literal["round_robin", "least_loaded"]
 
@@ -27,10 +28,10 @@ def simulate_run(
     workload = requests_of(run)
     replicas = deployment.replicas if deployment else facts.data_parallel_size or 1
     assert facts.max_num_seqs is not None, "the settings are complete"
-    outcome = simulate(workload, profile, by_live([0]), facts.max_num_seqs, replicas, router, serving=serving_of(facts))
-    times, busy_s = outcome.ledger.times, float(outcome.busy_s.sum())
-    preempted = int(outcome.ledger.counts[fields.R_PREEMPTED].sum())
-    cached = int(outcome.ledger.counts[fields.R_CACHED].sum())
+    engines = Engines(profile, facts.max_num_seqs, replicas, router, serving=serving_of(facts))
+    outcome = simulate(workload, by_live([0]), engines)
+    rollouts = outcome.rollouts
+    preempted, cached = int(rollouts["preempted"].sum()), int(rollouts["cached"].sum())
     notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
     if (tp := facts.tensor_parallel_size or 1) > 1:
         notes.append(
@@ -44,11 +45,11 @@ def simulate_run(
     if outside := beyond(outcome.logs, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
     return SimulatedRun(
-        times[fields.QUEUED_S],
-        times[fields.FIRST_TOKEN_S],
-        times[fields.FINISHED_S],
+        rollouts["queued_s"],
+        rollouts["first_token_s"],
+        rollouts["finished_s"],
         _steps(outcome),
-        float(outcome.extrapolated_s.sum()) / busy_s,
+        float(outcome.extrapolated_s.sum()) / float(outcome.busy_s.sum()),
         tuple(notes),
     )
 
@@ -79,10 +80,7 @@ def serving_of(facts: EngineFacts) -> Serving:
 
 
 def _steps(outcome: Outcome) -> StepLog:
-    logs = outcome.logs
-    columns = {name: np.concatenate([log[:, i] for log in logs]) for i, name in enumerate(fields.LOG_COLUMNS)}
-    whole = {name: columns[name].astype(np.int64) for name in ("live", "waiting", "emitted_tokens")}
-    return StepLog(
-        columns["start_s"], columns["duration_s"], whole["live"], whole["waiting"],
-        whole["emitted_tokens"], np.repeat(np.arange(len(logs)), [len(log) for log in logs]),
-    )  # fmt: skip
+    log = joined(outcome.logs)
+    live, waiting, emitted = (log[name].astype(np.int64) for name in ("live", "waiting", "emitted_tokens"))
+    replica = np.repeat(np.arange(len(outcome.logs)), [len(one) for one in outcome.logs])
+    return StepLog(log["start_s"].copy(), log["duration_s"].copy(), live, waiting, emitted, replica)

@@ -5,17 +5,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.recfunctions import structured_to_unstructured
 
 from simulator.cost.kernel import features_of
 from simulator.cost.model import Profile
 from simulator.cost.work import FEATURES, WORK_FIELDS
 from simulator.drafting.drafter import Drafter
-from simulator.engine.fields import LOG_COLUMNS
 from simulator.engine.serving import Serving
 from simulator.summary import Episode
 from traces.trace import Trace
 
-Float64 = npt.NDArray[np.float64]
+Records = npt.NDArray[Any]
 
 
 def caveats(
@@ -49,7 +49,7 @@ def caveats(
     return notes
 
 
-def derived(logs: Sequence[Float64], cost: Profile) -> list[str]:
+def derived(logs: Sequence[Records], cost: Profile) -> list[str]:
     """A line if any step of these logs leaned on costs that were derived and not measured."""
     spans = _spans(logs)
     beyond = {name: most for name, most in cost.derived.items() if spans[name][1] > most}
@@ -57,7 +57,7 @@ def derived(logs: Sequence[Float64], cost: Profile) -> list[str]:
     return [f"derived, not measured: {told}: {cost.derivation}"] if beyond else []
 
 
-def beyond(logs: Sequence[Float64], cost: Profile) -> list[str]:
+def beyond(logs: Sequence[Records], cost: Profile) -> list[str]:
     """Each feature whose span over the decode steps of these logs leaves the valid range, with both."""
     told = []
     for name, (low, high) in _spans(logs).items():
@@ -67,11 +67,11 @@ def beyond(logs: Sequence[Float64], cost: Profile) -> list[str]:
     return told
 
 
-def _spans(logs: Sequence[Float64]) -> dict[str, tuple[float, float]]:
+def _spans(logs: Sequence[Records]) -> dict[str, tuple[float, float]]:
     """Least and largest of each feature over all decode steps."""
-    at = [LOG_COLUMNS.index(name) for name in WORK_FIELDS]
+    work = list(WORK_FIELDS)
     lowest, highest = np.full(len(FEATURES), np.inf), np.full(len(FEATURES), -np.inf)
     for log in (log for log in logs if len(log)):
-        found = features_of(np.ascontiguousarray(log[:, at]))
+        found = features_of(structured_to_unstructured(log[work]))
         lowest, highest = np.minimum(lowest, found.min(axis=0)), np.maximum(highest, found.max(axis=0))
     return dict(zip(FEATURES, zip(lowest.tolist(), highest.tolist(), strict=True), strict=True))

@@ -16,18 +16,19 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.catalogue import estimate, load_device, load_model
 from simulator.caveats import caveats
 from simulator.compare.report import compare
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import Drafter, past_rows
-from simulator.drafting.live import Classroom
+from simulator.drafting.live import SiblingIndex
 from simulator.drafting.measure import DraftProfile, draft_curve
 from simulator.drafting.pricing import priced
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
 from simulator.engine.workload import Workload, workload_of
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
@@ -59,7 +60,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             f"{trace.source}: has no token_ids, which drafter {name} replays: record them, or use drafter none"
         )
     serving, engine = serving_of(scenario, drafter), scenario.engine
-    setup = Setup(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
+    deployment = Deployment(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
     _warm_up(cost)
     episodes: list[Episode] = []
     rl_steps: list[RLStep] = []
@@ -70,8 +71,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         past = past_rows(trace, step, drafter.window)
         known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
         acceptance = drafter.accept(trace, rows, past, scenario.seed)
-        classroom = _classroom(drafter, trace, rows, past)
-        workload = workload_of(trace, rows, acceptance, classroom, scenario.engine.arrivals)
+        siblings = _siblings(drafter, trace, rows, past)
+        workload = workload_of(trace, rows, acceptance, siblings, scenario.engine.arrivals)
         context = Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
             cost, _slots_filled(scenario, rows.size), _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
@@ -81,7 +82,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             if isinstance(policy, TablePolicy):
                 acceptance.serve(np.unique(policy.budgets))
             started = time.perf_counter()
-            outcome = setup.simulate(workload, policy)
+            outcome = simulate(workload, policy, deployment)
             wall_s = time.perf_counter() - started
             if not np.isfinite(outcome.makespan_s):
                 raise InputError(f"profile {cost.name}: its costs add up to {outcome.makespan_s} s: correct them")
@@ -104,7 +105,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     comparison = None
     if scenario.compare:
         asked = scenario.compare
-        comparison = compare(rl_steps, setup, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
+        comparison = compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
     runs = run_rows(episodes, scenario.policies, drafter)
     about = {
         "rolloutsim": version("rolloutsim"),
@@ -162,9 +163,9 @@ def _slots_filled(scenario: Scenario, rollouts: int) -> int:
     return min(scenario.engine.max_num_seqs, -(-rollouts // scenario.engine.replicas))
 
 
-def _classroom(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> Classroom | None:
+def _siblings(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
     if isinstance(drafter, Suffix) and drafter.siblings == "live":
-        return Classroom(drafter, trace, rows, drafter.learn(trace, past))
+        return SiblingIndex(drafter, trace, rows, drafter.learn(trace, past))
     return None
 
 
@@ -180,4 +181,4 @@ def _warm_up(cost: Any) -> None:
     """Load the compiled engine before the clock starts, so that `wall_s` is the simulation's alone."""
     one = np.ones(1, np.int64)
     tables = Acceptance(np.array([0, 1]), lambda budget: np.zeros((1, 2), np.uint8), prefix=True)
-    simulate(Workload(one, one, one, one, tables), cost, by_live([0]), 1)
+    simulate(Workload(one, one, one, one, tables), by_live([0]), Deployment(cost, 1))

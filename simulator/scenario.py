@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from simulator.budgets.resolve import check_spec
+from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.settings import DrafterSettings, SuffixSettings, with_kind
 from simulator.scheduling.dispatch import Dispatch
 from simulator.strict_yaml import load_mapping, load_value
@@ -36,7 +37,7 @@ class EngineSettings(_Model):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.9
     enable_prefix_caching: bool = False
     scheduler_reserve_full_isl: bool = True
-    lookahead_tokens: Annotated[int, Field(ge=0, le=255)] | None = None
+    lookahead_tokens: Annotated[int, Field(ge=0, le=LARGEST_BUDGET)] | None = None
     async_scheduling: bool = False
     step_overhead_s: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.0
     cudagraph_capture_sizes: list[Annotated[int, Field(ge=1, le=1_000_000)]] | Literal["vllm"] | None = None

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from simulator.budgets.view import Requests
 from simulator.drafting.drafter import Drafter
-from simulator.engine import fields
 from simulator.engine.cluster import Outcome
+from simulator.engine.state import STEP
+from simulator.records import joined
 
 Int64 = npt.NDArray[np.int64]
 
 STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
-DRAFT_S, LIVE = fields.LOG_COLUMNS.index("draft_s"), fields.LOG_COLUMNS.index("live")
 
 
 class Episode(NamedTuple):
@@ -35,16 +35,16 @@ class Episode(NamedTuple):
 
 def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Return the figures that `runs` and `rl_steps` share, over one policy's episodes."""
-    counts = np.concatenate([e.outcome.ledger.counts for e in episodes], axis=1)
-    sequence_steps = int(counts[fields.R_STEPS].sum())
-    drafted, accepted = int(counts[fields.R_DRAFTED].sum()), int(counts[fields.R_ACCEPTED].sum())
+    rollouts = joined([e.outcome.rollouts for e in episodes])
+    sequence_steps = int(rollouts["steps"].sum())
+    drafted, accepted = int(rollouts["drafted"].sum()), int(rollouts["accepted"].sum())
     output = sum(int(e.output_tokens.sum()) for e in episodes)
     logs = [log for e in episodes for log in e.outcome.logs]
     decode_steps = sum(map(len, logs))
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
         "policy": episodes[0].policy,
-        "rollouts": counts.shape[1],
+        "rollouts": rollouts.size,
         "makespan_s": sum(e.outcome.makespan_s for e in episodes),
         "decode_steps": decode_steps,
         "sequence_steps": sequence_steps,
@@ -54,24 +54,23 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "wasted_tokens": drafted - accepted,
         "mean_acceptance_length": output / sequence_steps,
         "draft_acceptance_rate": accepted / drafted if drafted else None,
-        "mean_live_batch": sum(float(log[:, LIVE].sum()) for log in logs) / decode_steps,
+        "mean_live_batch": sum(float(log["live"].sum()) for log in logs) / decode_steps,
         "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
         "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
-        "draft_s": sum(float(log[:, DRAFT_S].sum()) for log in logs),
-        "preemptions": int(counts[fields.R_PREEMPTED].sum()),
-        "cached_tokens": int(counts[fields.R_CACHED].sum()),
-        **_latencies(episodes),
+        "draft_s": sum(float(log["draft_s"].sum()) for log in logs),
+        "preemptions": int(rollouts["preempted"].sum()),
+        "cached_tokens": int(rollouts["cached"].sum()),
+        **_latencies(episodes, rollouts),
         "wall_s": sum(e.wall_s for e in episodes),
     }
 
 
-def _latencies(episodes: Sequence[Episode]) -> dict[str, float | None]:
+def _latencies(episodes: Sequence[Episode], rollouts: "npt.NDArray[Any]") -> dict[str, float | None]:
     """Mean and 99th percentile of TTFT, TPOT and latency from arrival; TPOT is None where nobody emits a second token."""
-    times = np.concatenate([e.outcome.ledger.times for e in episodes], axis=1)
     arrival_s = np.concatenate([e.arrival_s for e in episodes])
     waited_s = np.concatenate([e.waited_s for e in episodes])
     tokens = np.concatenate([e.output_tokens for e in episodes])
-    first_s, last_s = times[fields.FIRST_TOKEN_S], times[fields.FINISHED_S]
+    first_s, last_s = (np.ascontiguousarray(rollouts[name]) for name in ("first_token_s", "finished_s"))
     more = tokens > 1
     each = {
         "ttft": first_s - arrival_s,
@@ -107,31 +106,31 @@ def rl_step_rows(episodes: Sequence[Episode], baseline: str) -> Iterator[dict[st
 
 def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
     """Which rollouts are stragglers, and for how many seconds only stragglers are live."""
-    finished = outcome.ledger.times[fields.FINISHED_S] - outcome.start_s
+    finished = outcome.rollouts["finished_s"] - outcome.start_s
     late = finished > STRAGGLER_FROM * outcome.makespan_s
     return late, outcome.makespan_s - float(finished[~late].max(initial=0.0))
 
 
 def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
     """Return the block of `rollouts` of one episode."""
-    ledger, requests = episode.outcome.ledger, episode.requests
+    rollouts, requests = episode.outcome.rollouts, episode.requests
     return {
         "policy": episode.policy,
         "step": episode.step,
         "prompt_id": np.array(prompt_ids, dtype=object)[requests.prompt],
         "sample": requests.sample,
-        "replica": ledger.counts[fields.R_REPLICA],
+        "replica": rollouts["replica"],
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": episode.output_tokens,
         "arrival_s": episode.arrival_s,
-        "admitted_s": ledger.times[fields.ADMITTED_S],
-        "first_token_s": ledger.times[fields.FIRST_TOKEN_S],
-        "preemptions": ledger.counts[fields.R_PREEMPTED],
-        "cached_tokens": ledger.counts[fields.R_CACHED],
-        "finished_s": ledger.times[fields.FINISHED_S],
-        "decode_steps": ledger.counts[fields.R_STEPS],
-        "drafted_tokens": ledger.counts[fields.R_DRAFTED],
-        "accepted_tokens": ledger.counts[fields.R_ACCEPTED],
+        "admitted_s": rollouts["admitted_s"],
+        "first_token_s": rollouts["first_token_s"],
+        "preemptions": rollouts["preempted"],
+        "cached_tokens": rollouts["cached"],
+        "finished_s": rollouts["finished_s"],
+        "decode_steps": rollouts["steps"],
+        "drafted_tokens": rollouts["drafted"],
+        "accepted_tokens": rollouts["accepted"],
         "straggler": straggling(episode.outcome)[0],
     }
 
@@ -139,7 +138,6 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
 def step_blocks(episode: Episode) -> list[dict[str, Any]]:
     """Return the blocks of `steps` of one episode, one per replica."""
     return [
-        {"policy": episode.policy, "step": episode.step, "replica": replica}
-        | {name: log[:, column] for column, name in enumerate(fields.LOG_COLUMNS)}
+        {"policy": episode.policy, "step": episode.step, "replica": replica} | {name: log[name] for name in STEP.names}
         for replica, log in enumerate(episode.outcome.logs)
     ]

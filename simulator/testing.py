@@ -10,16 +10,17 @@ from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.resolve import prepared
 from simulator.budgets.view import BatchView
-from simulator.cost.kernel import features, step_time
+from simulator.cost.draft_cost import DraftCost
+from simulator.cost.kernel import step_times
 from simulator.cost.model import CostModel, Profile
 from simulator.cost.operators import Affine, row
 from simulator.cost.work import StepWork
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
-from simulator.drafting.drafter import DraftCost, Drafter, past_rows
+from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.measure import draft_curve
 from simulator.drafting.suffix import Suffix
-from simulator.engine import fields
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from traces.io import from_table
 from traces.synthesis import synth
@@ -57,11 +58,11 @@ def check_policy(policy: Any, trace: Trace | None = None, cost: CostModel | None
             for _ in range(2):
                 workload, context = _rl_step(trace, step, cost, max_num_seqs)
                 ready = prepared(policy, context, repr(policy))
-                outcomes.append(simulate(workload, cost, ready, max_num_seqs, replicas, check=True))
-            first, again = (o.ledger.counts for o in outcomes)
-            emitted = int(sum(log[:, fields.LOG_COLUMNS.index("emitted_tokens")].sum() for log in outcomes[0].logs))
+                outcomes.append(simulate(workload, ready, Deployment(cost, max_num_seqs, replicas), check=True))
+            emitted = int(sum(log["emitted_tokens"].sum() for log in outcomes[0].logs))
             assert emitted == int(workload.output_tokens.sum()), "every token is emitted"
-            assert (first == again).all(), "the same run gives the same result: seed what is random, keep no state"
+            first, again = (o.rollouts.tobytes() for o in outcomes)
+            assert first == again, "the same run gives the same result: seed what is random, keep no state"
             assert outcomes[0].makespan_s == outcomes[1].makespan_s
     _check_causal(policy, trace, cost)
 
@@ -128,10 +129,8 @@ def check_cost_model(cost: CostModel) -> None:
     outside = cost.outside(work)
     assert outside.shape == (4, 4), "one flag for each step"
     assert outside.dtype == np.bool_, "flags are bool"
-    for i in range(4):
-        for j in range(4):
-            compiled = step_time(*cost.packed, features(*(float(field[i, j]) for field in work.fields)))
-            assert np.isclose(compiled, seconds[i, j], rtol=1e-12), "the compiled evaluator agrees"
+    compiled = step_times(cost.packed, np.stack([field.ravel() for field in work.fields], axis=1)).reshape(4, 4)
+    assert np.allclose(compiled, seconds, rtol=1e-12, atol=0), "the compiled evaluator agrees"
 
 
 def _rl_step(trace: Trace, step: int, cost: CostModel, max_num_seqs: int) -> tuple[Workload, Context]:
@@ -162,7 +161,7 @@ def _check_causal(policy: Any, trace: Trace, cost: CostModel) -> None:
         nothing = Acceptance(offsets, partial(_no_drafts, int(lengths.sum())), prefix=True)
         same = Workload(workload.prompt, workload.sample, workload.prompt_tokens, lengths, nothing)
         spy = _Spy(prepared(policy, context, repr(policy)))
-        simulate(same, cost, spy, rows.size)
+        simulate(same, spy, Deployment(cost, rows.size))
         seen.append(spy.answers[:short])
     assert seen[0] == seen[1], "budgets must not depend on how long a rollout will go on"
 

@@ -213,7 +213,7 @@ def _drafters(points: Points) -> dict[str, dict[str, float]]:
             per, _ = nnls(np.stack([1 / seconds, kv / seconds], 1), np.ones(seconds.size))
             costs[name] = {"per_pass_s": float(per[0]), "per_pass_kv_token_s": float(per[1])}
     suffix: dict[str, float] = {}
-    for name, key in (("propose", "per_query_s"), ("hear", "per_emitted_token_s")):
+    for name, key in (("propose", "per_query_s"), ("learn", "per_emitted_token_s")):
         batch, seconds = np.array([(at[0], point["median_s"]) for (_, at), point in _of(points, name)]).T
         per, _ = nnls(np.stack([1 / seconds, batch / seconds], 1), np.ones(seconds.size))
         suffix["per_step_s"] = suffix.get("per_step_s", 0.0) + float(per[0])

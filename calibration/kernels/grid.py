@@ -72,7 +72,7 @@ def points(shape: ModelShape, limits: Limits, grid: Grid, graph_sizes: tuple[int
     yield from (("step", (number,)) for number in range(STEPS[grid]))
     yield from (("mixed", (number,)) for number in range(MIXED))
     yield from (("logprob", (count,)) for count in up_to((512, 2048, 8192), most)[-1:])
-    yield from ((name, (count,)) for name in ("propose", "hear") for count in batches)
+    yield from ((name, (count,)) for name in ("propose", "learn") for count in batches)
     yield from ((name, ()) for name in ("copy", "matmul", "weight_load"))
 
 

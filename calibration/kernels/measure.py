@@ -157,7 +157,7 @@ def _measure(todo: list[Key], plan: Plan, journal: Journal, progress: Progress) 
             found = measure_step(runner, limits, at[0], settings.seed)
         elif operator == "mixed":
             found = measure_mixed(runner, limits, at[0], settings.seed)
-        elif operator in ("propose", "hear"):
+        elif operator in ("propose", "learn"):
             found = measure_suffix(operator, at[0], settings.seed)
         else:
             found = bench.measure((operator, at))

@@ -28,13 +28,13 @@ class _Scripted:
     def __init__(self, drafts: Int64) -> None:
         self._drafts = drafts
 
-    def enrol(self, rollouts: Int64, prompts: Prompts) -> None:
+    def begin(self, rollouts: Int64, prompts: Prompts) -> None:
         """Nothing is learnt."""
 
-    def hear(self, rollouts: Int64, tokens: Int32, starts: Int64) -> None:
+    def learn(self, rollouts: Int64, tokens: Int32, starts: Int64) -> None:
         """Nothing is learnt."""
 
-    def leave(self, rollouts: Int64) -> None:
+    def forget(self, rollouts: Int64) -> None:
         """Nothing is kept."""
 
     def propose(self, rollouts: Int64, most: Int64) -> tuple[Int32, Int64]:

@@ -28,7 +28,7 @@ SAMPLES = 25
 
 
 def measure_suffix(call: str, batch: int, seed: int) -> dict[str, Any]:
-    """Seconds of one `propose` or `hear` (a token each) for a batch of rollouts that have emitted 500 tokens."""
+    """Seconds of one `propose` or `learn` (a token each) for a batch of rollouts that have emitted 500 tokens."""
     trace = from_table(synth(seed=seed, sibling_reuse=0.0, **HISTORY), "made up")
     past = np.flatnonzero(trace.step == 0)
     rows = np.resize(np.flatnonzero((trace.step == 1) & (trace.output_tokens > KNOWN_TOKENS)), batch)
@@ -37,11 +37,11 @@ def measure_suffix(call: str, batch: int, seed: int) -> dict[str, Any]:
     room = (trace.prompt_tokens[rows] + trace.output_tokens[rows] + 1000).astype(np.int64)
     online = OnlineSuffix(drafter, history, history.at[trace.prompt[rows]], room)
     everybody = np.arange(batch)
-    online.enrol(everybody, prompts_of(trace, rows))
+    online.begin(everybody, prompts_of(trace, rows))
     known = np.concatenate([trace.tokens[trace.offsets[i] : trace.offsets[i] + KNOWN_TOKENS] for i in rows])
-    online.hear(everybody, known, np.arange(batch + 1) * KNOWN_TOKENS)
+    online.learn(everybody, known, np.arange(batch + 1) * KNOWN_TOKENS)
     most, one, ones = np.full(batch, BUDGET), np.full(batch, known[0]), np.arange(batch + 1)
-    calls = {"propose": lambda: online.propose(everybody, most), "hear": lambda: online.hear(everybody, one, ones)}
+    calls = {"propose": lambda: online.propose(everybody, most), "learn": lambda: online.learn(everybody, one, ones)}
     sample = plain_sampler(calls[call])
     found = summary([seconds for _ in range(SAMPLES) for seconds in sample(4)])
     return asdict(found)

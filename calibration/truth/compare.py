@@ -13,12 +13,12 @@ from scipy.stats import kendalltau
 from calibration.truth.chosen import Choice, chosen, workload_of
 from calibration.truth.engine import StepTime
 from calibration.truth.ground_truth import GroundTruth
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
-from simulator.drafting.drafter import FREE, DraftCost
 from simulator.drafting.pricing import draft_cost, entry_of
 from simulator.drafting.suffix import Suffix
-from simulator.engine import fields
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.serving import Serving
 from traces.errors import InputError
 from traces.trace import Trace
@@ -95,7 +95,8 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
         numbers = [i for i, run in enumerate(truth.runs) if run.policy == policy]
         table = truth.runs[numbers[0]].table()
         drafting = suffix_cost(profile) if table.budgets.any() else FREE
-        outcome = simulate(workload, profile, table, about["max_num_seqs"], draft_cost=drafting, serving=serving)
+        deployment = Deployment(profile, about["max_num_seqs"], draft_cost=drafting, serving=serving)
+        outcome = simulate(workload, table, deployment)
         log = outcome.logs[0][1 if choice.context_tokens is not None else 0 :]
         found.append(
             _held_together(
@@ -144,26 +145,25 @@ def document(found: Sequence[Comparison], judged: Sequence[Verdict], about: Mapp
 
 
 def _held_together(
-    policy: str, log: Float64, steps: Sequence[Float64], makespans_s: Sequence[float], about: Mapping[str, Any]
+    policy: str, log: npt.NDArray[Any], steps: Sequence[Float64], makespans_s: Sequence[float], about: Mapping[str, Any]
 ) -> Comparison:
-    columns = {name: log[:, i] for i, name in enumerate(fields.LOG_COLUMNS)}
     first = steps[0]
     for name in ALIKE:
         theirs = first[:, StepTime._fields.index(name)]
-        if theirs.size != len(log) or (theirs != columns[name]).any():
-            at = 0 if theirs.size != len(log) else int(np.argmax(theirs != columns[name]))
+        if theirs.size != len(log) or (theirs != log[name]).any():
+            at = 0 if theirs.size != len(log) else int(np.argmax(theirs != log[name]))
             raise InputError(
                 f"policy {policy}: {theirs.size} steps were measured, {len(log)} simulated, and {name} differs first in step "
                 f"{at}: the ground truth was made by another version; measure it again"
             )
     measured_s = np.median([one[:, DURATION_S] for one in steps], axis=0)
-    simulated_s = columns["duration_s"]
+    simulated_s = log["duration_s"]
     makespan_s, total_s = float(np.median(makespans_s)), float(simulated_s.sum())
-    context = columns["kv_tokens"] / columns["live"]
+    context = log["kv_tokens"] / log["live"]
     return Comparison(
         policy, about["max_num_seqs"], round(float(context.mean())), len(log), makespan_s, total_s, total_s / makespan_s - 1,
         float(np.median(np.abs(simulated_s / measured_s - 1))), max(makespans_s) / min(makespans_s) - 1,
-        float(simulated_s[columns["extrapolated"] > 0].sum()) / total_s,
-        float(np.median([one[:, DRAFT_S].sum() for one in steps])), float(columns["draft_s"].sum()),
-        columns["live"], context, measured_s, simulated_s,
+        float(simulated_s[log["extrapolated"] > 0].sum()) / total_s,
+        float(np.median([one[:, DRAFT_S].sum() for one in steps])), float(log["draft_s"].sum()),
+        log["live"], context, measured_s, simulated_s,
     )  # fmt: skip

@@ -21,16 +21,16 @@ Int64 = npt.NDArray[np.int64]
 class Drafting(Protocol):
     """What drafts for a live batch (`simulator.drafting.online.OnlineSuffix`)."""
 
-    def enrol(self, rollouts: Int64, prompts: Prompts) -> None:
+    def begin(self, rollouts: Int64, prompts: Prompts) -> None:
         """Begin with rollouts."""
 
-    def hear(self, rollouts: Int64, tokens: Int32, starts: Int64) -> None:
+    def learn(self, rollouts: Int64, tokens: Int32, starts: Int64) -> None:
         """Note what rollouts emitted."""
 
     def propose(self, rollouts: Int64, most: Int64) -> tuple[Int32, Int64]:
         """Return drafts of at most `most` tokens each, and how many."""
 
-    def leave(self, rollouts: Int64) -> None:
+    def forget(self, rollouts: Int64) -> None:
         """Forget rollouts that completed."""
 
 
@@ -109,9 +109,9 @@ class Engine:
     def warm(self, count: int | None = None) -> None:
         """Admit rollouts, `count` or as many as there is room for, with the KV of their prompts there and one token emitted."""
         new = self._admit(count)
-        self._enrol(new)
+        self._begin(new)
         self.emitted[new] = 1
-        self._hear(new, np.ones(new.size, np.int64))
+        self._learn(new, np.ones(new.size, np.int64))
 
     def step(self) -> StepTime | None:
         """Run one decode step; None when everybody is done."""
@@ -131,8 +131,8 @@ class Engine:
         emit = np.minimum(right + 1, left)
         self.emitted[decoding] += emit
         self.emitted[new] = 1
-        self._enrol(new)
-        self._hear(self.live, np.concatenate([emit, np.ones(new.size, np.int64)]))
+        self._begin(new)
+        self._learn(self.live, np.concatenate([emit, np.ones(new.size, np.int64)]))
         prefill_pairs = int((prompts * (prompts + 1) // 2).sum())
         did = (
             self.live.size, batch.tokens.size, int(contexts.sum() + prompts.sum()), int(prompts.sum()), int(counts.sum()),
@@ -153,13 +153,13 @@ class Engine:
         self.live = np.concatenate([self.live, new])
         return new
 
-    def _enrol(self, new: Int64) -> None:
+    def _begin(self, new: Int64) -> None:
         if self.drafting is not None and new.size:
             started_s = time.perf_counter()
-            self.drafting.enrol(new, self.rollouts.prompts)
+            self.drafting.begin(new, self.rollouts.prompts)
             self._draft_s += time.perf_counter() - started_s
 
-    def _hear(self, rollouts: Int64, counts: Int64) -> None:
+    def _learn(self, rollouts: Int64, counts: Int64) -> None:
         """Tell the drafter what each rollout emitted last."""
         if self.drafting is None or not rollouts.size:
             return
@@ -167,7 +167,7 @@ class Engine:
         starts = np.concatenate([[0], np.cumsum(counts)])
         places = np.arange(starts[-1]) + np.repeat(first - starts[:-1], counts)
         tokens, started_s = self.rollouts.tokens[places], time.perf_counter()
-        self.drafting.hear(rollouts, tokens, starts)
+        self.drafting.learn(rollouts, tokens, starts)
         self._draft_s += time.perf_counter() - started_s
 
     def _drafts(self, decoding: Int64, left: Int64) -> tuple[Int32, Int64]:
@@ -222,4 +222,4 @@ class Engine:
             self._free += self._slot[gone].tolist()
             self.live = self.live[~finished]
             if self.drafting is not None:
-                self.drafting.leave(gone)
+                self.drafting.forget(gone)

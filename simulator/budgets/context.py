@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import CostModel
-from simulator.drafting.drafter import DraftCost
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-
-FREE = DraftCost()
 
 
 @dataclass(frozen=True, eq=False)

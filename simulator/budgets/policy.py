@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.view import BatchView
+from simulator.drafting.acceptance import LARGEST_BUDGET
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 
-UNLIMITED = 255
+UNLIMITED = LARGEST_BUDGET
 """The largest budget: a drafter proposes as much as it can, and never more than this."""
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 
-from simulator.cost.kernel import step_times
+from simulator.compiled import compiled
+from simulator.cost.draft_cost import DraftCost, draft_time
+from simulator.cost.kernel import Cost, step_time
 from simulator.cost.model import CostModel
-from simulator.cost.work import WORK_FIELDS
-from simulator.drafting.drafter import DraftCost
+from simulator.cost.work import WORK, Work
+from simulator.records import Array, records
 
-Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 
@@ -28,20 +29,25 @@ def step_seconds(
     context_tokens: of the whole batch; emitted_tokens: float64[k + 1], expected of the whole batch, by drafts. Priced as
     the engine does: nobody prefills, and where nothing is drafted, drafting costs nothing.
     """
-    k = np.arange(emitted_tokens.size, dtype=np.float64)
-    work = np.zeros((k.size, len(WORK_FIELDS)))
-    work[:, 0], work[:, 2], work[:, 9] = live, context_tokens, context_tokens / live
-    work[:, 1] = work[:, 5] = live * (k + 1)
-    work[:, 3] = context_tokens * (k + 1)
-    # `step_times` and not `step_time_s`, which takes 20 us to check what is known to be right here
-    verify: Float64 = step_times(*cost.packed, work)
-    draft = (
-        draft_cost.per_step_s
-        + draft_cost.per_query_s * live
-        + (draft_cost.per_pass_s + draft_cost.per_pass_kv_token_s * context_tokens) * k
-        + draft_cost.per_drafted_token_s * live * k
-        + draft_cost.per_emitted_token_s * emitted_tokens
-        + draft_cost.step_fraction * verify
+    seconds = np.empty(emitted_tokens.size)
+    _step_seconds(
+        cost.packed.record, draft_cost.packed, live, context_tokens, emitted_tokens, seconds, records(WORK, 1)
     )
-    draft[0] = 0.0
-    return verify + draft
+    return seconds
+
+
+@compiled
+def _step_seconds(
+    costs: Array[Cost], draft_costs: Array[DraftCost], live: int, context_tokens: int, emitted_tokens: Array[float],
+    seconds: Array[float], scratch: Array[Work],
+) -> None:  # fmt: skip
+    work = scratch[0]
+    work.live, work.kv_tokens, work.longest_context = live, context_tokens, context_tokens / live
+    for k in range(seconds.size):
+        work.query_tokens = work.padded_tokens = live * (k + 1)
+        work.pairs = context_tokens * (k + 1)
+        verify_s = step_time(costs[0], work)
+        asking = live if k > 0 else 0
+        seconds[k] = verify_s + draft_time(
+            draft_costs[0], asking, k, live * k, emitted_tokens[k], context_tokens, verify_s
+        )

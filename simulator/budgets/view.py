@@ -7,9 +7,20 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
-# rows of what is seen of each live rollout; `engine.kernel` keeps them, with more that a policy must not see
-ROLLOUT, POSITION, BUDGET, ORIGIN, DRAFTED, SINCE = range(6)
-SEEN_FIELDS = 6
+
+class Seen:
+    """What is seen of each live rollout; `engine.state.Slot` has more, which a policy must not see."""
+
+    rollout: int
+    position: int
+    budget: int
+    origin: int
+    drafted: int
+    since: int
+
+
+SEEN = tuple(Seen.__annotations__)
+ROLLOUT, POSITION, BUDGET, ORIGIN, DRAFTED, SINCE = range(len(SEEN))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
+from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -35,16 +37,15 @@ class Interval:
         return "slower" if self.high < 1 else "no detectable difference"
 
 
-def makespans(rl_steps: Sequence[RLStep], setup: Setup, names: Sequence[str]) -> Float64:
+def makespans(rl_steps: Sequence[RLStep], deployment: Deployment, names: Sequence[str]) -> Float64:
     """Return float64[names], seconds summed over the rl_steps as they were recorded."""
-    return np.array(
-        [sum(setup.makespan_s(rl_step.workload, rl_step.policy(name)) for rl_step in rl_steps) for name in names]
-    )
+    each = [[simulate(one.workload, one.policy(name), deployment).makespan_s for one in rl_steps] for name in names]
+    return np.array([sum(seconds) for seconds in each])
 
 
 def resampled(
     rl_steps: Sequence[RLStep],
-    setup: Setup,
+    deployment: Deployment,
     names: Sequence[str],
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -78,7 +79,7 @@ def resampled(
             rows = rl_step.rows_of(drawn, slots)
             if times[rl_step.seed] and rows.size:
                 workload = rl_step.with_rows(rows)
-                seconds = [setup.makespan_s(workload, rl_step.policy(name)) for name in names]
+                seconds = [simulate(workload, rl_step.policy(name), deployment).makespan_s for name in names]
                 found[b] += times[rl_step.seed] * np.array(seconds)
         if b + 1 >= FIRST_LOOK and (b + 1) % (FIRST_LOOK // 4) == 0 and _settled(found[: b + 1]):
             return found[: b + 1]

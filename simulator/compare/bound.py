@@ -1,6 +1,42 @@
-"""A lower bound on the makespan of an RL step that no budget policy can beat, whatever it knows."""
+"""A lower bound on the makespan of an RL step that no budget policy can beat, whatever it knows.
 
-from collections.abc import Iterable
+Notation. A replica has S slots and R replicas share the work. A decode step with n live sequences, q query tokens,
+kv context tokens, u pairs and f prefilled tokens costs at least g = c0 + c1 n + c2 q + c3 kv + c4 u + c5 f, every
+c >= 0: for affine costs that is the cost, for others a minorant (`minorant.minorants`). All that drafting adds
+(`DraftCost`) is >= 0 too. A sequence with a context of x tokens that emits e tokens in a step had d >= e - 1 drafts
+verified, so it contributes 1 to n, x to kv, 1 + d >= e to q and (1 + d) x >= e x to u, and the longest draft of the
+step is >= e - 1. So the step costs at least
+
+    shared + sum of own(i) over its live sequences, where shared >= share(i) for each i:
+    share = c0, and if e > 1 further per_step + c0 fraction + (e - 1) per_pass
+    own = c1 + c2 e + (c3 + c4 e) x, and if e > 1 further per_query + e per_emitted + (e - 1) (per_drafted
+          + per_pass_kv x) + fraction own
+
+and a prefill of P tokens costs c0 shared and its own c1 + c2 max(P, 1) + c3 P + .... Only the own e and x of a
+sequence appear, and whatever a policy does, a rollout's steps are a way from its first token to its last on which
+a step from position p emits at most 1 + A[p]. So the least sum of any such weights over a rollout is that of a
+shortest path, which `paths.cheapest` finds exactly. Write s_i for it with weights `share`, o_i with `own`, w_i with
+share / S + own, t_i with share + own.
+
+1. A replica that is known to decode the rollouts P needs at least LS(s_P, S) + sum of o_i over P, where LS is the
+   makespan of list scheduling on S machines. For measure time on the replica by the shared part of its steps alone.
+   Rollouts are admitted in queue order, each to the slot that is free first, and hold it without a break for a
+   duration >= s_i. List scheduling of independent jobs in a fixed order is monotone: if durations grow, the
+   ascending loads of the machines after each job grow component by component (the job goes to the smallest load, and
+   sorting keeps componentwise order). So the shared parts sum to at least LS(s_P, S), and the own parts to at least
+   the sum of o_i. P is known where each replica has its own queue, where there is one replica, and, for the rollouts
+   admitted at time 0, always: the ones that come later only add to both terms.
+2. The busiest replica needs at least (sum of w_i) / R: no step has more than S live sequences, so that shared >=
+   (sum of share(i) over its live sequences) / S.
+3. Rollouts that wait in a queue shared by several replicas: while any waits, all slots are taken, so that each step
+   of a rollout costs at least share + own + (S - 1) (c1 + c2 + c3 x), x the shortest prompt. Let v_i be the
+   shortest path under that. Up to the last admission T, the true schedule is list scheduling on R S machines with the
+   true durations; give a rollout that ends after T an infinite one and no start changes. All other durations are
+   >= v_i, so by monotonicity every rollout starts no earlier than in list scheduling with v. After its start it
+   needs at least t_i. So the makespan is at least the largest start + t_i.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,11 +54,11 @@ from simulator.compare.paths import (
     list_starts,
     reach_of,
 )
-from simulator.cost.model import Profile
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import LARGEST_BUDGET
-from simulator.drafting.drafter import FREE, DraftCost
+from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch, split
+from simulator.scheduling.dispatch import split
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -40,90 +76,54 @@ class Bound:
     why: str
 
 
-def lower_bound(
-    workload: Workload,
-    cost: Profile,
-    max_num_seqs: int,
-    replicas: int = 1,
-    dispatch: Dispatch = "shared",
-    draft_cost: DraftCost = FREE,
-    budgets: Iterable[int] | None = None,
-) -> Bound:
-    """Return the bound for the engine that `simulate` would run with the same arguments.
+def lower_bound(workload: Workload, deployment: Deployment, budgets: Iterable[int] | None = None) -> Bound:
+    """Return the bound for what `simulate` would run on the same deployment: the largest of the three, over all minorants.
 
     It holds for every policy, even one that knows the future, that gives budgets in `budgets` (default: any, or those
     with a table where the draft itself depends on the budget); drafter, dispatch and costs are as given. It is proved,
     up to rounding, for every sum of affine, roof and table operators. There is none (nan) for drafts made in the engine's
-    loop, and for tables that extrapolate below 0.
-
-    Notation. A replica has S slots and R replicas share the work. A decode step with n live sequences, q query tokens,
-    kv context tokens, u pairs and f prefilled tokens costs at least g = c0 + c1 n + c2 q + c3 kv + c4 u + c5 f, every
-    c >= 0: for affine costs that is the cost, for others a minorant (`minorant.minorants`). All that drafting adds
-    (`DraftCost`) is >= 0 too. A sequence with a context of x tokens that emits e tokens in a step had d >= e - 1 drafts
-    verified, so it contributes 1 to n, x to kv, 1 + d >= e to q and (1 + d) x >= e x to u, and the longest draft of the
-    step is >= e - 1. So the step costs at least
-
-        shared + sum of own(i) over its live sequences, where shared >= share(i) for each i:
-        share = c0, and if e > 1 further per_step + c0 fraction + (e - 1) per_pass
-        own = c1 + c2 e + (c3 + c4 e) x, and if e > 1 further per_query + e per_emitted + (e - 1) (per_drafted
-              + per_pass_kv x) + fraction own
-
-    and a prefill of P tokens costs c0 shared and its own c1 + c2 max(P, 1) + c3 P + .... Only the own e and x of a
-    sequence appear, and whatever a policy does, a rollout's steps are a way from its first token to its last on which
-    a step from position p emits at most 1 + A[p]. So the least sum of any such weights over a rollout is that of a
-    shortest path, which `paths.cheapest` finds exactly. Write s_i for it with weights `share`, o_i with `own`, w_i with
-    share / S + own, t_i with share + own.
-
-    1. A replica that is known to decode the rollouts P needs at least LS(s_P, S) + sum of o_i over P, where LS is the
-       makespan of list scheduling on S machines. For measure time on the replica by the shared part of its steps alone.
-       Rollouts are admitted in queue order, each to the slot that is free first, and hold it without a break for a
-       duration >= s_i. List scheduling of independent jobs in a fixed order is monotone: if durations grow, the
-       ascending loads of the machines after each job grow component by component (the job goes to the smallest load, and
-       sorting keeps componentwise order). So the shared parts sum to at least LS(s_P, S), and the own parts to at least
-       the sum of o_i. P is known where each replica has its own queue, where there is one replica, and, for the rollouts
-       admitted at time 0, always: the ones that come later only add to both terms.
-    2. The busiest replica needs at least (sum of w_i) / R: no step has more than S live sequences, so that shared >=
-       (sum of share(i) over its live sequences) / S.
-    3. Rollouts that wait in a queue shared by several replicas: while any waits, all slots are taken, so that each step
-       of a rollout costs at least share + own + (S - 1) (c1 + c2 + c3 x), x the shortest prompt. Let v_i be the
-       shortest path under that. Up to the last admission T, the true schedule is list scheduling on R S machines with the
-       true durations; give a rollout that ends after T an infinite one and no start changes. All other durations are
-       >= v_i, so by monotonicity every rollout starts no earlier than in list scheduling with v. After its start it
-       needs at least t_i. So the makespan is at least the largest start + t_i.
-
-    The bound is the largest of the three, over all minorants.
+    loop, for arrivals, turns and prefix caching, and for tables that extrapolate below 0.
     """
-    if workload.classroom is not None:
-        return Bound(np.nan, "no bound: what is accepted depends on when siblings emit")
-    if workload.arrival_s is not None or workload.turns is not None:
-        return Bound(
-            np.nan, "no bound: rollouts arrive or wait for tools, and the proof has all of them there from the start"
-        )
+    if why := _unproved(workload, deployment):
+        return Bound(np.nan, f"no bound: {why}")
+    cost, slots = profile_of(deployment), deployment.max_num_seqs
     reach = reach_of(workload, budgets)
-    rows = minorants(cost, _limits(workload, max_num_seqs), _targets(workload, reach, max_num_seqs))
+    rows = minorants(cost, _limits(workload, slots), _targets(workload, reach, slots))
     if not rows:
         return Bound(np.nan, f"no bound: profile {cost.name} has tables that no affine cost >= 0 lies under")
-    parts, rest = split(len(workload), replicas, max_num_seqs, dispatch)
-    if replicas == 1:
-        parts, rest = [np.arange(len(workload))], rest[:0]
-    bounds = []
-    for row in rows:
-        shared, own = _Weights.shared(row, draft_cost), _Weights.own(row, draft_cost)
-        s, o = shared.least(workload, reach), own.least(workload, reach)
-        work = [_list_makespan(s[part], max_num_seqs) + float(o[part].sum()) for part in parts if part.size]
-        bounds.append(Bound(max(work), "one replica's work"))
-        w = (shared * (1 / max_num_seqs) + own).least(workload, reach)
-        bounds.append(Bound(float(w.sum()) / replicas, "all work"))
-        if rest.size:
-            alone = shared + own
-            others = (max_num_seqs - 1) * (row[1] + row[2] + row[3] * float(workload.prompt_tokens.min()))
-            crowded = replace(
-                alone, step=alone.step + others * np.eye(6)[EACH], prefill=alone.prefill + others * EACH_1
-            )
-            starts = list_starts(crowded.least(workload, reach), replicas * max_num_seqs)
-            bounds.append(Bound(float((starts + alone.least(workload, reach)).max()), "queue and longest rollout"))
-    best = max(bounds, key=lambda bound: bound.makespan_s)
+    best = max(
+        (bound for row in rows for bound in _bounds(row, workload, deployment, reach)), key=lambda b: b.makespan_s
+    )
     return replace(best, makespan_s=best.makespan_s * (1 - ROUNDING))
+
+
+def _unproved(workload: Workload, deployment: Deployment) -> str | None:
+    """Why the proof does not hold; None where it does."""
+    if workload.siblings is not None:
+        return "what is accepted depends on when siblings emit"
+    if workload.arrival_s is not None or workload.turns is not None:
+        return "rollouts arrive or wait for tools, and the proof has all of them there from the start"
+    if deployment.serving.enable_prefix_caching:
+        return "prompts that share a prefix cost less than it assumes"
+    return None
+
+
+def _bounds(row: Float64, workload: Workload, deployment: Deployment, reach: UInt8) -> Iterator[Bound]:
+    """Yield the three bounds that one minorant gives."""
+    slots, replicas = deployment.max_num_seqs, deployment.replicas
+    parts, rest = split(len(workload), replicas, slots, deployment.dispatch)
+    shared, own = _Weights.shared(row, deployment.draft_cost), _Weights.own(row, deployment.draft_cost)
+    s, o = shared.least(workload, reach), own.least(workload, reach)
+    work = [_list_makespan(s[part], slots) + float(o[part].sum()) for part in parts if part.size]
+    yield Bound(max(work), "one replica's work")
+    w = (shared * (1 / slots) + own).least(workload, reach)
+    yield Bound(float(w.sum()) / replicas, "all work")
+    if rest.size:
+        alone = shared + own
+        others = (slots - 1) * (row[1] + row[2] + row[3] * float(workload.prompt_tokens.min()))
+        crowded = replace(alone, step=alone.step + others * np.eye(6)[EACH], prefill=alone.prefill + others * EACH_1)
+        starts = list_starts(crowded.least(workload, reach), replicas * slots)
+        yield Bound(float((starts + alone.least(workload, reach)).max()), "queue and longest rollout")
 
 
 EACH_1 = np.eye(6)[0]

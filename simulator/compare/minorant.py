@@ -141,4 +141,4 @@ def _corners(one: Table, limits: Limits) -> Iterator[tuple[Float64, Float64]]:
         rest = [fixed.get(name, np.zeros(len(at))) for name in ("kv_tokens", "pairs", "prefill_tokens")]
         row = [fixed.get(key, np.zeros(len(at))) for key in BOUND_KEYS[1:]]
         work = [batch, query, *rest, query, *np.zeros((4, len(at)))]
-        yield np.stack([np.ones(len(at)), *row], axis=1), step_times(*packed, np.stack(work, axis=1))
+        yield np.stack([np.ones(len(at)), *row], axis=1), step_times(packed, np.stack(work, axis=1))

@@ -10,14 +10,11 @@ import numpy.typing as npt
 from simulator.budgets.policy import UNLIMITED, by_live
 from simulator.budgets.view import POSITION, BatchView
 from simulator.compare.paths import DRAFT, DRAFT_KV, DRAFTS, EACH, EACH_KV, cheapest_drafts, reach_of
-from simulator.cost.model import CostModel
 from simulator.cost.work import StepWork
 from simulator.drafting.acceptance import NO_TABLE, Acceptance
-from simulator.drafting.drafter import FREE, DraftCost
 from simulator.engine.cluster import simulate
-from simulator.engine.serving import ANYTHING, Serving
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -55,15 +52,7 @@ class _Plan:
     outcome: UInt8
 
 
-def oracle(
-    workload: Workload,
-    cost: CostModel,
-    max_num_seqs: int,
-    replicas: int = 1,
-    dispatch: Dispatch = "shared",
-    draft_cost: DraftCost = FREE,
-    serving: Serving = ANYTHING,
-) -> Oracle:
+def oracle(workload: Workload, deployment: Deployment) -> Oracle:
     """Return the best of some clairvoyant plans, each tried on the workload itself.
 
     Every plan gives a sequence a budget that its drafter will get accepted in full, so nothing is drafted in vain (where
@@ -74,21 +63,19 @@ def oracle(
     plans, and under costs that grow with the work it is never slower than `fixed:K` for the K in CAPS.
     Raises InputError where drafts are made in the engine's loop: nobody can know them beforehand.
     """
-    if workload.classroom is not None:
+    if workload.siblings is not None:
         raise InputError("oracle: drafts from live siblings depend on the schedule: use --siblings next-step")
 
     def seconds(plan: _Plan, most_live: int) -> float:
         planned = Acceptance(workload.acceptance.offsets, lambda budget: plan.outcome, prefix=True)
-        live = min(most_live, max_num_seqs)
-        policy = by_live([UNLIMITED] * (live + 1) + [0])
-        foreseen = replace(workload, acceptance=planned)
-        return simulate(foreseen, cost, policy, max_num_seqs, replicas, dispatch, draft_cost, serving).makespan_s
+        policy = by_live([UNLIMITED] * (most_live + 1) + [0])
+        return simulate(replace(workload, acceptance=planned), policy, deployment).makespan_s
 
     nothing = np.zeros((workload.acceptance.tables.shape[1], 2), np.uint8)
     best, most_live = _Plan("no drafts", nothing[:, 0], nothing), 0
     best_s = seconds(best, most_live)
-    for plan in _plans(workload, cost, draft_cost):
-        live, last_s = max_num_seqs, np.inf
+    for plan in _plans(workload, deployment):
+        live, last_s = deployment.max_num_seqs, np.inf
         while live and (tried_s := seconds(plan, live)) <= last_s:
             if tried_s < best_s:
                 best, best_s, most_live = plan, tried_s, live
@@ -96,7 +83,7 @@ def oracle(
     return Oracle(best.budgets, most_live, {"oracle": True, "plan": best.name, "most_live": most_live})
 
 
-def _plans(workload: Workload, cost: CostModel, draft_cost: DraftCost) -> Iterator[_Plan]:
+def _plans(workload: Workload, deployment: Deployment) -> Iterator[_Plan]:
     acceptance = workload.acceptance
     if not acceptance.prefix:
         known = np.flatnonzero(acceptance.table_of != NO_TABLE)
@@ -108,7 +95,7 @@ def _plans(workload: Workload, cost: CostModel, draft_cost: DraftCost) -> Iterat
         drafts = np.minimum(reach, cap).astype(np.uint8)
         yield _Plan(f"all accepted, at most {cap}", drafts, np.stack([drafts, drafts], axis=1))
     for share in CRITICAL:
-        drafts = cheapest_drafts(workload, reach, _marginal(workload, cost, draft_cost, share))
+        drafts = cheapest_drafts(workload, reach, _marginal(workload, deployment, share))
         yield _Plan(f"cheapest way, sharing {share:g}", drafts, np.stack([drafts, drafts], axis=1))
 
 
@@ -123,11 +110,12 @@ def _best_budgets(acceptance: Acceptance, budgets: Int64, name: str) -> _Plan:
     return _Plan(name, at, outcome)
 
 
-def _marginal(workload: Workload, cost: CostModel, draft_cost: DraftCost, share: float) -> Float64:
+def _marginal(workload: Workload, deployment: Deployment, share: float) -> Float64:
     """Weights of `paths.cheapest`: differences of step times around a step of one sequence in mid-rollout."""
     kv = float(workload.prompt_tokens.mean() + workload.output_tokens.mean() / 2)
     step = StepWork(1.0, query_tokens=[1, 2, 1, 1], kv_tokens=[kv, kv, kv + 1, kv], pairs=[kv, kv, kv, kv + 1])
-    base, query, more_kv, pair = cost.step_time_s(step)
+    draft_cost = deployment.draft_cost
+    base, query, more_kv, pair = deployment.cost.step_time_s(step)
     query, more_kv, pair = (max(float(x - base), 0.0) for x in (query, more_kv, pair))
     weights = np.zeros(6)
     weights[EACH] = share * float(base) + query

@@ -20,7 +20,9 @@ EACH, EACH_KV, DRAFT, DRAFT_KV, DRAFTS, DRAFTS_KV = range(6)
 
 
 @compiled
-def _cheapest(starts, lengths, prompts, reach, weights, total, drafts):  # type: ignore[no-untyped-def]
+def _cheapest(
+    starts: Int64, lengths: Int64, prompts: Int64, reach: UInt8, weights: Float64, total: Float64, drafts: UInt8
+) -> None:
     rest = np.zeros(lengths.max() + 1)
     for i in range(starts.size):
         length = lengths[i]

@@ -1,7 +1,7 @@
 """compare(...) -> Comparison: speed-ups with intervals, verdicts and regret, as a table and as text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from simulator.compare.bootstrap import RESAMPLES, Interval, interval, makespans
 from simulator.compare.bound import lower_bound
 from simulator.compare.oracle import oracle
 from simulator.compare.regret import Scale
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import under_profile_error
+from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment, profile_of
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -67,7 +69,7 @@ class Comparison:
 
 def compare(
     rl_steps: Sequence[RLStep],
-    setup: Setup,
+    deployment: Deployment,
     baseline: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -85,19 +87,18 @@ def compare(
     if first not in names:
         raise InputError(f"baseline {first!r} is none of the policies: use one of {', '.join(names)}")
     order = [first, *(name for name in names if name != first)]
-    seconds = makespans(rl_steps, setup, order)
+    seconds = makespans(rl_steps, deployment, order)
     speedups = seconds[0] / seconds
-    draws = resampled(rl_steps, setup, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
-    error = setup.cost.relative_error if profile_error is None else profile_error
+    draws = resampled(rl_steps, deployment, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
+    cost = profile_of(deployment)
+    error = cost.relative_error if profile_error is None else profile_error
     notes, ranges = [], None
     if error is None:
-        notes.append(
-            f"profile error unknown: {setup.cost.name} states none; give --profile-error 0.1 to see what 10 % does"
-        )
+        notes.append(f"profile error unknown: {cost.name} states none; give --profile-error 0.1 to see what 10 % does")
     else:
-        found = under_profile_error(rl_steps, setup, order, error)[1]
+        found = under_profile_error(rl_steps, deployment, order, error)[1]
         ranges = np.concatenate([speedups[None], found[:, :1] / found])
-    scale = _scale(rl_steps, setup, notes) if gap else Scale(float("nan"), float("nan"), float("nan"))
+    scale = _scale(rl_steps, deployment, notes) if gap else Scale(float("nan"), float("nan"), float("nan"))
     rows = {}
     for i, name in enumerate(order):
         span = None if draws is None else interval(float(speedups[i]), draws[:, 0] / draws[:, i], prompts_in(rl_steps))
@@ -126,22 +127,16 @@ def verdict(span: Interval | None, around: tuple[float, float] | None) -> str:
     return span.verdict
 
 
-def _scale(rl_steps: Sequence[RLStep], setup: Setup, notes: list[str]) -> Scale:
-    arguments = (setup.cost, setup.max_num_seqs, setup.replicas, setup.dispatch, setup.draft_cost)
+def _scale(rl_steps: Sequence[RLStep], deployment: Deployment, notes: list[str]) -> Scale:
     none_s = oracle_s = bound_s = 0.0
     for rl_step in rl_steps:
-        bound = lower_bound(rl_step.workload, *arguments)
-        if setup.serving.enable_prefix_caching:
-            bound = replace(
-                bound, makespan_s=np.nan, why="bound: prompts that share a prefix cost less than it assumes"
-            )
+        bound = lower_bound(rl_step.workload, deployment)
         if np.isnan(bound.makespan_s) and bound.why not in notes:
             notes.append(bound.why)
         bound_s += bound.makespan_s
-        none_s += setup.makespan_s(rl_step.workload, by_live([0]))
+        none_s += simulate(rl_step.workload, by_live([0]), deployment).makespan_s
         try:
-            planned = oracle(rl_step.workload, *arguments, setup.serving)
-            oracle_s += setup.makespan_s(rl_step.workload, planned)
+            oracle_s += simulate(rl_step.workload, oracle(rl_step.workload, deployment), deployment).makespan_s
         except InputError as error:
             oracle_s = float("nan")
             if str(error) not in notes:

@@ -8,39 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
-from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import FREE, DraftCost
-from simulator.engine.cluster import Outcome, simulate
-from simulator.engine.serving import ANYTHING, Serving
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything that all policies have in common; the fields are arguments of `simulate`."""
-
-    cost: Profile
-    max_num_seqs: int
-    replicas: int = 1
-    dispatch: Dispatch = "shared"
-    draft_cost: DraftCost = FREE
-    serving: Serving = ANYTHING
-
-    def simulate(self, workload: Workload, policy: BudgetPolicy) -> Outcome:
-        """Decode a workload under a policy."""
-        return simulate(
-            workload, self.cost, policy, self.max_num_seqs, self.replicas, self.dispatch, self.draft_cost, self.serving
-        )
-
-    def makespan_s(self, workload: Workload, policy: BudgetPolicy) -> float:
-        """Seconds from the first admission to the last completion."""
-        return self.simulate(workload, policy).makespan_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +64,7 @@ class RLStep:
         siblings emit meanwhile. Raises InputError where they do.
         """
         whole = self.workload
-        if whole.classroom is not None:
+        if whole.siblings is not None:
             raise InputError("bootstrap: drafts from live siblings cannot be resampled: use --siblings next-step")
         parent, lengths = whole.acceptance, whole.output_tokens[rows]
         starts = parent.offsets[rows]

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compare.bootstrap import makespans
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
 from simulator.cost.operators import ROW_KEYS, Affine, Operator, Table
 from simulator.cost.work import FEATURES
-from simulator.drafting.drafter import FREE, DraftCost
+from simulator.engine.deployment import Deployment, profile_of
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -54,14 +55,15 @@ def corners(cost: Profile, error: float, draft_cost: DraftCost = FREE) -> Iterat
 
 
 def under_profile_error(
-    rl_steps: Sequence[RLStep], setup: Setup, names: Sequence[str], error: float
+    rl_steps: Sequence[RLStep], deployment: Deployment, names: Sequence[str], error: float
 ) -> tuple[list[Factors], Float64]:
     """Return the corners, and float64[corners, names] makespans under each.
 
     Policies stay as they were prepared: they believe the profile, and the device is another.
     """
-    factors = list(corners(setup.cost, error, setup.draft_cost))
-    found = [makespans(rl_steps, replace(setup, cost=scaled_parts(setup.cost, each)), names) for each in factors]
+    cost = profile_of(deployment)
+    factors = list(corners(cost, error, deployment.draft_cost))
+    found = [makespans(rl_steps, replace(deployment, cost=scaled_parts(cost, each)), names) for each in factors]
     return factors, np.array(found).reshape(len(factors), len(names))
 
 

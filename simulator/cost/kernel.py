@@ -1,70 +1,121 @@
 """Seconds of one decode step, compiled: one evaluator for every cost model, in Python and inside the simulation kernel.
 
-A cost model is packed into two flat arrays, so a compiled loop can carry it without a Python callable:
-
-    data[0:7]     seconds per unit of 1, live, query_tokens, kv_tokens, pairs, prefill_tokens, padded_tokens: the affine
-                  operators' sum
-    data[7:]      what the ranges and the other operators point at
-    meta[0:2]     number of bounded features, number of other operators
-    meta[2:]      a pair for each bounded feature (feature, where its lowest and highest value are in data), then for
-                  each operator OPERATOR_WIDTH integers: kind, where its numbers start in data, when, per, number of
-                  axes, then (feature, grid points) of up to four axes
-    ROOF          two affine rows, memory then compute
-    TABLE         the grid of each axis, then the values, last axis fastest; multiplied by feature `per` (-1: none)
-
-Features are numbered as in `simulator.cost.work.FEATURES`.
+A cost model is packed (`packing.pack`) into one record, `Cost`, which points at arrays: the sum of the affine operators and
+two rows for each roof, the bounds of the valid range, the other operators, their axes, and the numbers of the tables.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.cost.work import FEATURE, WORK, Features, Work
+from simulator.records import FLOAT, Array, Pointing, array_field, layout, record_field
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Features = tuple[float, ...]
 
-ROOF = 1
-TABLE = 2
-ROW_WIDTH = 7
-OPERATOR_WIDTH = 13
-FEATURES = 21
-# features that decide when an operator runs
-PREFILL_SEQS = 6
-DECODE_SEQS = 12
-# when an operator runs: with which steps
+ROOF, TABLE = range(2)
+"""Kinds of operators that are not affine."""
 ALWAYS, DECODE_ONLY, PREFILL_ONLY, MIXED, ANY_DECODE, ANY_PREFILL = range(6)
+"""When an operator runs: with which steps."""
+NOTHING = -1
+
+
+class Row:
+    """Seconds per unit of each: an affine function of the work."""
+
+    constant: float
+    live: float
+    query_tokens: float
+    kv_tokens: float
+    pairs: float
+    prefill_tokens: float
+    padded_tokens: float
+
+
+class Bound:
+    """The valid range of one feature."""
+
+    feature: int
+    lowest: float
+    highest: float
+
+
+class Axis:
+    """One axis of a table: its feature, and its grid points data[grid : grid + points]; `cell`: where it was read last."""
+
+    feature: int
+    points: int
+    grid: int
+    cell: int
+
+
+class Operator:
+    """A roof: rows[at] and rows[at + 1]. A table: its values data[at:], last axis fastest, times feature `per`."""
+
+    kind: int
+    at: int
+    when: int
+    per: int
+    axes: int
+    axis: int
+
+
+class Cost:
+    """A cost model: rows[0] is the sum of its affine operators. `features`: those of the step that is being priced."""
+
+    uneven: bool  # whether it depends on how uneven the contexts of a batch are
+    rows: Array[Row]
+    bounds: Array[Bound]
+    operators: Array[Operator]
+    axes: Array[Axis]
+    data: Array[float]
+    features: Array[float]
+
+
+ROW, BOUND, AXIS, OPERATOR, COST = layout(Row), layout(Bound), layout(Axis), layout(Operator), layout(Cost)
+N_FEATURES = len(FEATURE.names)
+
+rows_of, bounds_of, operators_of = (
+    array_field("rows", ROW),
+    array_field("bounds", BOUND),
+    array_field("operators", OPERATOR),
+)
+axes_of, data_of = array_field("axes", AXIS), array_field("data", FLOAT)
+features_in = record_field("features", FEATURE)
+numbers_of = array_field("features", FLOAT)
 
 
 @compiled
-def features(
-    live: float, query: float, kv: float, pairs: float, prefill: float, padded: float, chunks: float, chunk_kv: float,
-    chunk_pairs: float, longest: float,
-) -> Features:  # fmt: skip
-    """Every feature of a step from its ten sums; `work.StepWork` says what they are, `work.FEATURES` in what order.
+def derive(work: Work, f: Features) -> None:
+    """Fill in every feature of a step from its work.
 
     Several prefill chunks count as equal ones of their mean length, at the context that gives them the same pairs.
     """
+    live, chunks, prefill, longest = work.live, work.prefill_seqs, work.prefill_tokens, work.longest_context
     decoding = live - chunks
-    context = (kv - chunk_kv) / max(decoding, 1.0)
-    width = (query - prefill) / decoding if decoding > 0 else 1.0
+    context = (work.kv_tokens - work.prefill_kv_tokens) / max(decoding, 1.0)
     chunk = prefill / max(chunks, 1.0)
-    before = chunk_pairs / prefill - (chunk + 1) / 2 if prefill > 0 else 0.0
-    excess = max(longest - context, 0.0)
-    evenness = context / longest if longest > 0 else 1.0
-    return (
-        float(live), float(query), float(kv), float(pairs), float(prefill), float(padded), float(chunks), float(chunk_kv),
-        float(chunk_pairs), float(longest), kv / live, query / live, float(decoding), context, width, chunk, before, excess,
-        evenness, max(chunks - 1.0, 0.0), float(query - prefill + chunks),
-    )  # fmt: skip
+    f.live, f.query_tokens, f.kv_tokens, f.pairs = live, work.query_tokens, work.kv_tokens, work.pairs
+    f.prefill_tokens, f.padded_tokens, f.prefill_seqs = prefill, work.padded_tokens, chunks
+    f.prefill_kv_tokens, f.prefill_pairs, f.longest_context = work.prefill_kv_tokens, work.prefill_pairs, longest
+    f.context_tokens = work.kv_tokens / live
+    f.query_per_seq = work.query_tokens / live
+    f.decode_seqs = decoding
+    f.decode_context = context
+    f.decode_width = (work.query_tokens - prefill) / decoding if decoding > 0 else 1.0
+    f.prefill_chunk = chunk
+    f.prefill_context = work.prefill_pairs / prefill - (chunk + 1) / 2 if prefill > 0 else 0.0
+    f.excess_context = max(longest - context, 0.0)
+    f.evenness = context / longest if longest > 0 else 1.0
+    f.further_chunks = max(chunks - 1.0, 0.0)
+    f.sampled_tokens = work.query_tokens - prefill + chunks
 
 
 @compiled
-def _row(data: FloatArray, at: int, f: Features) -> float:
-    """Affine row at `at`: seconds."""
-    seconds: float = data[at] + data[at + 1] * f[0] + data[at + 2] * f[1] + data[at + 3] * f[2]
-    seconds += data[at + 4] * f[3] + data[at + 5] * f[4] + data[at + 6] * f[5]
+def _affine(row: Row, f: Features) -> float:
+    seconds = row.constant + row.live * f.live + row.query_tokens * f.query_tokens + row.kv_tokens * f.kv_tokens
+    seconds += row.pairs * f.pairs + row.prefill_tokens * f.prefill_tokens + row.padded_tokens * f.padded_tokens
     return seconds
 
 
@@ -73,7 +124,7 @@ def _runs(when: int, f: Features) -> bool:
     """Whether an operator takes part in the step."""
     if when == ALWAYS:
         return True
-    decoding, prefilling = f[DECODE_SEQS] > 0, f[PREFILL_SEQS] > 0
+    decoding, prefilling = f.decode_seqs > 0, f.prefill_seqs > 0
     if when == ANY_DECODE:
         return decoding
     if when == ANY_PREFILL:
@@ -84,141 +135,142 @@ def _runs(when: int, f: Features) -> bool:
 
 
 @compiled
-def _cell(data: FloatArray, start: int, points: int, value: float) -> int:
-    """Index of the grid cell that holds `value`; the first or the last one beyond the grid."""
-    low = start
-    high = start + points - 1
+def _cell(data: Array[float], axis: Axis, value: float) -> int:
+    """Where in `data` the grid cell begins that holds `value`; the first or the last one beyond the grid."""
+    low, high = axis.grid, axis.grid + axis.points - 1
+    at = axis.cell  # of step after step the values are close
+    if (data[at] <= value or at == low) and (value < data[at + 1] or at + 1 == high):
+        return at
     while high - low > 1:
         middle = (low + high) >> 1
         if data[middle] <= value:
             low = middle
         else:
             high = middle
+    axis.cell = low
     return low
 
 
 @compiled
-def _along(data: FloatArray, cell: int, value: float) -> float:
+def _along(data: Array[float], cell: int, value: float) -> float:
     """How far `value` lies along its grid cell, 0 to 1 within it."""
-    fraction: float = (value - data[cell]) / (data[cell + 1] - data[cell])
-    return fraction
+    return (value - data[cell]) / (data[cell + 1] - data[cell])
 
 
 @compiled
-def _line(data: FloatArray, at: int, along: float) -> float:
-    seconds: float = data[at] + along * (data[at + 1] - data[at])
-    return seconds
+def _line(data: Array[float], at: int, along: float) -> float:
+    return data[at] + along * (data[at + 1] - data[at])
 
 
 @compiled
-def _plane(data: FloatArray, at: int, stride: int, along0: float, along1: float) -> float:
+def _plane(data: Array[float], at: int, stride: int, along0: float, along1: float) -> float:
     low = _line(data, at, along1)
     return low + along0 * (_line(data, at + stride, along1) - low)
 
 
 @compiled
-def _cube(data: FloatArray, at: int, stride0: int, stride1: int, along0: float, along1: float, along2: float) -> float:
+def _cube(
+    data: Array[float], at: int, stride0: int, stride1: int, along0: float, along1: float, along2: float
+) -> float:
     low = _plane(data, at, stride1, along1, along2)
     return low + along0 * (_plane(data, at + stride0, stride1, along1, along2) - low)
 
 
 @compiled
-def _table(meta: IntArray, data: FloatArray, entry: int, f: Features) -> float:
+def _table(cost: Cost, operator: Operator, features: Array[float]) -> float:
     """Multilinear interpolation, going on along the edge cells beyond the grid."""
-    axes = meta[entry + 4]
-    at = meta[entry + 1]
-    points0 = meta[entry + 6]
-    x = f[meta[entry + 5]]
-    cell = _cell(data, at, points0, x)
-    along0 = _along(data, cell, x)
-    corner = cell - at
-    at += points0
-    if axes == 1:
-        return _line(data, at + corner, along0)
-    points1 = meta[entry + 8]
-    x = f[meta[entry + 7]]
-    cell = _cell(data, at, points1, x)
-    along1 = _along(data, cell, x)
-    corner = corner * points1 + cell - at
-    at += points1
-    if axes == 2:
-        return _plane(data, at + corner, points1, along0, along1)
-    points2 = meta[entry + 10]
-    x = f[meta[entry + 9]]
-    cell = _cell(data, at, points2, x)
-    along2 = _along(data, cell, x)
-    corner = corner * points2 + cell - at
-    at += points2
-    if axes == 3:
-        return _cube(data, at + corner, points1 * points2, points2, along0, along1, along2)
-    points3 = meta[entry + 12]
-    x = f[meta[entry + 11]]
-    cell = _cell(data, at, points3, x)
-    along3 = _along(data, cell, x)
-    corner = corner * points3 + cell - at + at + points3
+    data, axes, first, at = data_of(cost), axes_of(cost), operator.axis, operator.at
+    axis = axes[first]
+    cell = _cell(data, axis, features[axis.feature])
+    along0, at0 = _along(data, cell, features[axis.feature]), cell - axis.grid
+    if operator.axes == 1:
+        return _line(data, at + at0, along0)
+    axis = axes[first + 1]
+    cell = _cell(data, axis, features[axis.feature])
+    along1, at1, points1 = _along(data, cell, features[axis.feature]), at0 * axis.points + cell - axis.grid, axis.points
+    if operator.axes == 2:
+        return _plane(data, at + at1, points1, along0, along1)
+    axis = axes[first + 2]
+    cell = _cell(data, axis, features[axis.feature])
+    along2, at2, points2 = _along(data, cell, features[axis.feature]), at1 * axis.points + cell - axis.grid, axis.points
+    if operator.axes == 3:
+        return _cube(data, at + at2, points1 * points2, points2, along0, along1, along2)
+    axis = axes[first + 3]
+    cell = _cell(data, axis, features[axis.feature])
+    along3, at3, points3 = _along(data, cell, features[axis.feature]), at2 * axis.points + cell - axis.grid, axis.points
     stride = points2 * points3
-    low = _cube(data, corner, stride, points3, along1, along2, along3)
-    high = _cube(data, corner + points1 * stride, stride, points3, along1, along2, along3)
+    low = _cube(data, at + at3, stride, points3, along1, along2, along3)
+    high = _cube(data, at + at3 + points1 * stride, stride, points3, along1, along2, along3)
     return low + along0 * (high - low)
 
 
 @compiled
-def step_time(meta: IntArray, data: FloatArray, f: Features) -> float:
-    """Seconds of one decode step with these `features`."""
-    seconds = _row(data, 0, f)
-    for index in range(meta[1]):
-        entry = 2 + 2 * meta[0] + index * OPERATOR_WIDTH
-        if not _runs(meta[entry + 2], f):
+def step_time(cost: Cost, work: Work) -> float:
+    """Seconds of one decode step; leaves its features in `cost.features`, where `outside` finds them."""
+    f, features, rows, operators = features_in(cost), numbers_of(cost), rows_of(cost), operators_of(cost)
+    derive(work, f)
+    seconds = _affine(rows[0], f)
+    for index in range(operators.size):
+        operator = operators[index]
+        if not _runs(operator.when, f):
             continue
-        if meta[entry] == ROOF:
-            at = meta[entry + 1]
-            seconds += max(_row(data, at, f), _row(data, at + ROW_WIDTH, f))
+        if operator.kind == ROOF:
+            seconds += max(_affine(rows[operator.at], f), _affine(rows[operator.at + 1], f))
             continue
-        per = meta[entry + 3]
-        factor = 1.0 if per < 0 else f[per]
+        factor = 1.0 if operator.per == NOTHING else features[operator.per]
         if factor != 0.0:
-            seconds += factor * _table(meta, data, entry, f)
+            seconds += factor * _table(cost, operator, features)
     return seconds
 
 
 @compiled
-def outside(meta: IntArray, data: FloatArray, f: Features) -> bool:
-    """Whether any feature of the step, derived ones included, lies outside the model's valid range."""
-    for index in range(meta[0]):
-        value = f[meta[2 + 2 * index]]
-        at = meta[3 + 2 * index]
-        if not data[at] <= value <= data[at + 1]:
+def outside(cost: Cost) -> bool:
+    """Whether any feature of the step that was priced last, derived ones included, lies outside the model's valid range."""
+    features, bounds = numbers_of(cost), bounds_of(cost)
+    for index in range(bounds.size):
+        bound = bounds[index]
+        if not bound.lowest <= features[bound.feature] <= bound.highest:
             return True
     return False
 
 
 @compiled
-def step_times(meta: IntArray, data: FloatArray, work: FloatArray) -> FloatArray:
-    """`step_time` of every row of float64[steps, 10], the fields of StepWork."""
-    seconds = np.empty(work.shape[0])
-    for row in range(work.shape[0]):
-        w = work[row]
-        seconds[row] = step_time(meta, data, features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]))
-    return seconds
+def _price(costs: Array[Cost], work: Array[Work], seconds: Array[float], flags: Array[bool]) -> None:
+    cost = costs[0]
+    for step in range(work.size):
+        seconds[step] = step_time(cost, work[step])
+        flags[step] = outside(cost)
 
 
 @compiled
+def _derive_each(work: Array[Work], features: Array[Features]) -> None:
+    for step in range(work.size):
+        derive(work[step], features[step])
+
+
+def step_times(cost: Pointing, work: FloatArray) -> FloatArray:
+    """Seconds of every row of float64[steps, 10], the fields of `work.Work`."""
+    return _priced(cost, work)[0]
+
+
+def outsides(cost: Pointing, work: FloatArray) -> BoolArray:
+    """Whether each row of float64[steps, 10] lies outside the model's valid range."""
+    return _priced(cost, work)[1]
+
+
 def features_of(work: FloatArray) -> FloatArray:
-    """Every feature of every row of float64[steps, 10], the fields of StepWork; float64[steps, features]."""
-    found = np.empty((work.shape[0], FEATURES))
-    for row in range(work.shape[0]):
-        w = work[row]
-        f = features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9])
-        for which in range(FEATURES):
-            found[row, which] = f[which]
+    """Every feature of every row of float64[steps, 10]; float64[steps, features]."""
+    found = np.empty((work.shape[0], N_FEATURES))
+    _derive_each(_records(work), found.view(FEATURE)[:, 0])
     return found
 
 
-@compiled
-def outsides(meta: IntArray, data: FloatArray, work: FloatArray) -> BoolArray:
-    """`outside` of every row of float64[steps, 10], the fields of StepWork."""
-    flags = np.empty(work.shape[0], np.bool_)
-    for row in range(work.shape[0]):
-        w = work[row]
-        flags[row] = outside(meta, data, features(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]))
-    return flags
+def _priced(cost: Pointing, work: FloatArray) -> tuple[FloatArray, BoolArray]:
+    seconds, flags = np.empty(work.shape[0]), np.empty(work.shape[0], np.bool_)
+    _price(cost.record, _records(work), seconds, flags)
+    return seconds, flags
+
+
+def _records(work: FloatArray) -> Array[Work]:
+    rows: Array[Work] = np.ascontiguousarray(work, np.float64).view(WORK)[:, 0]
+    return rows

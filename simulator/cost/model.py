@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from simulator.cost.kernel import outsides, step_times
 from simulator.cost.operators import Affine, Bounds, Operator, Roof, Table
-from simulator.cost.packing import Packed, pack
+from simulator.cost.packing import pack
 from simulator.cost.work import FEATURES, LEAST, StepWork
+from simulator.records import Pointing
 from traces.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -30,8 +31,8 @@ class CostModel(Protocol):
         """Name in results."""
 
     @property
-    def packed(self) -> Packed:
-        """(meta, data) for `simulator.cost.kernel`."""
+    def packed(self) -> Pointing:
+        """The record that `simulator.cost.kernel` reads."""
 
     def step_time_s(self, work: StepWork) -> FloatArray:
         """Seconds of each decode step, in the shape of the work."""
@@ -106,8 +107,8 @@ class Profile:
         self._check_positive()
 
     @cached_property
-    def packed(self) -> Packed:
-        """(meta, data) for `simulator.cost.kernel`."""
+    def packed(self) -> Pointing:
+        """The record that `simulator.cost.kernel` reads."""
         return pack(self.operators, self.valid_range)
 
     def step_time_s(self, work: StepWork) -> FloatArray:
@@ -116,7 +117,7 @@ class Profile:
 
     def outside(self, work: StepWork) -> BoolArray:
         """Whether each decode step lies outside the valid range, in the shape of the work."""
-        flags: BoolArray = outsides(*self.packed, _rows(work)).reshape(np.shape(work.live))
+        flags: BoolArray = outsides(self.packed, _rows(work)).reshape(np.shape(work.live))
         return flags
 
     def operator_times(self, work: StepWork) -> dict[str, FloatArray]:
@@ -193,8 +194,8 @@ def _grid_range(operators: tuple[Operator, ...]) -> Bounds:
     return spans
 
 
-def _evaluate(packed: Packed, work: StepWork) -> FloatArray:
-    seconds: FloatArray = step_times(*packed, _rows(work)).reshape(np.shape(work.live))
+def _evaluate(packed: Pointing, work: StepWork) -> FloatArray:
+    seconds: FloatArray = step_times(packed, _rows(work)).reshape(np.shape(work.live))
     return seconds
 
 

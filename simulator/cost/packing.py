@@ -1,58 +1,47 @@
-"""Flattens operators and valid range into the two arrays that `simulator.cost.kernel` reads."""
+"""Flattens operators and valid range into the record that `simulator.cost.kernel` reads."""
 
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from simulator.cost.kernel import OPERATOR_WIDTH, ROOF, TABLE
-from simulator.cost.operators import MOST_AXES, ROW_KEYS, WHEN, Affine, Bounds, Operator, Roof, Table
+from simulator.cost.kernel import AXIS, BOUND, COST, NOTHING, OPERATOR, ROOF, ROW, TABLE
+from simulator.cost.operators import ROW_KEYS, WHEN, Affine, Bounds, Operator, Roof, Table
 from simulator.cost.work import FEATURES
+from simulator.records import Pointing
 
-Packed = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
-
-
-def pack(operators: tuple[Operator, ...], bounds: Bounds) -> Packed:
-    """(meta, data) of a sum of operators; repeats are multiplied in, affine rows and tables on one grid are added up."""
-    rows = [np.array(one.row_s) * one.repeat for one in operators if isinstance(one, Affine)]
-    pieces = [np.sum(rows, axis=0) if rows else np.zeros(len(ROW_KEYS))]
-    filled = pieces[0].size
-    ranges: list[int] = []
-    for number, feature in enumerate(FEATURES):
-        if feature not in bounds:
-            continue
-        ranges += [number, filled]
-        pieces.append(np.array(bounds[feature]))
-        filled += 2
-    entries: list[int] = []
-    tables = _merged(one for one in operators if isinstance(one, Table))
-    packed: list[Roof | Table] = [*(one for one in operators if isinstance(one, Roof)), *tables]
-    for one in packed:
-        if isinstance(one, Roof):
-            entry = [ROOF, filled, 0, -1, 0]
-            numbers = [np.array(one.memory_s) * one.repeat, np.array(one.compute_s) * one.repeat]
-        else:
-            per = -1 if one.per is None else FEATURES.index(one.per)
-            entry = [TABLE, filled, WHEN.index(one.when), per, len(one.axes)]
-            for name, points in zip(one.axes, one.grid, strict=True):
-                entry += [FEATURES.index(name), points.size]
-            numbers = [*one.grid, one.values_s.ravel() * one.repeat]
-        pieces += numbers
-        filled += sum(piece.size for piece in numbers)
-        entries += entry + [0] * (OPERATOR_WIDTH - len(entry))
-    assert OPERATOR_WIDTH == 5 + 2 * MOST_AXES
-    meta = np.array([len(ranges) // 2, len(entries) // OPERATOR_WIDTH, *ranges, *entries], dtype=np.int64)
-    return meta, np.concatenate(pieces)
+UNEVEN = ("longest_context", "excess_context", "evenness")
+"""Features that say how uneven a batch is."""
+assert ROW.names == ROW_KEYS
 
 
-def reads(packed: Packed, names: Iterable[str]) -> bool:
-    """Whether the packed cost model looks at any of these features."""
-    meta = packed[0]
-    operators = meta[2 + 2 * meta[0] :].reshape(-1, OPERATOR_WIDTH)
-    tables = operators[operators[:, 0] == TABLE]
-    axes = [tables[tables[:, 4] > axis, 5 + 2 * axis] for axis in range(MOST_AXES)]
-    used = np.concatenate([meta[2 : 2 + 2 * meta[0] : 2], tables[:, 3], *axes])
-    return bool(np.isin([FEATURES.index(name) for name in names], used).any())
+def pack(operators: tuple[Operator, ...], bounds: Bounds) -> Pointing:
+    """Return a sum of operators; repeats are multiplied in, affine rows and tables on one grid are added up."""
+    affine = [np.array(one.row_s) * one.repeat for one in operators if isinstance(one, Affine)]
+    rows = [np.sum(affine, axis=0) if affine else np.zeros(len(ROW_KEYS))]
+    entries: list[tuple[int, ...]] = []
+    axes: list[tuple[int, ...]] = []
+    data, filled = [np.empty(0)], 0
+    for roof in (one for one in operators if isinstance(one, Roof)):
+        entries.append((ROOF, len(rows), WHEN.index("always"), NOTHING, 0, 0))
+        rows += [np.array(roof.memory_s) * roof.repeat, np.array(roof.compute_s) * roof.repeat]
+    for table in _merged(one for one in operators if isinstance(one, Table)):
+        first = len(axes)
+        for name, points in zip(table.axes, table.grid, strict=True):
+            axes.append((FEATURES.index(name), points.size, filled, filled))
+            filled += points.size
+        per = NOTHING if table.per is None else FEATURES.index(table.per)
+        entries.append((TABLE, filled, WHEN.index(table.when), per, len(table.axes), first))
+        data += [*table.grid, table.values_s.ravel() * table.repeat]
+        filled += table.values_s.size
+    ranges = [(number, *bounds[feature]) for number, feature in enumerate(FEATURES) if feature in bounds]
+    tables = [one for one in operators if isinstance(one, Table)]
+    read = {*bounds, *(table.per for table in tables), *(axis for table in tables for axis in table.axes)}
+    packed = Pointing(COST, uneven=not read.isdisjoint(UNEVEN))
+    packed.point(
+        rows=np.array([tuple(row) for row in rows], ROW), bounds=np.array(ranges, BOUND), operators=np.array(entries, OPERATOR),
+        axes=np.array(axes, AXIS), data=np.concatenate(data), features=np.zeros(len(FEATURES)),
+    )  # fmt: skip
+    return packed
 
 
 def _merged(tables: Iterable[Table]) -> list[Table]:

@@ -8,19 +8,45 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from simulator.records import layout
 from traces.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 
-WORK_FIELDS = (
-    "live", "query_tokens", "kv_tokens", "pairs", "prefill_tokens", "padded_tokens",
-    "prefill_seqs", "prefill_kv_tokens", "prefill_pairs", "longest_context",
-)  # fmt: skip
-DERIVED = (
-    "context_tokens", "query_per_seq", "decode_seqs", "decode_context", "decode_width", "prefill_chunk", "prefill_context",
-    "excess_context", "evenness", "further_chunks", "sampled_tokens",
-)  # fmt: skip
-FEATURES = WORK_FIELDS + DERIVED
+
+class Work:
+    """The work of a decode step, counted: the record that compiled code fills in. `StepWork` says more of each."""
+
+    live: float
+    query_tokens: float
+    kv_tokens: float
+    pairs: float
+    prefill_tokens: float
+    padded_tokens: float
+    prefill_seqs: float
+    prefill_kv_tokens: float
+    prefill_pairs: float
+    longest_context: float
+
+
+class Features(Work):
+    """What operators may depend on: the work, and what follows from it (`kernel.derive`)."""
+
+    context_tokens: float
+    query_per_seq: float
+    decode_seqs: float
+    decode_context: float
+    decode_width: float
+    prefill_chunk: float
+    prefill_context: float
+    excess_context: float
+    evenness: float
+    further_chunks: float
+    sampled_tokens: float
+
+
+WORK, FEATURE = layout(Work), layout(Features)
+WORK_FIELDS, FEATURES = WORK.names, FEATURE.names
 LEAST = dict.fromkeys(FEATURES, 0.0) | {"live": 1.0, "query_tokens": 1.0, "padded_tokens": 1.0, "query_per_seq": 1.0}
 """What every decode step has at least: one live sequence, each with one query token."""
 

@@ -2,17 +2,29 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.records import Array, Layout, as_int
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 LARGEST_BUDGET = 255
 NO_TABLE = -1
+
+
+class Draft:
+    """What compiled code reads of a table at a position."""
+
+    accepted: int
+    drafted: int
+
+
+DRAFT: Layout[Draft] = np.dtype([(name, np.uint8) for name in Draft.__annotations__])  # type: ignore[assignment]
 
 
 @dataclass
@@ -53,6 +65,11 @@ class Acceptance:
             self.table_of[missing] = len(self.tables) + np.arange(len(missing))
             self.tables = np.concatenate([self.tables, *(self.compute(k)[None] for k in missing)])
 
+    def drafts(self, budget: int) -> Array[Draft]:
+        """The table that serves a budget, as compiled code reads it."""
+        table: Array[Draft] = self.tables[self.table_of[budget]].view(DRAFT)[:, 0]
+        return table
+
     def release(self) -> None:
         """Let go of what computes further tables: a whole history."""
         self.compute = None
@@ -80,13 +97,13 @@ class AcceptanceCounts:
 
 
 @compiled(nogil=True)
-def _count(offsets, table, budget, counts):  # type: ignore[no-untyped-def]
+def _count(offsets: Array[int], table: Array[Draft], budget: int, counts: "npt.NDArray[Any]") -> None:
     for i in range(offsets.size - 1):
         p, end = offsets[i], offsets[i + 1]
         while p < end:
-            right = min(budget, int(table[p, 0]))
+            right = min(budget, as_int(table[p].accepted))
             counts[0, i] += 1
-            counts[1, i] += min(budget, int(table[p, 1]))
+            counts[1, i] += min(budget, as_int(table[p].drafted))
             counts[2, i] += right
             p += right + 1
 
@@ -98,7 +115,7 @@ def count_each(acceptance: Acceptance, budget: int) -> Int64:
     """
     acceptance.serve([budget])
     counts = np.zeros((3, acceptance.offsets.size - 1), np.int64)
-    _count(acceptance.offsets, acceptance.tables[acceptance.table_of[budget]], budget, counts)
+    _count(acceptance.offsets, acceptance.drafts(budget), budget, counts)
     return counts
 
 

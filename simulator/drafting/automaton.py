@@ -265,7 +265,7 @@ def observe(at: int, token: int, weight: int, depth: int) -> None:
 
 
 @compiled
-def follow(at: int, state: int, length: int, token: int, longest: int):  # type: ignore[no-untyped-def]
+def follow(at: int, state: int, length: int, token: int, longest: int) -> tuple[int, int]:
     """Extend a match by `token`: (state, length) of the longest suffix, at most `longest` tokens, that occurs."""
     target = target_of(at, state, token)
     while target == NONE:

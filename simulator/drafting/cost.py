@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from simulator.drafting.drafter import DraftCost
+from simulator.cost.draft_cost import DraftCost
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 

@@ -1,46 +1,17 @@
-"""The interface of a drafter, what it costs, and which recorded rollouts it may have seen."""
+"""The interface of a drafter, and which recorded rollouts it may have seen."""
 
-from dataclasses import astuple, dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.draft_cost import DraftCost as DraftCost
 from simulator.drafting.acceptance import Acceptance
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
 Source = Literal["prompt", "own", "siblings", "history", "model"]
-
-
-@dataclass(frozen=True)
-class DraftCost:
-    """Seconds that drafting adds to a decode step, on the critical path before verification.
-
-    per_step_s: once, if any sequence may draft. per_query_s: for each sequence that may draft (budget above 0).
-    per_pass_s, per_pass_kv_token_s: for each serial pass of a draft model, of which a step takes as many as its longest
-    draft has tokens; the latter times the KV tokens of the batch. per_drafted_token_s: for each drafted token.
-    per_emitted_token_s: for each emitted token, where a drafter learns as it goes. step_fraction: this share of the
-    decode step's own time, if any sequence may draft.
-    """
-
-    per_step_s: float = 0.0
-    per_query_s: float = 0.0
-    per_pass_s: float = 0.0
-    per_pass_kv_token_s: float = 0.0
-    per_drafted_token_s: float = 0.0
-    per_emitted_token_s: float = 0.0
-    step_fraction: float = 0.0
-
-    @property
-    def packed(self) -> Float64:
-        """The coefficients in the order of the fields, for `engine.kernel`."""
-        return np.array(astuple(self), np.float64)
-
-
-FREE = DraftCost()
 
 
 class Drafter(Protocol):

@@ -19,7 +19,7 @@ UNIT = 2.0**-53
 
 
 @compiled
-def uniform(key, counter):  # type: ignore[no-untyped-def]
+def uniform(key: np.uint64, counter: int) -> float:
     """Return draw number `counter` (0, 1, ...) of the stream `key`, in (0, 1): splitmix64, started at the key.
 
     Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, with the constants of its
@@ -32,8 +32,8 @@ def uniform(key, counter):  # type: ignore[no-untyped-def]
     return (np.float64(z >> S11) + HALF) * UNIT
 
 
-@compiled(nogil=True)
-def firsts(keys, out):  # type: ignore[no-untyped-def]
+@compiled
+def firsts(keys: UInt64, out: Float64) -> None:
     """Write draw 0 of every stream."""
     for i in range(keys.size):
         out[i] = uniform(keys[i], 0)

@@ -25,6 +25,7 @@ from simulator.drafting.automaton import (
     table_size,
 )
 from simulator.drafting.memory import address, load, store
+from simulator.records import as_int
 from traces.errors import InputError
 
 Int32 = npt.NDArray[np.int32]
@@ -61,22 +62,22 @@ class Forest:
 
 
 @compiled(nogil=True)
-def _grow(tokens, starts, ends, weights, depth, at):  # type: ignore[no-untyped-def]
+def _grow(tokens: Int32, starts: Int64, ends: Int64, weights: Int64, depth: int, at: int) -> None:
     plant(at, (ends - starts).sum(), starts.size)
     for i in range(starts.size):
         start_sequence(at)
         for p in range(starts[i], ends[i]):
-            observe(at, tokens[p], weights[i], depth)
+            observe(at, as_int(tokens[p]), weights[i], depth)
 
 
 @compiled(nogil=True)
-def _compact_size(at):  # type: ignore[no-untyped-def]
+def _compact_size(at: int) -> int:
     edges = load(at, N_EDGES)
     return HEADER + STATE * load(at, N_STATES) + EDGE * edges + table_size(edges)
 
 
 @compiled(nogil=True)
-def _compact(source, to):  # type: ignore[no-untyped-def]
+def _compact(source: int, to: int) -> None:
     states, edges = load(source, N_STATES), load(source, N_EDGES)
     for word in range(HEADER + STATE * states):
         store(to, word, load(source, word))
@@ -90,8 +91,8 @@ def _compact(source, to):  # type: ignore[no-untyped-def]
         file_edge(to, number)
 
 
-@compiled(nogil=True)
-def transplant(source, to, tokens, sequences):  # type: ignore[no-untyped-def]
+@compiled
+def transplant(source: int, to: int, tokens: int, sequences: int) -> None:
     """Make the block at `to` a copy of a frozen automaton that can grow to `tokens` tokens in `sequences` sequences."""
     plant(to, tokens, sequences)
     states, edges = load(source, N_STATES), load(source, N_EDGES)

@@ -5,17 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.automaton import block_size
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
-from simulator.drafting.history import Forest
-from simulator.drafting.layout import each_part, prompts_of
-from simulator.drafting.memory import address
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.model import Modelled
 from simulator.drafting.pricing import both, every_step
-from simulator.drafting.scored import accept_scored
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.suffix import Suffix, SuffixReplay
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -91,9 +87,11 @@ class Hybrid:
         history = self.suffix.learn(trace, past)
 
         def table(budget: int) -> UInt8:
-            suffix, scores = scored_everywhere(self.suffix, trace, rows, history, budget)
+            suffix = SuffixReplay(self.suffix, trace, rows, history)
+            suffix.run(budget, scores=True)
             least = np.repeat(self._thresholds(trace.step[rows], budget), trace.output_tokens[rows])
-            return np.where((scores > least)[:, None], suffix, np.minimum(model, budget)).astype(np.uint8)
+            worth = (suffix.scores > least)[:, None]
+            return np.where(worth, suffix.table, np.minimum(model, budget)).astype(np.uint8)
 
         return Acceptance(offsets, table, prefix=False)
 
@@ -106,32 +104,3 @@ class Hybrid:
         return np.array([curve.mean_accepted(drafted, step) for step in distinct.tolist()])[
             np.searchsorted(distinct, steps)
         ]
-
-
-def scored_everywhere(
-    drafter: Suffix, trace: Trace, rows: Int64, history: Forest, budget: int
-) -> tuple[UInt8, Float64]:
-    """Return uint8[positions, 2], accepted and drafted, and float64[positions], the scores of scored suffix drafts."""
-    offsets, prompts = offsets_of(trace, rows), prompts_of(trace, rows, drafter.prompt)
-    accepted, drafted = np.zeros(offsets[-1], np.uint8), np.zeros(offsets[-1], np.uint8)
-    scores = np.zeros(offsets[-1])
-    if drafter.scope == "problem":
-        at = history.at[trace.prompt[rows]]
-    else:
-        at = np.full(rows.size, history.at[0] if drafter.scope == "global" else -1, np.int64)
-
-    def run(part: Int64) -> int:
-        starts, ends = trace.offsets[rows[part]], trace.offsets[rows[part] + 1]
-        prompt_starts, prompt_ends = prompts.starts[part], prompts.ends[part]
-        longest = int((ends - starts + prompt_ends - prompt_starts).max())
-        own = np.empty(block_size(longest, 1) if drafter.own else 0, np.int32)
-        scratch = np.empty(2 * drafter.depth, np.int32)
-        steps: int = accept_scored(
-            address(trace.tokens), starts, ends, address(prompts.tokens), prompt_starts, prompt_ends,
-            at[part], address(own), drafter.own, address(scratch),
-            budget, drafter.depth, drafter.factor, drafter.min_prob, True, offsets[part], accepted, drafted, scores,
-        )  # fmt: skip
-        return steps
-
-    each_part(offsets, run)
-    return np.stack([accepted, drafted], axis=1), scores

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
 from simulator.drafting.automaton import (
     LAST,
@@ -26,11 +27,13 @@ from simulator.drafting.automaton import (
     follow,
     plant,
 )
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.layout import each_part
 from simulator.drafting.memory import address, load
+from simulator.records import as_int
 from traces.trace import Trace
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
@@ -91,7 +94,7 @@ def latest_of_slot(trace: Trace, rows: Int64, past: Int64) -> Int64:
 
 
 @compiled
-def _subtrees(at, ends, order, leaf, first, count):  # type: ignore[no-untyped-def]
+def _subtrees(at: int, ends: Int64, order: Int64, leaf: Int64, first: Int64, count: Int64) -> None:
     """Number the ends of a sequence so that those of each state are first[state] to first[state] + count[state].
 
     ends: the state of each prefix, by its length from 1 on. Fills leaf (by length of prefix), first and count (by state);
@@ -125,7 +128,9 @@ def _subtrees(at, ends, order, leaf, first, count):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _sweep(state, leaf, first, count, longest, forward, marks, found):  # type: ignore[no-untyped-def]
+def _sweep(
+    state: Int64, leaf: Int64, first: Int64, count: Int64, longest: int, forward: bool, marks: Int64, found: Int64
+) -> None:
     """Find, for each position p with a state, the nearest end of that state at p or before, or (backward) after p.
 
     A segment tree over the numbered ends holds in each node the end that was passed last. Writes the end, 0 for none.
@@ -159,9 +164,10 @@ def _sweep(state, leaf, first, count, longest, forward, marks, found):  # type: 
 
 
 @compiled(nogil=True)
-def _accept_last(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, past_starts, past_ends, at, resync, min_match, offsets, table,
-):  # fmt: skip
+def _accept_last(
+    tokens: Int32, starts: Int64, ends: Int64, past_starts: Int64, past_ends: Int64, at: int, resync: bool, min_match: int,
+    offsets: Int64, table: UInt8,
+) -> None:  # fmt: skip
     """Fill the table, uint8[positions, 2]. at: address of room for the automaton of the longest previous rollout."""
     longest, most = (past_ends - past_starts).max(), (ends - starts).max()
     order, count = np.empty(2 * longest + 2, np.int64), np.empty(2 * longest + 2, np.int64)
@@ -178,13 +184,13 @@ def _accept_last(  # type: ignore[no-untyped-def]
             followed = past.size - 1  # a match must leave a token to draft
             plant(at, followed, 1)
             for end in range(followed):
-                extend(at, past[end])
+                extend(at, as_int(past[end]))
                 prefix[end + 1] = load(at, LAST)
             _subtrees(at, prefix[: followed + 1], order, leaf, first, count)
             state, length = ROOT, 0
             for p in range(now.size):
                 states[p] = state if length >= min_match else NONE
-                state, length = follow(at, state, length, now[p], past.size)
+                state, length = follow(at, state, length, as_int(now[p]), past.size)
             _sweep(states[: now.size], leaf, first, count, followed, True, marks, before)
             _sweep(states[: now.size], leaf, first, count, followed, False, marks, after)
         source = right = 0

@@ -6,11 +6,13 @@ rollout from its own prompt and output. Nothing is shared between replicas befor
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -22,181 +24,203 @@ from simulator.drafting.automaton import (
     shorten,
 )
 from simulator.drafting.history import LARGEST_BLOCK, Forest, transplant
-from simulator.drafting.longest import LONGEST_DRAFT, continued, draft_along
+from simulator.drafting.longest import draft_along
 from simulator.drafting.memory import address, load, store
 from simulator.drafting.scored import best_draft
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.standing import continued
+from simulator.records import Array, Pointing, array_field, layout, records
 from traces.errors import InputError
 from traces.trace import Trace
 
+if TYPE_CHECKING:
+    from simulator.drafting.suffix import Suffix
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
 
-# rows of `pupils`, by rollout: its group, addresses of its tokens, its prompt and its own automaton, lengths, and where it
-# stands in the group's automaton
-GROUP, TOKENS, LENGTH, PROMPT, PROMPT_LEN, OWN, SHARED_LAST, SHARED_ACTIVE, SHARED_LEN = range(9)
-# rows of `groups`: address of the automaton, whether it is built, tokens and sequences it must hold, address of the
-# frozen history that it starts as (0: none)
-BLOCK, BUILT, HOLDS_TOKENS, HOLDS_SEQUENCES, HISTORY = range(5)
-# fields of `rules`
-DEPTH, FACTOR, MIN_PROB, SCORED, USE_OWN = range(5)
+
+class Sibling:
+    """A rollout of the index; what is at an address are int32 words."""
+
+    group: int
+    tokens: int  # address of its output
+    length: int
+    prompt: int  # address of its prompt
+    prompt_length: int
+    own: int  # address of the automaton of its own prompt and output
+    last: int  # where it stands in the group's automaton
+    active: int
+    active_length: int
+
+
+class Group:
+    """Rollouts that learn from each other, and the automaton of what they have emitted."""
+
+    automaton: int  # its address
+    built: bool
+    tokens: int  # that it must hold
+    sequences: int
+    history: int  # address of the frozen history that it starts as; 0: none
+
+
+class Siblings:
+    """The index of one replica, and the drafter's settings."""
+
+    depth: int
+    factor: float
+    min_prob: float
+    scored: bool
+    use_own: bool
+    scratch: int  # address of room for four drafts
+    rollouts: Array[Sibling]
+    groups: Array[Group]
+
+
+SIBLING, GROUP, SIBLINGS = layout(Sibling), layout(Group), layout(Siblings)
+rollouts_of, groups_of = array_field("rollouts", SIBLING), array_field("groups", GROUP)
 
 
 @compiled
-def enrol(rollout, pupils, groups, rules):  # type: ignore[no-untyped-def]
+def begin(siblings: Siblings, rollout: int) -> None:
     """Admit a rollout: build its group's automaton if it is the first, and its own from its prompt."""
-    depth, group = int(rules[DEPTH]), pupils[GROUP, rollout]
-    shared, own = groups[BLOCK, group], pupils[OWN, rollout]
-    if groups[BUILT, group] == 0:
-        groups[BUILT, group] = 1
-        tokens, sequences = groups[HOLDS_TOKENS, group], groups[HOLDS_SEQUENCES, group]
-        if groups[HISTORY, group] == 0:
-            plant(shared, tokens, sequences)
+    one, depth = rollouts_of(siblings)[rollout], siblings.depth
+    group = groups_of(siblings)[one.group]
+    if not group.built:
+        group.built = True
+        if group.history == 0:
+            plant(group.automaton, group.tokens, group.sequences)
         else:
-            transplant(groups[HISTORY, group], shared, tokens, sequences)
-    pupils[SHARED_LAST, rollout] = ROOT
-    pupils[SHARED_ACTIVE, rollout] = ROOT
-    pupils[SHARED_LEN, rollout] = 0
-    if rules[USE_OWN]:
-        plant(own, pupils[LENGTH, rollout] + pupils[PROMPT_LEN, rollout], 1)
-        for p in range(pupils[PROMPT_LEN, rollout]):
-            observe(own, load(pupils[PROMPT, rollout], p), 1, depth)
+            transplant(group.history, group.automaton, group.tokens, group.sequences)
+    one.last, one.active, one.active_length = ROOT, ROOT, 0
+    if siblings.use_own:
+        plant(one.own, one.length + one.prompt_length, 1)
+        for p in range(one.prompt_length):
+            observe(one.own, load(one.prompt, p), 1, depth)
 
 
 @compiled
-def hear(rollout, emitted, count, pupils, groups, rules):  # type: ignore[no-untyped-def]
+def learn(siblings: Siblings, rollout: int, emitted: int, count: int) -> None:
     """Append `count` tokens from position `emitted` on to the rollout's own automaton and to its group's."""
-    depth, shared = int(rules[DEPTH]), groups[BLOCK, pupils[GROUP, rollout]]
-    store(shared, LAST, pupils[SHARED_LAST, rollout])
-    store(shared, ACTIVE, pupils[SHARED_ACTIVE, rollout])
-    store(shared, ACTIVE_LEN, pupils[SHARED_LEN, rollout])
-    for p in range(emitted, min(emitted + count, pupils[LENGTH, rollout])):
-        token = load(pupils[TOKENS, rollout], p)
+    one, depth = rollouts_of(siblings)[rollout], siblings.depth
+    shared = groups_of(siblings)[one.group].automaton
+    store(shared, LAST, one.last)
+    store(shared, ACTIVE, one.active)
+    store(shared, ACTIVE_LEN, one.active_length)
+    for p in range(emitted, min(emitted + count, one.length)):
+        token = load(one.tokens, p)
         observe(shared, token, 1, depth)
-        if rules[USE_OWN]:
-            observe(pupils[OWN, rollout], token, 1, depth)
-    pupils[SHARED_LAST, rollout] = load(shared, LAST)
-    pupils[SHARED_ACTIVE, rollout] = load(shared, ACTIVE)
-    pupils[SHARED_LEN, rollout] = load(shared, ACTIVE_LEN)
+        if siblings.use_own:
+            observe(one.own, token, 1, depth)
+    one.last, one.active, one.active_length = load(shared, LAST), load(shared, ACTIVE), load(shared, ACTIVE_LEN)
 
 
 @compiled
-def speak(rollout, emitted, budget, pupils, groups, scratch, rules):  # type: ignore[no-untyped-def]
+def propose(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
     """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted), cut at its end.
 
-    The group's automaton has heard the rollout itself too, so it is the history and own output together; matches there
+    The group's automaton has learnt the rollout itself too, so it is the history and own output together; matches there
     begin with the rollout's first token, matches in its own automaton with its prompt.
     """
     if budget == 0:
         return 0, 0
-    depth, factor, min_prob = int(rules[DEPTH]), rules[FACTOR], rules[MIN_PROB]
-    shared, own = groups[BLOCK, pupils[GROUP, rollout]], pupils[OWN, rollout]
-    left = pupils[LENGTH, rollout] - emitted
-    actual = pupils[TOKENS, rollout] + 4 * emitted
-    known = min(pupils[SHARED_LEN, rollout], depth - 1)
-    state = shorten(shared, pupils[SHARED_ACTIVE, rollout], known) if known > 0 else ROOT
+    one, depth = rollouts_of(siblings)[rollout], siblings.depth
+    shared, own = groups_of(siblings)[one.group].automaton, one.own
+    left, actual = one.length - emitted, one.tokens + 4 * emitted
+    known = min(one.active_length, depth - 1)
+    state = shorten(shared, one.active, known) if known > 0 else ROOT
     own_state, own_known = ROOT, 0
-    if rules[USE_OWN]:
+    if siblings.use_own:
         own_known = min(load(own, ACTIVE_LEN), depth - 1)
         own_state = shorten(own, load(own, ACTIVE), own_known) if own_known > 0 else ROOT
-    if rules[SCORED]:
-        longest = min(pupils[PROMPT_LEN, rollout] + emitted, depth) - 1
-        n, score, draft = best_draft(
-            shared, state, min(known, longest), own, ROOT, 0, budget, depth, factor, min_prob, scratch, scratch + 4 * depth
-        )  # fmt: skip
-        if rules[USE_OWN]:
-            own_n, own_score, own_draft = best_draft(
-                shared, ROOT, 0, own, own_state, min(own_known, longest), budget, depth, factor, min_prob,
-                scratch + 8 * depth, scratch + 12 * depth,
-            )  # fmt: skip
-            if own_score >= score:
-                n, draft = own_n, own_draft
-        n = min(n, left)
-        right = 0
-        while right < n and load(draft, right) == load(actual, right):
-            right += 1
-        return n, right
+    if siblings.scored:
+        longest = min(one.prompt_length + emitted, depth) - 1
+        here, there = min(known, longest), min(own_known, longest)
+        return _propose_scored(siblings, shared, state, here, own, own_state, there, budget, actual, left)
     state, known = continued(shared, state, known)
-    if rules[USE_OWN]:
+    if siblings.use_own:
         own_state, own_known = continued(own, own_state, own_known)
         if own_known >= known:
             shared, state, known = own, own_state, own_known
     if known == 0:
         return 0, 0
-    limit = min(int(factor * known + 1e-9), LONGEST_DRAFT, budget)
-    return draft_along(shared, state, known, limit, depth, min_prob, actual, left)
+    limit = min(int(siblings.factor * known + 1e-9), LARGEST_BUDGET, budget)
+    return draft_along(shared, state, known, limit, depth, siblings.min_prob, actual, left)
+
+
+@compiled
+def _propose_scored(
+    siblings: Siblings, shared: int, state: int, known: int, own: int, own_state: int, own_known: int, budget: int,
+    actual: int, left: int,
+) -> tuple[int, int]:  # fmt: skip
+    """The better of the drafts from the group and from own output: (drafted, accepted) of at most `left` tokens."""
+    depth, scratch = siblings.depth, siblings.scratch
+    n, score, draft = best_draft(
+        shared, state, known, own, ROOT, 0, budget, depth, siblings.factor, siblings.min_prob, scratch, scratch + 4 * depth
+    )  # fmt: skip
+    if siblings.use_own:
+        own_n, own_score, own_draft = best_draft(
+            shared, ROOT, 0, own, own_state, own_known, budget, depth, siblings.factor, siblings.min_prob,
+            scratch + 8 * depth, scratch + 12 * depth,
+        )  # fmt: skip
+        if own_score >= score:
+            n, draft = own_n, own_draft
+    n = min(n, left)
+    right = 0
+    while right < n and load(draft, right) == load(actual, right):
+        right += 1
+    return n, right
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
-    """One replica's place to draft at: the arrays that compiled code reads, and the memory that they point into."""
-
-    pupils: Int64
-    groups: Int64
-    scratch: Int32
-    rules: Float64
-    memory: tuple[Int32, ...]
-
-    @property
-    def packed(self) -> tuple[Int64, Int64, int, Float64]:
-        """The arguments of the compiled functions after the rollout's."""
-        return self.pupils, self.groups, address(self.scratch), self.rules
-
-
-EMPTY_DESK = (np.empty((0, 0), np.int64), np.empty((0, 0), np.int64), 0, np.empty(0))
-
-
-@dataclass(frozen=True, eq=False)
-class Classroom:
+class SiblingIndex:
     """The rollouts in `rows` of `trace`, in queue order, to be drafted for by `drafter`; `history` is what it learnt.
 
     Memory per replica grows to about 90 bytes per token of history and of output, twice that with own output.
     """
 
-    drafter: Suffix
+    drafter: "Suffix"
     trace: Trace
     rows: Int64
     history: Forest
     memory: dict[tuple[int, str], Int32] = field(default_factory=dict)
 
-    def desk(self, replica: int = 0) -> Desk:
-        """Return a fresh desk for a replica; its memory is touched only as rollouts arrive.
+    def of_replica(self, number: int = 0) -> Pointing:
+        """Return a fresh `Siblings` for a replica; its memory is touched only as rollouts arrive.
 
         A replica's memory is used again for the next policy: fresh pages cost as much as a third of the drafting.
         """
-        trace, rows, drafter, history = self.trace, self.rows, self.drafter, self.history
-        problem = drafter.scope == "problem"
-        group = trace.prompt[rows].astype(np.int64) if problem else np.zeros(rows.size, np.int64)
+        trace, rows, drafter = self.trace, self.rows, self.drafter
+        group_of = trace.prompt[rows] if drafter.scope == "problem" else np.zeros(rows.size, np.int64)
         lengths = trace.output_tokens[rows].astype(np.int64)
-        n_groups = history.at.size
-        groups = np.zeros((5, n_groups), np.int64)
-        known = history.at >= 0
-        groups[HISTORY, known] = 4 * history.at[known]
-        groups[HOLDS_TOKENS] = history.tokens_of + np.bincount(group, lengths, n_groups).astype(np.int64)
-        groups[HOLDS_SEQUENCES] = history.sequences_of + np.bincount(group, minlength=n_groups)
-        shared = self._blocks((replica, "shared"), groups[HOLDS_TOKENS], groups[HOLDS_SEQUENCES])
-        groups[BLOCK] = shared[1]
-        tokens = address(trace.tokens)
-        pupils = np.zeros((9, rows.size), np.int64)
-        pupils[GROUP], pupils[LENGTH] = group, lengths
-        pupils[TOKENS] = tokens + 4 * trace.offsets[rows]
-        memory = [shared[0], trace.tokens, *history.blocks.values()]
+        ones = records(SIBLING, rows.size)
+        ones["group"], ones["length"] = group_of, lengths
+        ones["tokens"] = address(trace.tokens) + 4 * trace.offsets[rows]
         if drafter.prompt and trace.has_prompts:
-            memory.append(trace.prompt_token_ids_flat)
-            pupils[PROMPT] = address(memory[-1]) + 4 * trace.prompt_offsets[rows]
-            pupils[PROMPT_LEN] = trace.prompt_tokens[rows]
+            ones["prompt"] = address(trace.prompt_token_ids_flat) + 4 * trace.prompt_offsets[rows]
+            ones["prompt_length"] = trace.prompt_tokens[rows]
         if drafter.own:
-            own = self._blocks((replica, "own"), lengths + pupils[PROMPT_LEN], np.ones(rows.size, np.int64))
-            pupils[OWN] = own[1]
-            memory.append(own[0])
-        rules = np.array(
-            [drafter.depth, drafter.factor, drafter.min_prob, drafter.match == "scored", drafter.own], np.float64
-        )
-        return Desk(pupils, groups, np.empty(4 * drafter.depth, np.int32), rules, tuple(memory))
+            ones["own"] = self._blocks((number, "own"), lengths + ones["prompt_length"], np.ones(rows.size, np.int64))
+        groups = self._groups(number, ones)
+        made = Pointing(
+            SIBLINGS, depth=drafter.depth, factor=drafter.factor, min_prob=drafter.min_prob,
+            scored=drafter.match == "scored", use_own=drafter.own,
+        )  # fmt: skip
+        made.point(rollouts=ones, groups=groups, scratch=np.empty(4 * drafter.depth, np.int32))
+        return made
 
-    def _blocks(self, key: tuple[int, str], tokens: Int64, sequences: Int64) -> tuple[Int32, Int64]:
-        """Reserve one block for each automaton: the memory, and their addresses."""
+    def _groups(self, number: int, ones: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+        """The groups of the rollouts, each with room for its history and for all that they will emit."""
+        history = self.history
+        groups = records(GROUP, history.at.size)
+        known = history.at >= 0
+        groups["history"][known] = 4 * history.at[known]
+        groups["tokens"] = history.tokens_of + np.bincount(ones["group"], ones["length"], groups.size).astype(np.int64)
+        groups["sequences"] = history.sequences_of + np.bincount(ones["group"], minlength=groups.size)
+        groups["automaton"] = self._blocks((number, "shared"), groups["tokens"], groups["sequences"])
+        return groups
+
+    def _blocks(self, key: tuple[int, str], tokens: Int64, sequences: Int64) -> Int64:
+        """Reserve one block for each automaton, and return their addresses."""
         sizes = np.array([block_size(int(n), int(s)) for n, s in zip(tokens, sequences, strict=True)], np.int64)
         if sizes.max(initial=0) > LARGEST_BLOCK:
             raise InputError(
@@ -204,4 +228,4 @@ class Classroom:
                 "use a smaller --window, or --scope problem"
             )
         words = self.memory.setdefault(key, np.empty(int(sizes.sum()), np.int32))
-        return words, address(words) + 4 * np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        return address(words) + 4 * np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)

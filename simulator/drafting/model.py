@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.draws import levels, rollout_keys, uniform
 from simulator.drafting.pricing import Costs, draft_cost, entry_of
 from traces.errors import InputError
@@ -18,6 +19,8 @@ from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+UInt64 = npt.NDArray[np.uint64]
+Float64 = npt.NDArray[np.float64]
 
 Kind = Literal["eagle", "draft_model", "mtp", "parallel"]
 
@@ -92,7 +95,7 @@ class Modelled:
 
 
 @compiled(nogil=True)
-def draw(keys, survival, offsets, table):  # type: ignore[no-untyped-def]
+def draw(keys: UInt64, survival: Float64, offsets: Int64, table: UInt8) -> None:
     """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
     for i in range(keys.size):
         start, end = offsets[i], offsets[i + 1]

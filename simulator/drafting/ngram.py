@@ -11,14 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.layout import each_part, prompts_of
 from simulator.drafting.memory import address, load, store
+from simulator.records import as_int
 from traces.errors import InputError
 from traces.trace import Trace
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
@@ -78,9 +81,10 @@ class Ngram:
 
 
 @compiled(nogil=True)
-def _accept_ngram(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, context, at, shortest, longest, offsets, table,
-):  # fmt: skip
+def _accept_ngram(
+    tokens: Int32, starts: Int64, ends: Int64, prompt: Int32, prompt_starts: Int64, prompt_ends: Int64, context: Int32, at: int,
+    shortest: int, longest: int, offsets: Int64, table: UInt8,
+) -> None:  # fmt: skip
     """Fill the table, uint8[positions, 2]. context, at: room for the longest context and (its address) its automaton."""
     for i in range(starts.size):
         n_prompt, n = prompt_ends[i] - prompt_starts[i], ends[i] - starts[i]
@@ -100,6 +104,6 @@ def _accept_ngram(  # type: ignore[no-untyped-def]
                 table[at_position, 1] = drafted
             # The automaton knows the tokens before this one, so a match is an earlier occurrence. `extend` may split the
             # matched class; both halves end first at the same place, and go on alike until the next `extend`.
-            state, length = follow(at, state, length, context[end], longest)
-            extend(at, context[end])
+            state, length = follow(at, state, length, as_int(context[end]), longest)
+            extend(at, as_int(context[end]))
             store(at, STATE * load(at, LAST) + FIRST_END, end + 1)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.cost import load_draft_cost
-from simulator.drafting.drafter import DraftCost, Drafter
+from simulator.drafting.drafter import Drafter
 from traces.errors import InputError
 
 Costs = Mapping[str, float]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
-from simulator.drafting.drafter import DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.pricing import Costs, draft_cost, entry_of
 from traces.errors import InputError
 from traces.io import read_bytes

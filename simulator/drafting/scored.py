@@ -20,30 +20,38 @@ from simulator.drafting.automaton import (
     STATE,
     TARGET,
     TOKEN,
-    follow,
-    observe,
-    plant,
     shorten,
-    start_sequence,
     target_of,
 )
 from simulator.drafting.memory import load, store
+from simulator.drafting.replay import (
+    Replay,
+    accepted_of,
+    begin_rollout,
+    drafted_of,
+    offsets_of,
+    scores_of,
+    standing_of,
+    starts_of,
+)
+from simulator.drafting.standing import take
+from simulator.records import Array
 
 
 @compiled
-def count_of(at, state):  # type: ignore[no-untyped-def]
+def count_of(at: int, state: int) -> int:
     """Return how often `state` occurs; 0 for NONE."""
     return 0 if state == NONE else load(at, STATE * state + COUNT)
 
 
 @compiled
-def next_of(at, state, token):  # type: ignore[no-untyped-def]
+def next_of(at: int, state: int, token: int) -> int:
     """Return the state that `token` leads to, NONE from NONE."""
     return NONE if state == NONE else target_of(at, state, token)
 
 
 @compiled
-def favourite(past, h, own, o):  # type: ignore[no-untyped-def]
+def favourite(past: int, h: int, own: int, o: int) -> tuple[int, int, int, int]:
     """Return (token, state in past, state in own, count) of the continuation that is most frequent in both together.
 
     A token that never followed in `own` cannot beat the favourite of `past`, so only that one and the continuations in
@@ -75,7 +83,7 @@ def favourite(past, h, own, o):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def walk(past, h, own, o, limit, min_prob, draft):  # type: ignore[no-untyped-def]
+def walk(past: int, h: int, own: int, o: int, limit: int, min_prob: float, draft: int) -> tuple[int, float]:
     """Write the path of favourites to address `draft`: (tokens, expected accepted tokens)."""
     prob, score, n = 1.0, 0.0, 0
     parent = count_of(past, h) + count_of(own, o)
@@ -94,7 +102,10 @@ def walk(past, h, own, o, limit, min_prob, draft):  # type: ignore[no-untyped-de
 
 
 @compiled
-def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, draft, spare):  # type: ignore[no-untyped-def]
+def best_draft(
+    past: int, h: int, h_len: int, own: int, o: int, o_len: int, budget: int, depth: int, factor: float, min_prob: float,
+    draft: int, spare: int,
+) -> tuple[int, float, int]:  # fmt: skip
     """Try every match length in both automata together, then in `own` alone: (tokens, score, their address).
 
     h, h_len and o, o_len: the longest match in the history and the rollout's own state; lengths 0 where there is none.
@@ -135,60 +146,41 @@ def best_draft(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, d
 
 
 @compiled(nogil=True)
-def accept_scored(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own, scratch,
-    budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted, scores=None,
-):  # fmt: skip
-    """Replay rollouts with drafts of at most `budget` tokens; arguments as `longest.accept_longest`.
-
-    everywhere: draft at every position (a table for replay under changing budgets), else only where a decode step
-    of a rollout that always gets `budget` begins; other positions are left as they are. scores: float64[positions] to
-    fill with the drafts' expected accepted tokens, or None. Returns the decode steps.
-    """
-    steps = 0
-    for i in range(starts.size):
-        past = 4 * at[i]
-        known = at[i] >= 0
-        n, n_prompt = ends[i] - starts[i], prompt_ends[i] - prompt_starts[i]
-        actual = tokens + 4 * starts[i]
-        matched, length = ROOT, 0
-        if use_own:
-            plant(own, n + n_prompt, 1)
-            start_sequence(own)
+def accept_scored(replays: Array[Replay]) -> int:
+    """Replay rollouts with drafts of at most `budget` tokens; returns the decode steps."""
+    replay, steps = replays[0], 0
+    standing, offsets, depth, budget, scratch = (
+        standing_of(replay), offsets_of(replay), replay.depth, replay.budget, replay.scratch
+    )  # fmt: skip
+    factor, min_prob, everywhere = replay.factor, replay.min_prob, replay.everywhere
+    accepted, drafted, scores = accepted_of(replay), drafted_of(replay), scores_of(replay)
+    for i in range(starts_of(replay).size):
+        actual, n, n_prompt = begin_rollout(replay, i)
+        history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
         turn = 0
-        for p in range(-n_prompt, n):
+        for p in range(n):
             if p == turn or (everywhere and p > 0):
-                longest = min(n_prompt + p, depth) - 1  # as shipped, a match is shorter than the context
-                o_len = min(load(own, ACTIVE_LEN), longest) if use_own else 0
-                o = load(own, ACTIVE) if use_own else ROOT
-                n_drafted, score, draft = best_draft(
-                    past,
-                    matched,
-                    min(length, longest),
-                    own,
-                    o,
-                    o_len,
-                    budget,
-                    depth,
-                    factor,
-                    min_prob,
-                    scratch,
-                    scratch + 4 * depth,
-                )
-                n_drafted = min(n_drafted, n - p)
-                right = 0
-                while right < n_drafted and load(draft, right) == load(actual, p + right):
+                known, o, own_known = known_lengths(matching, own, n_prompt + p, depth)
+                found, score, draft = best_draft(
+                    history, matched, known, own, o, own_known, budget, depth, factor, min_prob, scratch, scratch + 4 * depth
+                )  # fmt: skip
+                found, right = min(found, n - p), 0
+                while right < found and load(draft, right) == load(actual, p + right):
                     right += 1
-                drafted[offsets[i] + p] = n_drafted
-                accepted[offsets[i] + p] = right
-                if scores is not None:
+                drafted[offsets[i] + p], accepted[offsets[i] + p] = found, right
+                if scores.size > 0:
                     scores[offsets[i] + p] = score
                 if p == turn:
                     steps += 1
                     turn += right + 1
-            token = load(actual, p) if p >= 0 else load(prompt, prompt_ends[i] + p)
-            if known:
-                matched, length = follow(past, matched, length, token, depth - 1)
-            if use_own:
-                observe(own, token, 1, depth)
+            matched, matching = take(history, matched, matching, own, load(actual, p), depth)
     return steps
+
+
+@compiled
+def known_lengths(matching: int, own: int, context: int, depth: int) -> tuple[int, int, int]:
+    """(match in the history, own state, match in own output): as shipped, a match is shorter than the context."""
+    longest = min(context, depth) - 1
+    if own == 0:
+        return min(matching, longest), ROOT, 0
+    return min(matching, longest), load(own, ACTIVE), min(load(own, ACTIVE_LEN), longest)

@@ -6,15 +6,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
+from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance, AcceptanceCounts, count_at
 from simulator.drafting.automaton import block_size
-from simulator.drafting.drafter import FREE, DraftCost, Source, offsets_of
+from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
 from simulator.drafting.layout import THREADS, each_part, prompts_of
 from simulator.drafting.longest import accept_longest
 from simulator.drafting.memory import address
+from simulator.drafting.replay import NODE, REPLAY
 from simulator.drafting.scored import accept_scored
+from simulator.drafting.standing import STANDING
 from simulator.drafting.tree import accept_tree
+from simulator.records import Pointing, records
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -38,7 +42,7 @@ class Suffix:
     depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where its path probability falls
     below. prompt: whether the prompt is context; without it the context starts empty. siblings: other rollouts of the
     same RL step are known from the `next-step` on, or `live`, from the next decode step on where they run on the same
-    replica (`live.Classroom`). newest, newest_weight: what occurs in the newest so many RL steps counts so many times.
+    replica (`live.SiblingIndex`). newest, newest_weight: what occurs in the newest so many RL steps counts so many times.
     cost: what drafting adds to a decode step.
     """
 
@@ -103,23 +107,28 @@ class Suffix:
 
     def accept_from(self, trace: Trace, rows: Int64, history: Forest, threads: int = THREADS) -> Acceptance:
         """Do what `accept` does from a history that is built already."""
-        replay = _Replay(self, trace, rows, history, threads)
-        return Acceptance(replay.offsets, replay.table, prefix=self.match == "longest")
+
+        def table(budget: int) -> UInt8:
+            replay = SuffixReplay(self, trace, rows, history, threads)
+            replay.run(budget)
+            return replay.table
+
+        return Acceptance(offsets_of(trace, rows), table, prefix=self.match == "longest")
 
     def count(
         self, trace: Trace, rows: Int64, history: Forest, budget: int, threads: int = THREADS
     ) -> AcceptanceCounts:
         """Replay `rows` alone with a constant budget, drafting only where a decode step begins."""
-        replay = _Replay(self, trace, rows, history, threads)
         if self.match == "longest":
-            return count_at(Acceptance(replay.offsets, replay.table, prefix=True), budget)
-        accepted, drafted = replay.outputs()
-        steps = replay.run_scored(budget, False, accepted, drafted)
-        return AcceptanceCounts(rows.size, int(replay.offsets[-1]), steps, int(drafted.sum()), int(accepted.sum()))
+            return count_at(self.accept_from(trace, rows, history, threads), budget)
+        replay = SuffixReplay(self, trace, rows, history, threads)
+        steps = replay.run(budget, everywhere=False)
+        drafted, accepted = int(replay.drafted.sum()), int(replay.accepted.sum())
+        return AcceptanceCounts(rows.size, int(replay.offsets[-1]), steps, drafted, accepted)
 
 
-class _Replay:
-    """The rollouts of one replay, laid out for the compiled drafters; threads share them."""
+class SuffixReplay:
+    """Rollouts laid out for the compiled drafters; threads share them."""
 
     def __init__(self, drafter: Suffix, trace: Trace, rows: Int64, history: Forest, threads: int = THREADS) -> None:
         self.drafter, self.trace, self.rows, self.history, self.threads = drafter, trace, rows, history, threads
@@ -131,38 +140,44 @@ class _Replay:
         else:
             self.at = np.full(rows.size, -1, np.int64)
         self.prompts = prompts_of(trace, rows, drafter.prompt)
+        self.accepted, self.drafted = np.zeros(self.offsets[-1], np.uint8), np.zeros(self.offsets[-1], np.uint8)
+        self.scores = np.empty(0)
 
-    def outputs(self) -> tuple[UInt8, UInt8]:
-        return np.zeros(self.offsets[-1], np.uint8), np.zeros(self.offsets[-1], np.uint8)
+    @property
+    def table(self) -> UInt8:
+        """What was accepted and drafted, uint8[positions, 2]."""
+        return np.stack([self.accepted, self.drafted], axis=1)
 
-    def table(self, budget: int) -> UInt8:
-        accepted, drafted = self.outputs()
-        if self.drafter.match == "longest":
-            self._each_part(accept_longest, (), (), accepted, drafted)
-        else:
-            self.run_scored(budget, True, accepted, drafted)
-        return np.stack([accepted, drafted], axis=1)
+    def run(self, budget: int = LARGEST_BUDGET, everywhere: bool = True, scores: bool = False) -> int:
+        """Draft with a budget, at every position or where decode steps begin; returns the decode steps of scored drafts."""
+        kernel = accept_longest if self.drafter.match == "longest" else accept_scored
+        if self.drafter.shape == "tree":
+            kernel = accept_tree
+        if scores:
+            self.scores = np.zeros(self.offsets[-1])
 
-    def run_scored(self, budget: int, everywhere: bool, accepted: UInt8, drafted: UInt8) -> int:
-        kernel = accept_tree if self.drafter.shape == "tree" else accept_scored
-        return self._each_part(kernel, (budget,), (everywhere,), accepted, drafted)
+        def run_part(part: Int64) -> int:
+            share = self._share(part, budget, everywhere)  # lives as long as the kernel reads what it points at
+            return kernel(share.record)
 
-    def _each_part(self, kernel, before, after, accepted: UInt8, drafted: UInt8) -> int:  # type: ignore[no-untyped-def]
-        return each_part(
-            self.offsets, lambda part: self._run(kernel, before, after, accepted, drafted, part), self.threads
-        )
+        return each_part(self.offsets, run_part, self.threads)
 
-    def _run(self, kernel, before, after, accepted: UInt8, drafted: UInt8, part: Int64) -> int:  # type: ignore[no-untyped-def]
-        d, rows = self.drafter, self.rows[part]
+    def _share(self, part: Int64, budget: int, everywhere: bool) -> Pointing:
+        """What one thread replays."""
+        d, rows, prompts = self.drafter, self.rows[part], self.prompts
         starts, ends = self.trace.offsets[rows], self.trace.offsets[rows + 1]
-        prompt_starts, prompt_ends = self.prompts.starts[part], self.prompts.ends[part]
-        longest = int((ends - starts + prompt_ends - prompt_starts).max())
-        own = np.empty(block_size(longest, 1) if d.own else 0, np.int32)
-        scratch = np.empty(2 * d.depth, np.int32)
-        room = (address(scratch),) if kernel is accept_scored else ()
-        steps: int = kernel(
-            address(self.trace.tokens), starts, ends, address(self.prompts.tokens), prompt_starts, prompt_ends,
-            self.at[part], address(own), d.own, *room, *before,
-            d.depth, d.factor, d.min_prob, *after, self.offsets[part], accepted, drafted,
+        first, last = prompts.starts[part], prompts.ends[part]
+        standing = Pointing(STANDING)
+        if d.own:
+            longest = int((ends - starts + last - first).max())
+            standing.point(own=np.empty(block_size(longest, 1), np.int32))
+        share = Pointing(
+            REPLAY, depth=d.depth, factor=d.factor, min_prob=d.min_prob, budget=budget, everywhere=everywhere,
+            tokens=address(self.trace.tokens), prompts=address(prompts.tokens),
         )  # fmt: skip
-        return steps or 0
+        share.point(
+            standing=standing, starts=starts, ends=ends, prompt_starts=first, prompt_ends=last, histories=self.at[part],
+            offsets=self.offsets[part], accepted=self.accepted, drafted=self.drafted, scores=self.scores,
+            scratch=np.empty(2 * d.depth, np.int32), tree=records(NODE, max(budget, 1)), other_tree=records(NODE, max(budget, 1)),
+        )  # fmt: skip
+        return share

@@ -7,12 +7,8 @@ score, the sum of their probabilities, is the expected number of accepted tokens
 the longest path from the root that the rollout really took is accepted. The tree depends on the budget.
 """
 
-import numpy as np
-
 from simulator.compiled import compiled
 from simulator.drafting.automaton import (
-    ACTIVE,
-    ACTIVE_LEN,
     BEST_STATE,
     EDGE,
     EDGES_AT,
@@ -23,97 +19,121 @@ from simulator.drafting.automaton import (
     MORE,
     NEXT,
     NONE,
-    ROOT,
     STATE,
     TARGET,
     TOKEN,
-    follow,
-    observe,
-    plant,
     shorten,
-    start_sequence,
 )
 from simulator.drafting.memory import load
-from simulator.drafting.scored import count_of, next_of
+from simulator.drafting.replay import (
+    Node,
+    Replay,
+    accepted_of,
+    begin_rollout,
+    drafted_of,
+    offsets_of,
+    other_tree_of,
+    standing_of,
+    starts_of,
+    tree_of,
+)
+from simulator.drafting.scored import count_of, known_lengths, next_of
+from simulator.drafting.standing import take
+from simulator.records import Array
 
-# rows of a tree: its nodes by decreasing probability, as numbers of columns; then, by column, the token of each node, the rank
-# of its parent, its level, and its states in the history and in the rollout's own automaton
-RANKED, SAID, PARENT, DEPTH, IN_PAST, IN_OWN = range(6)
-FIELDS = 6
 ROUNDING = 1e-9
 
 
 @compiled
-def rank_in(tree, probs, taken, size, limit, prob):  # type: ignore[no-untyped-def]
-    """Rank a continuation of probability `prob` among those that may join: (its column, how many are ranked now).
+def rank_in(tree: Array[Node], taken: int, size: int, limit: int, prob: float) -> tuple[int, int]:
+    """Rank a continuation of probability `prob` among those that may join: (its number, how many are ranked now).
 
     Where `limit` are ranked already, the least likely gives way.
     """
-    node = tree[RANKED, size - 1] if size == limit else size
+    node = tree[size - 1].ranked if size == limit else size
     size = min(size + 1, limit)
     rank = size - 1
-    while rank > taken and probs[tree[RANKED, rank - 1]] < prob:
-        tree[RANKED, rank] = tree[RANKED, rank - 1]
+    while rank > taken and tree[tree[rank - 1].ranked].prob < prob:
+        tree[rank].ranked = tree[rank - 1].ranked
         rank -= 1
-    tree[RANKED, rank] = node
-    probs[node] = prob
+    tree[rank].ranked = node
+    tree[node].prob = prob
     return node, size
 
 
 @compiled
-def grow(past, h, own, o, limit, deepest, min_prob, to_beat, tree, probs):  # type: ignore[no-untyped-def]
+def least_in(tree: Array[Node], size: int, limit: int) -> float:
+    """Probability that a continuation must exceed to be ranked."""
+    return tree[tree[size - 1].ranked].prob if size == limit else 0.0
+
+
+@compiled
+def grow(
+    past: int, h: int, own: int, o: int, limit: int, deepest: int, min_prob: float, to_beat: float, tree: Array[Node]
+) -> tuple[int, float]:
     """Grow a tree of at most `limit` >= 1 nodes and `deepest` levels from a match: (nodes, expected accepted tokens).
 
-    past, own: addresses of the automata; h, o: the match's states there, NONE where there is none. tree: int64[6, limit or
-    more], probs: float64[limit or more]. The first `taken` ranks are in the tree, the others the best that may join it;
+    past, own: addresses of the automata; h, o: the match's states there, NONE where there is none. tree: room for `limit`
+    nodes. The first `taken` ranks are in the tree, the others the best that may join it;
     what is too unlikely to join before the tree is full is not kept, so there are never more than `limit` ranks. A tree that
     cannot reach the score `to_beat` is given up as (0, 0.0).
     """
     taken, size, score = 0, 0, 0.0
-    prob, depth = 1.0, 0
+    prob, level = 1.0, 0
     while True:
-        times_h, times_o = count_of(past, h), count_of(own, o)
-        times = times_h + times_o
-        floor = probs[tree[RANKED, size - 1]] if size == limit else 0.0
-        for in_own in (False, True):
-            at, state = (own, o) if in_own else (past, h)
-            if state == NONE or depth == deepest or prob <= floor:
-                continue
-            token, child = load(at, STATE * state + FIRST_TOKEN), load(at, STATE * state + FIRST_STATE)
-            number = load(at, STATE * state + MORE)
-            while token != NONE:
-                child_h, child_o = (NONE, child) if in_own else (child, NONE)
-                count = count_of(at, child)
-                at_most = prob * ((count if in_own else count + times_o) / times)
-                if at_most >= min_prob and at_most > floor:  # else a look into the other automaton is wasted
-                    if in_own:
-                        count = 0 if next_of(past, h, token) != NONE else count  # else it has had its turn
-                    else:
-                        child_o = next_of(own, o, token)
-                        count += count_of(own, child_o)
-                    likely = prob * (count / times)
-                    if count > 0 and likely >= min_prob and likely > floor:
-                        node, size = rank_in(tree, probs, taken, size, limit, likely)
-                        tree[SAID, node], tree[PARENT, node], tree[DEPTH, node] = token, taken - 1, depth + 1
-                        tree[IN_PAST, node], tree[IN_OWN, node] = child_h, child_o
-                        floor = probs[tree[RANKED, size - 1]] if size == limit else 0.0
-                if number == NONE:
-                    break
-                edge = load(at, EDGES_AT) + EDGE * number
-                token, child, number = load(at, edge + TOKEN), load(at, edge + TARGET), load(at, edge + NEXT)
+        if level < deepest and prob > least_in(tree, size, limit):
+            size = join(past, h, own, o, limit, min_prob, tree, taken, size, prob, level)
         if taken == size:
             return size, score
-        node = tree[RANKED, taken]
-        if score + (limit - taken) * probs[node] < to_beat - ROUNDING:  # no later node is likelier
+        node = tree[tree[taken].ranked]
+        if score + (limit - taken) * node.prob < to_beat - ROUNDING:  # no later node is likelier
             return 0, 0.0
         taken += 1
-        prob, depth = probs[node], tree[DEPTH, node]
-        h, o = tree[IN_PAST, node], tree[IN_OWN, node]
+        prob, level, h, o = node.prob, node.level, node.in_past, node.in_own
         score += prob
 
 
 @compiled
-def likeliest(past, h, own, o):  # type: ignore[no-untyped-def]
+def join(
+    past: int, h: int, own: int, o: int, limit: int, min_prob: float, tree: Array[Node], taken: int, size: int, prob: float,
+    level: int,
+) -> int:  # fmt: skip
+    """Rank the continuations of the node taken last, of probability `prob`, in both automata; returns how many are ranked."""
+    times_o = count_of(own, o)
+    times = count_of(past, h) + times_o
+    floor = least_in(tree, size, limit)
+    for in_own in (False, True):
+        at, state = (own, o) if in_own else (past, h)
+        if state == NONE or prob <= floor:
+            continue
+        token, child = load(at, STATE * state + FIRST_TOKEN), load(at, STATE * state + FIRST_STATE)
+        number = load(at, STATE * state + MORE)
+        while token != NONE:
+            child_h, child_o = (NONE, child) if in_own else (child, NONE)
+            count = count_of(at, child)
+            at_most = prob * ((count if in_own else count + times_o) / times)
+            if at_most >= min_prob and at_most > floor:  # else a look into the other automaton is wasted
+                if in_own:
+                    count = 0 if next_of(past, h, token) != NONE else count  # else it has had its turn
+                else:
+                    child_o = next_of(own, o, token)
+                    count += count_of(own, child_o)
+                likely = prob * (count / times)
+                if count > 0 and likely >= min_prob and likely > floor:
+                    which, size = rank_in(tree, taken, size, limit, likely)
+                    node = tree[which]
+                    node.token, node.parent, node.level = token, taken - 1, level + 1
+                    node.in_past, node.in_own = child_h, child_o
+                    floor = least_in(tree, size, limit)
+            if number == NONE:
+                break
+            edge = load(at, EDGES_AT) + EDGE * number
+            token, child, number = load(at, edge + TOKEN), load(at, edge + TARGET), load(at, edge + NEXT)
+    return size
+
+
+@compiled
+def likeliest(past: int, h: int, own: int, o: int) -> float:
     """Return a bound on the probability of any continuation."""
     times = count_of(past, h) + count_of(own, o)
     most = 0
@@ -125,15 +145,18 @@ def likeliest(past, h, own, o):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def best_tree(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, trees, probs):  # type: ignore[no-untyped-def]
-    """Try every match length in both automata together, then in `own` alone: (nodes, score, which of `trees`).
+def best_tree(
+    past: int, h: int, h_len: int, own: int, o: int, o_len: int, budget: int, depth: int, factor: float, min_prob: float,
+    one: Array[Node], other: Array[Node],
+) -> tuple[int, float, bool]:  # fmt: skip
+    """Try every match length in both automata together, then in `own` alone: (nodes, score, whether in `other`).
 
-    h, h_len and o, o_len: as in `scored.best_draft`. trees: int64[2, 6, budget or more], room for the best and for another.
-    Matches of the same state differ in how many nodes and levels they may have. Lengths up to the longest that may have no
-    more nodes than levels are outdone by that one; of two equal scores that of the longer match counts. The nodes of one
+    h, h_len and o, o_len: as in `scored.best_draft`. one, other: room for `budget` nodes each, for the best tree and for the
+    next. Matches of the same state differ in how many nodes and levels they may have. Lengths up to the longest that may have
+    no more nodes than levels are outdone by that one; of two equal scores that of the longer match counts. The nodes of one
     level have probabilities that sum to at most 1, so a tree scores at most its levels.
     """
-    best_n, best_score, best = 0, 0.0, 0
+    best_n, best_score, in_other = 0, 0.0, False
     for together in (False, True):
         if (together and h_len == 0) or (not together and o_len == 0):
             continue
@@ -163,62 +186,56 @@ def best_tree(past, h, h_len, own, o, o_len, budget, depth, factor, min_prob, tr
                 at_most = min(limit, depth - length)
                 if at_most > best_score or (ahead and at_most == best_score):
                     n, score = grow(
-                        past, at_h, own, at_o, limit, depth - length, min_prob, best_score, trees[1 - best], probs
+                        past, at_h, own, at_o, limit, depth - length, min_prob, best_score, one if in_other else other
                     )
                     if score > best_score or (ahead and score == best_score):
-                        best_n, best_score, best = n, score, 1 - best
+                        best_n, best_score, in_other = n, score, not in_other
                         ahead = True
                 length += 1
             m = shorter
-    return best_n, best_score, best
+    return best_n, best_score, in_other
 
 
 @compiled(nogil=True)
-def accept_tree(  # type: ignore[no-untyped-def]
-    tokens, starts, ends, prompt, prompt_starts, prompt_ends, at, own, use_own,
-    budget, depth, factor, min_prob, everywhere, offsets, accepted, drafted,
-):  # fmt: skip
-    """Replay rollouts with trees of at most `budget` nodes; arguments and result as `scored.accept_scored`.
+def accept_tree(replays: Array[Replay]) -> int:
+    """Replay rollouts with trees of at most `budget` nodes; returns the decode steps.
 
     Nodes deeper than the rollout has tokens left are not counted as drafted.
     """
-    trees, probs = np.empty((2, FIELDS, max(budget, 1)), np.int64), np.empty(max(budget, 1), np.float64)
-    steps = 0
-    for i in range(starts.size):
-        past = 4 * at[i]
-        known = at[i] >= 0
-        n, n_prompt = ends[i] - starts[i], prompt_ends[i] - prompt_starts[i]
-        actual = tokens + 4 * starts[i]
-        matched, length = ROOT, 0
-        if use_own:
-            plant(own, n + n_prompt, 1)
-            start_sequence(own)
+    replay, steps = replays[0], 0
+    standing, offsets, depth, one, other = (
+        standing_of(replay), offsets_of(replay), replay.depth, tree_of(replay), other_tree_of(replay)
+    )  # fmt: skip
+    budget, factor, min_prob, everywhere = replay.budget, replay.factor, replay.min_prob, replay.everywhere
+    accepted, drafted = accepted_of(replay), drafted_of(replay)
+    for i in range(starts_of(replay).size):
+        actual, n, n_prompt = begin_rollout(replay, i)
+        history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
         turn = 0
-        for p in range(-n_prompt, n):
+        for p in range(n):
             if p == turn or (everywhere and p > 0):
-                longest = min(n_prompt + p, depth) - 1  # as shipped, a match is shorter than the context
-                o_len = min(load(own, ACTIVE_LEN), longest) if use_own else 0
-                o = load(own, ACTIVE) if use_own else ROOT
-                nodes, _, best = best_tree(
-                    past, matched, min(length, longest), own, o, o_len, budget, depth, factor, min_prob, trees, probs
+                known, o, own_known = known_lengths(matching, own, n_prompt + p, depth)
+                nodes, _, in_other = best_tree(
+                    history, matched, known, own, o, own_known, budget, depth, factor, min_prob, one, other
                 )
-                tree = trees[best]
-                reached, right, cut = -1, 0, 0
-                for rank in range(nodes):  # parents come before their children
-                    node = tree[RANKED, rank]
-                    if tree[DEPTH, node] > n - p:
-                        cut += 1
-                    elif tree[PARENT, node] == reached and tree[SAID, node] == load(actual, p + right):
-                        reached = rank
-                        right += 1
-                drafted[offsets[i] + p] = nodes - cut
-                accepted[offsets[i] + p] = right
+                cut, right = taken_path(other if in_other else one, nodes, actual + 4 * p, n - p)
+                drafted[offsets[i] + p], accepted[offsets[i] + p] = nodes - cut, right
                 if p == turn:
                     steps += 1
                     turn += right + 1
-            token = load(actual, p) if p >= 0 else load(prompt, prompt_ends[i] + p)
-            if known:
-                matched, length = follow(past, matched, length, token, depth - 1)
-            if use_own:
-                observe(own, token, 1, depth)
+            matched, matching = take(history, matched, matching, own, load(actual, p), depth)
     return steps
+
+
+@compiled
+def taken_path(tree: Array[Node], nodes: int, actual: int, left: int) -> tuple[int, int]:
+    """(nodes deeper than the tokens left, tokens of the longest path that the `left` actual tokens take)."""
+    reached, right, cut = -1, 0, 0
+    for rank in range(nodes):  # parents come before their children
+        node = tree[tree[rank].ranked]
+        if node.level > left:
+            cut += 1
+        elif node.parent == reached and node.token == load(actual, right):
+            reached = rank
+            right += 1
+    return cut, right

@@ -4,24 +4,23 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from heapq import heappush
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simpy
 
 from simulator.budgets.policy import BudgetPolicy
-from simulator.cost.model import CostModel
-from simulator.drafting.drafter import FREE, DraftCost
-from simulator.engine import fields
+from simulator.engine.deployment import Deployment
 from simulator.engine.replica import Ledger, Replica
-from simulator.engine.serving import ANYTHING, Serving
+from simulator.engine.state import IDLE
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch, split
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+Records = npt.NDArray[Any]
 
-DURATION_S = fields.LOG_COLUMNS.index("duration_s")
 WAITING_WEIGHT = 4
 """How much more a waiting rollout counts than a running one to vLLM's data-parallel router."""
 
@@ -30,24 +29,24 @@ WAITING_WEIGHT = 4
 class Outcome:
     """One simulated RL step.
 
-    ledger: per rollout, in queue order; logs: per replica, float64[steps, len(fields.LOG_COLUMNS)]; busy_s,
-    extrapolated_s: float64[replicas], seconds that each replica decoded, and those outside the profile's valid range.
+    rollouts: `state.Rollout`[n], in queue order; logs: `state.Step`[steps] of each replica; busy_s, extrapolated_s:
+    float64[replicas], seconds that each replica decoded, and those outside the profile's valid range.
     """
 
-    ledger: Ledger
-    logs: list[Float64]
+    rollouts: Records
+    logs: list[Records]
     busy_s: Float64
     extrapolated_s: Float64
 
     @property
     def start_s(self) -> float:
         """When the first rollout was admitted."""
-        return float(self.ledger.times[fields.ADMITTED_S].min())
+        return float(self.rollouts["admitted_s"].min())
 
     @property
     def makespan_s(self) -> float:
         """Seconds from the first admission to the last completion."""
-        return float(self.ledger.times[fields.FINISHED_S].max()) - self.start_s
+        return float(self.rollouts["finished_s"].max()) - self.start_s
 
 
 class Clock(simpy.Environment):
@@ -61,46 +60,35 @@ class Clock(simpy.Environment):
         return event
 
 
-def simulate(
-    workload: Workload,
-    cost: CostModel,
-    policy: BudgetPolicy,
-    max_num_seqs: int,
-    replicas: int = 1,
-    dispatch: Dispatch = "shared",
-    draft_cost: DraftCost = FREE,
-    serving: Serving = ANYTHING,
-    check: bool = False,
-) -> Outcome:
-    """Decode a workload on `replicas` equal replicas and return what happened.
+def simulate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False) -> Outcome:
+    """Decode a workload under a policy and return what happened.
 
-    dispatch: see `scheduling.dispatch`; replicas that have room at the same instant are served in order of their numbers.
-    draft_cost: what drafting adds to a decode step. check: assert every replica's invariants at every event.
+    Replicas that have room at the same instant are served in order of their numbers. check: assert every replica's
+    invariants at every event.
     """
     ledger = Ledger(workload, policy)
-    pools = serving.pools(workload, max_num_seqs)
+    pools = deployment.serving.pools(workload, deployment.max_num_seqs, ledger.rollouts)
     workers = [
-        Replica(number, workload, ledger, policy, cost, max_num_seqs, draft_cost, serving, next(pools))
-        for number in range(replicas)
+        Replica(number, workload, ledger, policy, deployment, next(pools)) for number in range(deployment.replicas)
     ]
     clock = Clock()
     queue: deque[int] = deque()
     if workload.arrival_s is None:
-        parts, rest = split(len(workload), replicas, max_num_seqs, dispatch)
+        parts, rest = split(len(workload), deployment.replicas, deployment.max_num_seqs, deployment.dispatch)
         queue.extend(rest.tolist())
         for number, worker in enumerate(workers):
             worker.enqueue(parts[number])
             clock.process(_work(clock, number, worker, queue, check))
     else:
-        clock.process(_route(clock, workload.arrival_s, workers, dispatch, check))
+        clock.process(_route(clock, workload.arrival_s, workers, deployment.dispatch, check))
     clock.run()
     assert not queue
-    assert not np.isnan(ledger.times[fields.FINISHED_S]).any(), "every rollout completes"
+    assert not np.isnan(ledger.rollouts["finished_s"]).any(), "every rollout completes"
     logs = [worker.log for worker in workers]
     return Outcome(
-        ledger,
+        ledger.rollouts,
         logs,
-        np.array([log[:, DURATION_S].sum() for log in logs]),
+        np.array([log["duration_s"].sum() for log in logs]),
         np.array([worker.extrapolated_s for worker in workers]),
     )
 
@@ -116,7 +104,7 @@ def _work(
         yield clock.at(worker.now_s, number)
         if room := min(worker.room, len(queue)):
             worker.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
-        elif reason == fields.IDLE:
+        elif reason == IDLE:
             return
 
 

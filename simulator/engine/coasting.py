@@ -1,130 +1,119 @@
 """Decode steps in which nobody drafts and nothing happens: a loop over steps, not over sequences."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
-from simulator.budgets.view import POSITION
 from simulator.compiled import compiled
-from simulator.cost.kernel import features, outside, step_time
-from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, extend
-from simulator.engine.blocks import FREE as FREE_BLOCKS
-from simulator.engine.fields import (
-    ARRIVAL_S,
-    ASKED,
-    BASE,
-    EXTRAPOLATED_S,
-    HEAD,
-    HELD,
-    KEYED,
-    LIMIT,
-    LINE,
-    LIVE,
-    LOGGED,
-    NEXT_DUE,
-    NOW_S,
-    PAGED,
-    PENDING,
-    PREEMPTED,
-    ROOM,
-    STEPS,
-    TAIL,
-    UNEVEN,
-    VISIBLE_S,
-)
+from simulator.engine.blocks import extend
+from simulator.engine.pricing import book, price
 from simulator.engine.schedule import known_tokens, publish_until
+from simulator.engine.state import Core, Pool, Step, arrivals_of, log_of, padding_of, pool_of, rollouts_of, slots_of
 
 
 @compiled
-def record(  # type: ignore[no-untyped-def]
-    log, state, clock, free_blocks, seconds, work, drafted, accepted, emitted, extrapolated, draft_s
-):
-    """Append a step to the log."""
-    row = log[state[LOGGED]]
-    state[LOGGED] += 1
-    row[0], row[1], row[2], row[3], row[4], row[5] = clock[NOW_S], seconds, work[0], work[1], work[2], work[4]
-    row[6], row[7], row[8], row[9], row[10] = drafted, accepted, emitted, extrapolated, draft_s
-    row[11], row[12], row[13] = state[TAIL] - state[HEAD], state[PREEMPTED], work[6]
-    row[14], row[15], row[16] = work[5], work[9], free_blocks
-    row[17], row[18], row[19] = work[3], work[7], work[8]
-    state[PREEMPTED] = 0
-
-
-@compiled
-def rota(slots, live, pool):  # type: ignore[no-untyped-def]
-    """Who needs a KV block in which of the next steps if everybody emits one token in each: int64[2, block size].
-
-    Row 0 has how many do, row 1 the first slot; slots[NEXT_DUE] has the next one, -1 for none. After as many steps as a block
-    has tokens, the same ones need one again.
-    """
-    block_size, ahead = pool[BLOCK_SIZE], pool[LOOKAHEAD]
-    position, base, room, next_due = slots[POSITION], slots[BASE], slots[ROOM], slots[NEXT_DUE]
-    when = np.zeros((2, block_size), np.int64)
-    when[1] = -1
-    for i in range(live - 1, -1, -1):
-        step = (room[i] - ahead - position[i] + base[i] + 1) % block_size
-        when[0, step] += 1
-        next_due[i] = when[1, step]
-        when[1, step] = i
-    return when
-
-
-@compiled
-def refill(slots, i, done, pool):  # type: ignore[no-untyped-def]
-    """Give a block to slot i, and to those that need one in the same step; `done` steps were taken since positions moved."""
-    while i >= 0:
-        extend(pool, slots[LINE, i], slots[HELD, i], slots[HELD, i] + 1)
-        slots[HELD, i] += 1
-        slots[ROOM, i] += pool[BLOCK_SIZE]
-        publish_until(i, known_tokens(i, slots) + done, slots, pool)
-        i = slots[NEXT_DUE, i]
-
-
-@compiled
-def coast(  # type: ignore[no-untyped-def]
-    slots, state, clock, times, pending, pool, log, context, longest, meta, data, padding, overhead_s, asked, every,
-    rules, until_s,
-):  # fmt: skip
+def coast(core: Core) -> int:
     """Decode on without drafts up to the step before something happens; returns how many steps that were.
 
     While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch but when somebody
-    needs a KV block. Prices, log rows and the clock are those of the loop in `advance`, bit for bit.
+    needs a KV block. Prices, log rows and the clock are those of `kernel.advance`, bit for bit.
     """
-    live, position, limit = state[LIVE], slots[POSITION], slots[LIMIT]
-    steps = log.shape[0] - state[LOGGED]
-    if asked and every > 0:
-        steps = min(steps, every - (state[STEPS] - state[ASKED]))
-    for i in range(live):
-        steps = min(steps, limit[i] - position[i])
-    next_s = until_s
-    if state[PENDING] < pending.size:
-        next_s = min(next_s, times[ARRIVAL_S, pending[state[PENDING]]])
-    padded = padding[live] if live < padding.size else live
-    paged = rules[PAGED]
-    when = rota(slots, live, pool) if paged else np.empty((2, 1), np.int64)
-    due_count, cycle = when[0], when.shape[1]
-    done = 0
-    while done < steps - 1 and clock[NOW_S] < next_s:
-        if paged and done > 0:
-            due = done % cycle
-            if due_count[due] > pool[FREE_BLOCKS]:
+    log, pool, first = log_of(core), pool_of(core), core.logged
+    last, next_s = first + quiet_steps(core) - 1, quiet_until_s(core)
+    due = blocks_due(core, pool) if core.paged else np.empty((2, 1), np.int64)
+    core.asking = core.longest_draft = 0
+    at = 0
+    while core.logged < last and core.now_s < next_s:
+        if core.paged and core.logged > first:
+            at = at + 1 if at + 1 < due.shape[1] else 0
+            if due[0, at] > pool.free:
                 break
-            if due_count[due] > 0:
-                refill(slots, when[1, due], done, pool)
-        work = features(live, live, context, context, 0, padded, 0, 0, 0, longest)
-        seconds = step_time(meta, data, work) + overhead_s
-        extrapolated = outside(meta, data, work)
-        record(log, state, clock, pool[FREE_BLOCKS], seconds, work, 0, 0, live, extrapolated, 0.0)
-        clock[VISIBLE_S] = clock[NOW_S]
-        clock[NOW_S] += seconds
-        if extrapolated:
-            clock[EXTRAPOLATED_S] += seconds
-        context += live
-        longest += rules[UNEVEN]
-        done += 1
-    base, keyed = slots[BASE], slots[KEYED]
-    for i in range(live if done > 0 else 0):
-        position[i] += done
-        # what the last step would have published
-        if paged and position[i] - base[i] - 1 >= (keyed[i] + 1) * pool[BLOCK_SIZE]:
-            publish_until(i, position[i] - base[i] - 1, slots, pool)
-    state[STEPS] += done
+            if due[0, at] > 0:
+                give_blocks(core, pool, due[1, at], core.logged - first)
+        step = log[core.logged]
+        fill_in(core, step)
+        price(core, step)
+        book(core, step)
+        core.context_tokens += core.live
+        core.longest_context += core.uneven
+    done = core.logged - first
+    if done > 0:
+        move_on(core, pool, done)
     return done
+
+
+@compiled
+def fill_in(core: Core, step: Step) -> None:
+    """Count a step in which every live sequence emits one token."""
+    padding, live = padding_of(core), core.live
+    step.live = step.query_tokens = step.emitted_tokens = live
+    step.kv_tokens = step.pairs = core.context_tokens
+    step.padded_tokens = padding[live] if live < padding.size else live
+    step.longest_context = core.longest_context
+    step.prefill_tokens = step.prefill_seqs = step.prefill_kv_tokens = step.prefill_pairs = 0.0
+    step.drafted_tokens = step.accepted_tokens = 0.0
+
+
+@compiled
+def quiet_steps(core: Core) -> int:
+    """Steps until a sequence reaches its limit, the policy must be asked or the log is full."""
+    slots = slots_of(core)
+    steps = log_of(core).size - core.logged
+    if core.asked and core.every > 0:
+        steps = min(steps, core.every - (core.steps - core.asked_at))
+    for i in range(core.live):
+        steps = min(steps, slots[i].limit - slots[i].position)
+    return steps
+
+
+@compiled
+def quiet_until_s(core: Core) -> float:
+    """When the next rollout arrives, or somebody else must know."""
+    arrivals = arrivals_of(core)
+    if core.next_arrival == arrivals.size:
+        return core.until_s
+    return min(core.until_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
+
+
+@compiled
+def blocks_due(core: Core, pool: Pool) -> "npt.NDArray[Any]":
+    """Who needs a KV block in which of the next steps if everybody emits one token in each: int64[2, block size].
+
+    Row 0 has how many do, row 1 the first slot, whose `next_due` is the next one, -1 for none. After as many steps as a block
+    has tokens, the same ones need one again.
+    """
+    slots, block_size = slots_of(core), pool.block_size
+    due = np.zeros((2, block_size), np.int64)
+    due[1] = -1
+    for i in range(core.live - 1, -1, -1):
+        slot = slots[i]
+        at = slot.held * block_size - pool.lookahead - known_tokens(slot) + 1
+        while at >= block_size:  # rarely more than once, and a division takes longer than all the rest
+            at -= block_size
+        due[0, at] += 1
+        slot.next_due = due[1, at]
+        due[1, at] = i
+    return due
+
+
+@compiled
+def give_blocks(core: Core, pool: Pool, i: int, done: int) -> None:
+    """Give a block to slot i, and to those that need one in the same step; `done` steps were taken since positions moved."""
+    slots = slots_of(core)
+    while i >= 0:
+        slot = slots[i]
+        extend(pool, slot.line, slot.held, slot.held + 1)
+        slot.held += 1
+        publish_until(core, pool, slot, known_tokens(slot) + done)
+        i = slot.next_due
+
+
+@compiled
+def move_on(core: Core, pool: Pool, done: int) -> None:
+    """Let every sequence be `done` tokens further, its blocks published as by the last of those steps."""
+    slots = slots_of(core)
+    for i in range(core.live):
+        slots[i].position += done
+        if core.paged:
+            publish_until(core, pool, slots[i], known_tokens(slots[i]) - 1)

@@ -1,330 +1,371 @@
-"""The inner loop: one replica decodes step after step until somebody else must know. See `fields` for the arrays.
+"""The inner loop: one replica decodes step after step until somebody else must know.
 
 Everything here is exact integer arithmetic but for the clock, which adds up step times in order.
 """
 
 import numpy as np
 
-from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
 from simulator.compiled import compiled
-from simulator.cost.kernel import features, outside, step_time
-from simulator.engine.blocks import FREE as FREE_BLOCKS
+from simulator.drafting.live import begin, learn, propose
 from simulator.engine.blocks import release
-from simulator.engine.coasting import coast, record
-from simulator.engine.fields import (
-    ADMITTED,
-    ARRIVAL_S,
+from simulator.engine.coasting import coast
+from simulator.engine.pricing import book, price
+from simulator.engine.schedule import admit, expect, known_tokens, leave, schedule
+from simulator.engine.state import (
+    AGAIN,
     ASK,
-    ASKED,
-    ASYNC,
-    COMPUTED,
-    DECODING,
-    END,
-    EXTRAPOLATED_S,
-    FINISHED_S,
-    FIRST_TOKEN_S,
     FREED,
-    GHOSTS,
-    HEAD,
-    HELD,
     IDLE,
-    LIMIT,
-    LINE,
-    LIVE,
-    LIVE_DRAFTS,
     LOG_FULL,
-    LOGGED,
-    NOW_S,
-    NUMBER,
-    PAGED,
-    PENDING,
-    PLAIN,
-    PREEMPTED,
-    R_POSITION,
-    R_REPLICA,
-    R_TURN,
-    ROW,
-    SCHEDULED,
-    SHIFT,
-    SLOT_FIELDS,
-    STAGE,
-    START,
-    STEPS,
-    STOP,
-    TAIL,
-    TAKE,
-    UNEVEN,
     UNTIL,
-    VISIBLE_S,
+    Core,
+    Rollout,
+    Slot,
+    Step,
+    arrivals_of,
+    boundaries_of,
+    budgets_of,
+    departures_of,
+    drafts_of,
+    log_of,
+    padding_of,
+    pool_of,
+    rollouts_of,
+    siblings_of,
+    slots_of,
+    tables_of,
+    turns_of,
 )
-from simulator.engine.hearing import decode_live, propose
-from simulator.engine.schedule import admit, expect, known_tokens, leave, receive, schedule_running
-from simulator.engine.serving import NO_LIMIT
+from simulator.records import Array, as_int
 
 
 @compiled
-def smaller(a, b):  # type: ignore[no-untyped-def]
+def advance(cores: Array[Core], live: bool | None) -> int:
+    """Decode until nothing is left, a slot is free for others to fill, the policy must be asked, `until_s`, or the log is full.
+
+    live: None where drafts are read from tables, else they are made here, from what siblings have emitted. Where budgets are
+    a policy's answers they stand in the slots, and the return comes when the batch changes, or `every` decode steps (0:
+    never) after `asked_at`.
+    """
+    core = cores[0]
+    log = log_of(core)
+    core.stale = True
+    while True:
+        if core.logged == log.size:
+            return LOG_FULL
+        if core.now_s >= core.until_s:
+            return UNTIL
+        preempted = core.preempted
+        form_batch(core, live)
+        if core.live == 0:
+            reason = wait(core)
+            if reason == AGAIN:
+                continue
+            return reason
+        if core.stale:
+            survey(core)
+        core.stale = core.scheduled < core.decoding or core.preempted > preempted  # budgets follow how many are live
+        changed = not core.plain and core.admitted + core.preempted > 0
+        quiet = core.drafting == 0 and core.scheduled == core.live and core.released == 0 and not changed
+        if live is None and quiet and coast(core) > 0 and not core.plain:
+            continue  # what would be scheduled next may have changed
+
+        step = log[core.logged]
+        if live is not None:
+            verify_live(core, step)
+        elif core.drafting > 0:
+            verify(core, step)
+        else:
+            emit(core, step)
+        prefill(core, step)
+        price(core, step)
+        book(core, step)
+        settle(core, step)
+        if core.completed > 0:
+            retire(core)
+            if core.wait_when_free and core.head == core.tail:
+                return FREED
+        if core.asked and (core.completed > 0 or changed or 0 < core.every <= core.steps - core.asked_at):
+            return ASK
+
+
+@compiled
+def form_batch(core: Core, live: bool | None) -> None:
+    """Admit, give budgets, and decide who takes part in the step."""
+    core.admitted = core.released = 0
+    if core.plain:
+        admit(core, core.max_num_batched_tokens)
+        core.scheduled = core.decoding
+        core.stale |= core.admitted > 0
+    if core.stale and not core.asked:
+        give_budgets(core)
+    if live is not None:
+        propose_live(core)
+    if not core.plain:
+        schedule(core, live)
+
+
+@compiled
+def wait(core: Core) -> int:
+    """Nobody is live: go on to the next arrival, or say that there is none."""
+    if core.async_scheduling and (core.released > 0 or core.visible_s < core.now_s):
+        core.visible_s = core.now_s
+        return AGAIN
+    if core.head < core.tail:
+        return AGAIN
+    arrivals = arrivals_of(core)
+    if core.next_arrival == arrivals.size:
+        return IDLE
+    arrival_s = rollouts_of(core)[arrivals[core.next_arrival]].arrival_s
+    if arrival_s >= core.until_s:
+        return UNTIL
+    core.now_s = core.visible_s = max(core.now_s, arrival_s)
+    return AGAIN
+
+
+@compiled
+def give_budgets(core: Core) -> None:
+    """Look every live rollout's budget up: by its row of the table, the stage it is in and how many are live."""
+    slots, rollouts, budgets, tables = slots_of(core), rollouts_of(core), budgets_of(core), tables_of(core)
+    column = min(core.live, core.widths - 1)
+    for i in range(core.live):
+        slot = slots[i]
+        row = rollouts[slot.rollout].row * core.stages + slot.stage
+        slot.budget = budgets[row * core.widths + column]
+        slot.shift = tables[slot.budget] * core.positions
+
+
+@compiled
+def propose_live(core: Core) -> None:
+    """Draft for the sequences that decode, with what siblings have emitted so far."""
+    slots, rollouts, siblings = slots_of(core), rollouts_of(core), siblings_of(core)
+    for i in range(core.decoding):
+        slot = slots[i]
+        emitted = slot.position - rollouts[slot.rollout].start
+        slot.proposed, slot.right = propose(siblings, slot.rollout, emitted, slot.budget)
+
+
+@compiled
+def survey(core: Core) -> None:
+    """Sum up the sequences that decode."""
+    slots = slots_of(core)
+    context = drafting = longest = 0
+    for i in range(core.scheduled):
+        slot = slots[i]
+        context += slot.position - slot.origin
+        drafting += slot.budget > 0
+        longest = max(longest, slot.position - slot.origin)
+    core.context_tokens, core.drafting = context, drafting
+    core.longest_context = longest if core.uneven else 0
+
+
+@compiled
+def smaller(a: int, b: int) -> int:
     """Return min(a, b) without a branch: whether a draft exceeds its budget is a coin toss that costs 4 ns to miss."""
     return b + ((a - b) & ((a - b) >> 63))
 
 
 @compiled
-def larger(a, b):  # type: ignore[no-untyped-def]
+def larger(a: int, b: int) -> int:
     """Return max(a, b) without a branch."""
     return a - ((a - b) & ((a - b) >> 63))
 
 
 @compiled
-def draft_time(cost, asking, longest, drafted, emitted, kv, step_s):  # type: ignore[no-untyped-def]
-    """Return the seconds that drafting adds to a decode step; `cost` is `drafting.drafter.DraftCost.packed`."""
-    if asking == 0:
-        return 0.0
-    return (
-        cost[0] + cost[1] * asking + (cost[2] + cost[3] * kv) * longest + cost[4] * drafted + cost[5] * emitted
-        + cost[6] * step_s
-    )  # fmt: skip
+def verify(core: Core, step: Step) -> None:
+    """Verify drafts from tables: every scheduled sequence emits what is accepted and one token more."""
+    slots, tables, plain = slots_of(core), drafts_of(core), core.plain
+    drafted = emitted = pairs = ended = longest = asking = 0
+    for i in range(core.scheduled):
+        slot = slots[i]
+        position = slot.position
+        draft = tables[position + slot.shift]
+        most = slot.budget if plain else slot.take - 1
+        drafts = smaller(as_int(draft.drafted), most)
+        right = smaller(as_int(draft.accepted), most)
+        pairs += drafts * (position - slot.origin)
+        slot.drafted += drafts
+        drafted += drafts
+        longest = larger(longest, drafts)
+        asking += slot.budget > 0
+        emitted += right + 1
+        slot.position = position + right + 1
+        ended += slot.position >= slot.limit
+    core.asking, core.longest_draft, core.ended = asking, longest, ended
+    step.drafted_tokens, step.emitted_tokens, step.pairs = drafted, emitted, core.context_tokens + pairs
 
 
 @compiled
-def enter_stage(i, slots, rollouts, boundaries):  # type: ignore[no-untyped-def]
-    """Put slot i into the stage that its emitted tokens say, and set the next position to look again."""
-    rollout = slots[ROLLOUT, i]
-    row, start = rollouts[ROW, rollout], rollouts[START, rollout]
-    emitted, stage = slots[POSITION, i] - start, slots[STAGE, i]
-    while stage < boundaries.shape[1] and boundaries[row, stage] <= emitted:
-        stage += 1
-    slots[STAGE, i] = stage
-    limit = slots[STOP, i]
-    if stage < boundaries.shape[1] and boundaries[row, stage] < limit - start:
-        limit = start + boundaries[row, stage]
-    slots[LIMIT, i] = limit
+def verify_live(core: Core, step: Step) -> None:
+    """Verify the drafts proposed, of which a token limit may have cut some; then let siblings learn what everybody emits."""
+    slots, rollouts, siblings = slots_of(core), rollouts_of(core), siblings_of(core)
+    drafted = emitted = pairs = ended = longest = asking = 0
+    for i in range(core.scheduled):
+        slot = slots[i]
+        drafts = slot.proposed
+        if not core.plain:
+            drafts, slot.right = min(drafts, slot.take - 1), min(slot.right, slot.take - 1)
+        pairs += drafts * (slot.position - slot.origin)
+        slot.drafted += drafts
+        drafted += drafts
+        longest = max(longest, drafts)
+        asking += slot.budget > 0
+        learn(
+            siblings,
+            slot.rollout,
+            slot.position - rollouts[slot.rollout].start,
+            min(slot.right + 1, slot.stop - slot.position),
+        )
+        emitted += slot.right + 1
+        slot.position += slot.right + 1
+        ended += slot.position >= slot.limit
+    for i in range(core.decoding, core.live):
+        slot = slots[i]
+        if slot.take == known_tokens(slot) - slot.computed:  # its prefill is complete with this step, and emits a token
+            already = slot.position - rollouts[slot.rollout].start
+            if already == 0:
+                begin(siblings, slot.rollout)
+            learn(siblings, slot.rollout, already, min(1, slot.stop - slot.position))
+    core.asking, core.longest_draft, core.ended = asking, longest, ended
+    step.drafted_tokens, step.emitted_tokens, step.pairs = drafted, emitted, core.context_tokens + pairs
 
 
 @compiled
-def give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions):  # type: ignore[no-untyped-def]
-    """Look every live rollout's budget up: by its row of the table, the stage it is in and how many are live."""
-    live = min(state[LIVE], budgets.shape[2] - 1)
-    for i in range(state[LIVE]):
-        budget = budgets[rollouts[ROW, slots[ROLLOUT, i]], slots[STAGE, i], live]
-        slots[BUDGET, i] = budget
-        slots[SHIFT, i] = table_of[budget] * positions
+def emit(core: Core, step: Step) -> None:
+    """Let every scheduled sequence emit one token."""
+    slots = slots_of(core)
+    ended = 0
+    for i in range(core.scheduled):
+        slot = slots[i]
+        slot.position += 1
+        ended += slot.position >= slot.limit
+    core.asking, core.longest_draft, core.ended = 0, 0, ended
+    step.drafted_tokens, step.emitted_tokens, step.pairs = 0, core.scheduled, core.context_tokens
 
 
 @compiled
-def retire(  # type: ignore[no-untyped-def]
-    slots, state, rollouts, clock, counts, times, pending, turn_waits, pool, ghosts, rules
-):
-    """Record the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order."""
+def prefill(core: Core, step: Step) -> None:
+    """Compute the scheduled chunks of prompts, and count the work of the step in all."""
+    slots, padding = slots_of(core), padding_of(core)
+    tokens = chunks = kv = pairs = firsts = 0
+    for i in range(core.decoding, core.live):
+        slot = slots[i]
+        chunk, before = slot.take, slot.computed
+        if chunk == 0:
+            continue
+        chunks += 1
+        tokens += chunk
+        kv += before + chunk - (slot.position == slot.origin)  # a prompt of no tokens: one query token, no KV
+        pairs += chunk * before + chunk * (chunk + 1) // 2
+        slot.computed = before + chunk
+        firsts += slot.computed == known_tokens(slot)
+    core.first_tokens = firsts
+    query = core.scheduled + as_int(step.drafted_tokens) + tokens
+    step.live, step.query_tokens = core.scheduled + chunks, query
+    step.padded_tokens = padding[query] if query < padding.size else query
+    step.kv_tokens, step.pairs = core.context_tokens + kv, step.pairs + pairs
+    step.prefill_tokens, step.prefill_seqs, step.prefill_kv_tokens, step.prefill_pairs = tokens, chunks, kv, pairs
+    step.longest_context = core.longest_context
+
+
+@compiled
+def settle(core: Core, step: Step) -> None:
+    """After the step: first tokens of completed prefills, ends and turns, sequences that enter another stage."""
+    core.context_tokens += as_int(step.emitted_tokens)
+    if core.uneven:
+        core.longest_context = longest_context(core)
+    give_first_tokens(core)
+    step.accepted_tokens = step.emitted_tokens - core.scheduled
+    step.emitted_tokens += core.first_tokens
+    core.completed = 0
+    if core.ended > 0:
+        reach_limits(core, step)
+
+
+@compiled
+def longest_context(core: Core) -> int:
+    """The longest context of a sequence that was scheduled."""
+    slots, longest = slots_of(core), 0
+    for i in range(core.scheduled):
+        longest = max(longest, slots[i].position - slots[i].origin)
+    return longest
+
+
+@compiled
+def give_first_tokens(core: Core) -> None:
+    """Let prefills that were completed emit; those who did nothing in the step do not count it as one of theirs."""
+    slots, rollouts = slots_of(core), rollouts_of(core)
+    for i in range(core.scheduled, core.live):
+        slot = slots[i]
+        if i < core.decoding or slot.take == 0 or slot.computed < known_tokens(slot):
+            slot.since += 1
+            continue
+        if np.isnan(rollouts[slot.rollout].first_token_s):
+            rollouts[slot.rollout].first_token_s = core.now_s
+        slot.position += 1
+        core.ended += 1
+    core.stale |= core.decoding < core.live
+    core.decoding += core.first_tokens
+
+
+@compiled
+def reach_limits(core: Core, step: Step) -> None:
+    """Stop sequences at their ends and turns, drafts beyond those not counted, and let the others enter their next stage."""
+    slots, rollouts = slots_of(core), rollouts_of(core)
+    for i in range(core.decoding):
+        slot = slots[i]
+        if slot.position < slot.limit:
+            continue
+        core.stale = True
+        if slot.position < slot.stop:
+            enter_stage(core, slot, rollouts[slot.rollout])
+            continue
+        beyond = slot.position - slot.stop
+        unused = max(beyond - 1, 0)
+        step.emitted_tokens -= beyond
+        step.accepted_tokens -= unused
+        slot.position -= unused
+        core.completed += 1
+
+
+@compiled
+def enter_stage(core: Core, slot: Slot, rollout: Rollout) -> None:
+    """Put a slot into the stage that its emitted tokens say, and set the next position to look again."""
+    boundaries, later = boundaries_of(core), core.stages - 1
+    row, emitted = rollout.row * later, slot.position - rollout.start
+    while slot.stage < later and boundaries[row + slot.stage] <= emitted:
+        slot.stage += 1
+    length = slot.stop - rollout.start
+    if slot.stage < later:
+        length = min(length, boundaries[row + slot.stage])
+    slot.limit = rollout.start + length
+
+
+@compiled
+def retire(core: Core) -> None:
+    """Book the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order."""
+    slots, rollouts, turns, departures = slots_of(core), rollouts_of(core), turns_of(core), departures_of(core)
     kept = 0
-    fields = COMPUTED if rules[PLAIN] else SLOT_FIELDS
-    for i in range(state[LIVE]):
-        rollout = slots[ROLLOUT, i]
-        if slots[POSITION, i] < slots[STOP, i]:
+    for i in range(core.live):
+        slot = slots[i]
+        if slot.position < slot.stop:
             if kept < i:
-                for field in range(fields):
-                    slots[field, kept] = slots[field, i]
+                slots[kept] = slot
             kept += 1
             continue
-        leave(i, slots, state, counts)
-        stop = slots[STOP, i]
-        if stop == rollouts[END, rollout]:
-            counts[R_REPLICA, rollout] = state[NUMBER]
-            times[FINISHED_S, rollout] = clock[NOW_S]
+        rollout = rollouts[slot.rollout]
+        leave(core, slot, rollout)
+        if slot.stop == rollout.end:
+            rollout.replica = core.number
+            rollout.finished_s = core.now_s
         else:
-            turn = counts[R_TURN, rollout]
-            counts[R_POSITION, rollout] = stop
-            counts[R_TURN, rollout] = turn + 1
-            expect(state, pending, times, rollout, clock[NOW_S] + turn_waits[turn])
-        if rules[ASYNC]:
-            ghosts[0, state[GHOSTS]] = slots[LINE, i]
-            ghosts[1, state[GHOSTS]] = slots[HELD, i]
-            state[GHOSTS] += 1
-        elif rules[PAGED]:
-            release(pool, slots[LINE, i], slots[HELD, i])
-    state[LIVE] = kept
-
-
-@compiled
-def release_ghosts(state, pool, ghosts, rules):  # type: ignore[no-untyped-def]
-    """Free what rollouts held that completed while the step was being scheduled; returns how many there were."""
-    gone = state[GHOSTS]
-    if rules[PAGED]:
-        for ghost in range(gone):
-            release(pool, ghosts[0, ghost], ghosts[1, ghost])
-    state[GHOSTS] = 0
-    return gone
-
-
-@compiled
-def advance(  # type: ignore[no-untyped-def]
-    slots, state, queue, pending, rollouts, clock, counts, times, turn_ends, turn_waits, pool, ghosts, rules, padding, overhead_s,
-    tables, table_of, boundaries, budgets, meta, data, draft_cost, log, wait_when_free, until_s, asked, every, pupils, groups,
-    scratch, draft_rules,
-):  # fmt: skip
-    """Decode until nothing is left, a slot is free for others to fill, the policy must be asked, `until_s`, or the log is full.
-
-    tables: uint8[t, positions, 2]; boundaries, budgets: the budget table, not read when `asked`; then budgets are those in
-    the slots, and the return comes when the batch changes, or `every` decode steps (0: never) after state[ASKED].
-    pupils, groups, scratch, draft_rules: what `drafting.live.Desk` holds, to draft in this loop and leave the tables unread.
-    """
-    position, limit, budget, take = slots[POSITION], slots[LIMIT], slots[BUDGET], slots[TAKE]
-    shift, origin, slot_drafted = slots[SHIFT], slots[ORIGIN], slots[DRAFTED]
-    positions = tables.shape[1]
-    flat = tables.reshape(-1, 2)
-    plain, live_drafts = rules[PLAIN], rules[LIVE_DRAFTS]
-    cap, bonus = (budget, 0) if plain else (take, 1)
-    # of the sequences that decode: prompt and emitted tokens, how many may draft, the longest
-    context = drafting = reach = 0
-    stale = True
-    while True:
-        if state[LOGGED] == log.shape[0]:
-            return LOG_FULL
-        if clock[NOW_S] >= until_s:
-            return UNTIL
-        state[ADMITTED] = gone = 0
-        preempted = state[PREEMPTED]
-        if plain:
-            admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, NO_LIMIT)
-            state[SCHEDULED] = state[DECODING]
-            stale |= state[ADMITTED] > 0
-        if stale and not asked:
-            give_budgets(slots, state, rollouts, boundaries, budgets, table_of, positions)
-        if live_drafts:
-            propose(slots, state[DECODING], rollouts, pupils, groups, scratch, draft_rules)
-        if not plain:
-            visible_s = clock[VISIBLE_S] if rules[ASYNC] else clock[NOW_S]
-            receive(state, queue, pending, times, visible_s)
-            left = schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules)
-            if state[PREEMPTED] == preempted:
-                admit(slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, left)
-            stale |= state[PREEMPTED] > preempted or state[ADMITTED] > 0 or state[SCHEDULED] < state[DECODING]
-            if rules[ASYNC]:
-                gone = release_ghosts(state, pool, ghosts, rules)
-                if state[LIVE] == 0 and (gone > 0 or visible_s < clock[NOW_S]):
-                    clock[VISIBLE_S] = clock[NOW_S]
-                    continue
-            if state[LIVE] == 0 and state[HEAD] == state[TAIL] and state[PENDING] < pending.size:
-                arrival_s = times[ARRIVAL_S, pending[state[PENDING]]]
-                if arrival_s >= until_s:
-                    return UNTIL
-                clock[NOW_S] = max(clock[NOW_S], arrival_s)
-                clock[VISIBLE_S] = clock[NOW_S]
-                continue
-        live, decoding, scheduled = state[LIVE], state[DECODING], state[SCHEDULED]
-        if live == 0:
-            if state[HEAD] < state[TAIL]:
-                continue
-            return IDLE
-        if stale:
-            context = drafting = reach = 0
-            for i in range(scheduled):
-                context += position[i] - origin[i]
-                drafting += budget[i] > 0
-                if rules[UNEVEN]:
-                    reach = max(reach, position[i] - origin[i])
-        stale = scheduled < decoding or state[PREEMPTED] > preempted  # budgets follow how many are live
-        churn = not plain and (state[ADMITTED] + state[PREEMPTED] > 0)
-        if drafting == 0 and scheduled == live and gone == 0 and not churn and not live_drafts:
-            done = coast(
-                slots, state, clock, times, pending, pool, log, context, reach, meta, data, padding, overhead_s, asked, every,
-                rules, until_s,
-            )  # fmt: skip
-            context += done * live
-            reach += done * rules[UNEVEN]
-            if done > 0 and not plain:
-                continue  # what would be scheduled next may have changed
-
-        drafted = emitted = draft_pairs = ended = longest = asking = upcoming = 0
-        if live_drafts:
-            drafted, emitted, draft_pairs, ended, longest, asking = decode_live(
-                slots, state, rollouts, pupils, groups, draft_rules, not plain
-            )
-        if drafting == 0 and not live_drafts:
-            emitted = scheduled
-            for i in range(scheduled):
-                position[i] += 1
-                ended += position[i] >= limit[i]
-        for i in range(scheduled if drafting > 0 and not live_drafts else 0):
-            p = position[i]
-            at = p + shift[i]
-            most = cap[i] - bonus
-            right, drafts = smaller(np.int64(flat[at, 0]), most), smaller(np.int64(flat[at, 1]), most)
-            draft_pairs += drafts * (p - origin[i])
-            slot_drafted[i] += drafts
-            drafted += drafts
-            longest = larger(longest, drafts)
-            asking += budget[i] > 0
-            p += right + 1
-            emitted += right + 1
-            position[i] = p
-            if p >= limit[i]:
-                ended += 1
-        for i in range(scheduled if rules[UNEVEN] else 0):
-            upcoming = max(upcoming, position[i] - origin[i])
-        accepted = emitted - scheduled
-        kv, pairs, prefill, chunks, chunk_kv, chunk_pairs, firsts = context, context + draft_pairs, 0, 0, 0, 0, 0
-        for i in range(decoding, live):
-            chunk = take[i]
-            if chunk == 0:
-                continue
-            before, known = slots[COMPUTED, i], known_tokens(i, slots)
-            chunks += 1
-            prefill += chunk
-            chunk_kv += before + chunk - (position[i] == origin[i])  # a prompt of no tokens: one query token, no KV
-            chunk_pairs += chunk * before + chunk * (chunk + 1) // 2
-            slots[COMPUTED, i] = before + chunk
-            firsts += before + chunk == known
-        query = scheduled + drafted + prefill
-        padded = padding[query] if query < padding.size else query
-
-        work = features(
-            scheduled + chunks, query, kv + chunk_kv, pairs + chunk_pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, reach,
-        )  # fmt: skip
-        seconds = step_time(meta, data, work)
-        extrapolated = outside(meta, data, work)
-        draft_s = draft_time(draft_cost, asking, longest, drafted, emitted, context, seconds)
-        seconds += draft_s + overhead_s
-        row = state[LOGGED]
-        record(log, state, clock, pool[FREE_BLOCKS], seconds, work, drafted, accepted, 0, extrapolated, draft_s)
-        clock[VISIBLE_S] = clock[NOW_S]
-        clock[NOW_S] += seconds
-        if extrapolated:
-            clock[EXTRAPOLATED_S] += seconds
-        state[STEPS] += 1
-        state[DECODING] = decoding + firsts
-        context += emitted
-        reach = upcoming
-        for i in range(scheduled, decoding):
-            slots[SINCE, i] += 1
-        if decoding < live:
-            stale = True
-            for i in range(decoding, live):
-                if take[i] == 0 or slots[COMPUTED, i] < known_tokens(i, slots):
-                    slots[SINCE, i] += 1
-                    continue
-                if np.isnan(times[FIRST_TOKEN_S, slots[ROLLOUT, i]]):
-                    times[FIRST_TOKEN_S, slots[ROLLOUT, i]] = clock[NOW_S]
-                position[i] += 1
-                ended += 1
-        beyond = done = 0
-        if ended > 0:
-            for i in range(state[DECODING]):
-                if position[i] >= limit[i]:
-                    over = position[i] - slots[STOP, i]
-                    if over >= 0:
-                        beyond += over
-                        position[i] -= max(over - 1, 0)
-                        accepted -= max(over - 1, 0)
-                        done += 1
-                    else:
-                        enter_stage(i, slots, rollouts, boundaries)
-                    stale = True
-        log[row, 7] = accepted
-        log[row, 8] = emitted + firsts - beyond
-        if done > 0:
-            retire(slots, state, rollouts, clock, counts, times, pending, turn_waits, pool, ghosts, rules)
-            state[DECODING] -= done
-            if wait_when_free and state[HEAD] == state[TAIL]:
-                return FREED
-        if asked and (done > 0 or churn or (every > 0 and state[STEPS] - state[ASKED] >= every)):
-            return ASK
+            rollout.position = slot.stop
+            rollout.turn += 1
+            expect(core, slot.rollout, core.now_s + turns[rollout.turn - 1].wait_s)
+        if core.async_scheduling:
+            departures[core.departed].line, departures[core.departed].held = slot.line, slot.held
+            core.departed += 1
+        elif core.paged:
+            release(pool_of(core), slot.line, slot.held)
+    core.live = kept
+    core.decoding -= core.completed

@@ -1,231 +1,226 @@
-"""What a decode step computes: vLLM V1's scheduling, running rollouts first, then the queue, with preemption when KV runs out.
+"""Who takes part in a decode step, as vLLM V1 schedules: running rollouts first, then the queue, preemption when KV runs out.
 
-Each function decides and books; none looks at the clock but to note when. See `fields` for the arrays, `blocks` for the pool.
+Each function decides and books; none looks at the clock but to note when.
 """
 
 import numpy as np
 
-from simulator.budgets.view import BUDGET, DRAFTED, ORIGIN, POSITION, ROLLOUT, SINCE
 from simulator.compiled import compiled
-from simulator.engine.blocks import BLOCK_SIZE, LOOKAHEAD, WHOLE, extend, found, publish, release, take_in
-from simulator.engine.blocks import FREE as FREE_BLOCKS
-from simulator.engine.fields import (
-    ADMITTED,
-    ADMITTED_S,
-    ARRIVAL_S,
-    BASE,
-    CHUNKED,
-    COMPUTED,
-    DECODING,
-    END,
-    ENTRY,
-    GHOSTS,
-    HEAD,
-    HELD,
-    KEYED,
-    LIMIT,
-    LINE,
-    LIVE,
-    LIVE_DRAFTS,
-    MAX_SEQS,
-    MAX_TOKENS,
-    NOW_S,
-    PAGED,
-    PENDING,
-    PREEMPTED,
-    PROMPT,
-    PROPOSED,
-    QUEUED_S,
-    R_ACCEPTED,
-    R_CACHED,
-    R_DRAFTED,
-    R_POSITION,
-    R_PREEMPTED,
-    R_STEPS,
-    R_TURN,
-    ROOM,
-    SCHEDULED,
-    SHIFT,
-    STAGE,
-    START,
-    STEPS,
-    STOP,
-    TAIL,
-    TAKE,
-    TURNS_END,
+from simulator.engine.blocks import extend, found, publish, release, take_in
+from simulator.engine.state import (
+    Core,
+    Pool,
+    Rollout,
+    Slot,
+    arrivals_of,
+    departures_of,
+    drafts_of,
+    pool_of,
+    queue_of,
+    rollouts_of,
+    slots_of,
+    turns_of,
 )
+from simulator.records import Array, as_int
 
 
 @compiled
-def receive(state, queue, pending, times, now_s):  # type: ignore[no-untyped-def]
-    """Move the rollouts that have arrived by `now_s` into the queue."""
-    while state[PENDING] < pending.size and times[ARRIVAL_S, pending[state[PENDING]]] <= now_s:
-        rollout = pending[state[PENDING]]
-        state[PENDING] += 1
-        queue[state[TAIL]] = rollout
-        state[TAIL] += 1
-        if np.isnan(times[QUEUED_S, rollout]):
-            times[QUEUED_S, rollout] = now_s
+def schedule(core: Core, live: bool | None) -> None:
+    """Decide who takes part in the next step; `live`: as in `kernel.advance`."""
+    preempted = core.preempted
+    receive(core)
+    left = schedule_running(core, live)
+    if core.preempted == preempted:
+        admit(core, left)
+    core.stale |= core.preempted > preempted or core.admitted > 0 or core.scheduled < core.decoding
+    if core.async_scheduling:
+        release_departed(core)
 
 
 @compiled
-def expect(state, pending, times, rollout, arrival_s):  # type: ignore[no-untyped-def]
-    """Let a rollout arrive (again) at `arrival_s`; `pending` stays sorted by time, then number."""
-    times[ARRIVAL_S, rollout] = arrival_s
-    state[PENDING] -= 1
-    i = state[PENDING]
-    while i + 1 < pending.size:
-        other = pending[i + 1]
-        if times[ARRIVAL_S, other] > arrival_s or (times[ARRIVAL_S, other] == arrival_s and other > rollout):
+def receive(core: Core) -> None:
+    """Move the rollouts that have arrived into the queue; with async scheduling a step is scheduled when the last one begins."""
+    rollouts, arrivals, queue = rollouts_of(core), arrivals_of(core), queue_of(core)
+    now_s = core.visible_s if core.async_scheduling else core.now_s
+    while core.next_arrival < arrivals.size and rollouts[arrivals[core.next_arrival]].arrival_s <= now_s:
+        number = arrivals[core.next_arrival]
+        core.next_arrival += 1
+        queue[core.tail] = number
+        core.tail += 1
+        if np.isnan(rollouts[number].queued_s):
+            rollouts[number].queued_s = now_s
+
+
+@compiled
+def expect(core: Core, number: int, arrival_s: float) -> None:
+    """Let a rollout arrive (again) at `arrival_s`; `arrivals` stays sorted by time, then number."""
+    rollouts, arrivals = rollouts_of(core), arrivals_of(core)
+    rollouts[number].arrival_s = arrival_s
+    core.next_arrival -= 1
+    i = core.next_arrival
+    while i + 1 < arrivals.size:
+        other = arrivals[i + 1]
+        other_s = rollouts[other].arrival_s
+        if other_s > arrival_s or (other_s == arrival_s and other > number):
             break
-        pending[i] = other
+        arrivals[i] = other
         i += 1
-    pending[i] = rollout
+    arrivals[i] = number
 
 
 @compiled
-def known_tokens(i, slots):  # type: ignore[no-untyped-def]
-    """Tokens of slot i whose KV must be there before it emits the next one."""
-    return slots[POSITION, i] - slots[BASE, i]
+def known_tokens(slot: Slot) -> int:
+    """Tokens whose KV must be there before the slot emits the next one."""
+    return slot.position - slot.base
 
 
 @compiled
-def leave(i, slots, state, counts):  # type: ignore[no-untyped-def]
-    """Book what slot i did since it entered the batch.
+def leave(core: Core, slot: Slot, rollout: Rollout) -> None:
+    """Book what a slot did since it entered the batch.
 
-    Each step that counts emitted a bonus token, but for a last one whose drafts completed the stay: POSITION went one past.
+    Each step that counts emitted a bonus token, but for a last one whose drafts completed the stay: `position` went one past.
     """
-    rollout, steps = slots[ROLLOUT, i], state[STEPS] - slots[SINCE, i]
-    counts[R_ACCEPTED, rollout] += slots[POSITION, i] - slots[ENTRY, i] - (steps - counts[R_STEPS, rollout])
-    counts[R_STEPS, rollout] = steps
-    counts[R_DRAFTED, rollout] = slots[DRAFTED, i]
+    steps = core.steps - slot.since
+    rollout.accepted += slot.position - slot.entry - (steps - rollout.steps)
+    rollout.steps = steps
+    rollout.drafted = slot.drafted
 
 
 @compiled
-def preempt_last(slots, state, queue, counts, pool):  # type: ignore[no-untyped-def]
+def preempt_last(core: Core) -> None:
     """Send the rollout admitted last back to the head of the queue, without its KV."""
-    i = state[LIVE] - 1
-    rollout = slots[ROLLOUT, i]
-    leave(i, slots, state, counts)
-    counts[R_POSITION, rollout] = slots[POSITION, i]
-    counts[R_PREEMPTED, rollout] += 1
-    release(pool, slots[LINE, i], slots[HELD, i])
-    state[HEAD] -= 1
-    queue[state[HEAD]] = rollout
-    state[LIVE] = i
-    state[DECODING] = min(state[DECODING], i)
-    state[PREEMPTED] += 1
+    last = core.live - 1
+    slot = slots_of(core)[last]
+    rollout = rollouts_of(core)[slot.rollout]
+    leave(core, slot, rollout)
+    rollout.position = slot.position
+    rollout.preempted += 1
+    release(pool_of(core), slot.line, slot.held)
+    core.head -= 1
+    queue_of(core)[core.head] = slot.rollout
+    core.live = last
+    core.decoding = min(core.decoding, last)
+    core.preempted += 1
 
 
 @compiled
-def hold(i, tokens, slots, state, queue, counts, pool):  # type: ignore[no-untyped-def]
+def hold(core: Core, pool: Pool, i: int, tokens: int) -> bool:
     """Give slot i blocks for `tokens` tokens, preempting from the end of the batch; False if it went itself."""
-    wanted = -(-tokens // pool[BLOCK_SIZE])
-    while not extend(pool, slots[LINE, i], slots[HELD, i], wanted):
-        preempt_last(slots, state, queue, counts, pool)
-        if state[LIVE] <= i:
+    slot, wanted = slots_of(core)[i], -(-tokens // pool.block_size)
+    while not extend(pool, slot.line, slot.held, wanted):
+        preempt_last(core)
+        if core.live <= i:
             return False
-    slots[HELD, i] = wanted
-    slots[ROOM, i] = wanted * pool[BLOCK_SIZE]
+    slot.held = wanted
     return True
 
 
 @compiled
-def publish_until(i, tokens, slots, pool):  # type: ignore[no-untyped-def]
-    """Publish slot i's blocks that are full with `tokens` tokens."""
-    full = tokens // pool[BLOCK_SIZE]
-    publish(pool, slots[ROLLOUT, i], slots[LINE, i], slots[KEYED, i], full)
-    slots[KEYED, i] = max(slots[KEYED, i], full)
+def publish_until(core: Core, pool: Pool, slot: Slot, tokens: int) -> None:
+    """Let others find the slot's blocks that are full with `tokens` tokens."""
+    if tokens >= (slot.keyed + 1) * pool.block_size:
+        full = tokens // pool.block_size
+        publish(pool, rollouts_of(core)[slot.rollout], slot.line, slot.keyed, full)
+        slot.keyed = full
 
 
 @compiled
-def schedule_running(slots, state, queue, rollouts, counts, flat, pool, rules):  # type: ignore[no-untyped-def]
+def schedule_running(core: Core, live: bool | None) -> int:
     """Schedule the running rollouts in order; returns the tokens left for the queue."""
-    left, paged, ahead = rules[MAX_TOKENS], rules[PAGED], pool[LOOKAHEAD]
-    block_size, live_drafts = pool[BLOCK_SIZE], rules[LIVE_DRAFTS]
-    position, base, budget, room, keyed = slots[POSITION], slots[BASE], slots[BUDGET], slots[ROOM], slots[KEYED]
-    # no function is called for each slot: handing it arrays costs more than the rest of the loop
-    state[SCHEDULED] = 0
-    while state[SCHEDULED] < state[DECODING] and left > 0:
-        i = state[SCHEDULED]
-        drafts = budget[i]
-        if drafts > 0:
-            drafted = slots[PROPOSED, i] if live_drafts else np.int64(flat[position[i] + slots[SHIFT, i], 1])
-            drafts = min(drafts, drafted, rollouts[END, slots[ROLLOUT, i]] - position[i])
-        take = min(1 + drafts, left)
-        if paged:
-            known = position[i] - base[i]
-            need = known - 1 + take + ahead
-            if need > room[i] and not hold(i, need, slots, state, queue, counts, pool):
+    left = core.max_num_batched_tokens
+    slots, pool = slots_of(core), pool_of(core)
+    core.scheduled = 0
+    while core.scheduled < core.decoding and left > 0:
+        slot = slots[core.scheduled]
+        slot.take = min(1 + wanted_drafts(core, slot, live), left)
+        if core.paged:
+            known = known_tokens(slot)
+            needed = known - 1 + slot.take + pool.lookahead
+            if needed > slot.held * pool.block_size and not hold(core, pool, core.scheduled, needed):
                 return 0
-            if known >= (keyed[i] + 1) * block_size:
-                publish_until(i, known, slots, pool)
-        slots[TAKE, i] = take
-        left -= take
-        state[SCHEDULED] += 1
-    for i in range(state[DECODING], state[LIVE]):  # at most one: a chunk that is not the last one fills the step
-        known = known_tokens(i, slots)
-        take = min(known - slots[COMPUTED, i], left)
-        slots[TAKE, i] = take
-        if paged and take > 0:
-            after = slots[COMPUTED, i] + take
-            if not hold(i, after + ahead, slots, state, queue, counts, pool):
+            publish_until(core, pool, slot, known)
+        left -= slot.take
+        core.scheduled += 1
+    for i in range(core.decoding, core.live):  # at most one: a chunk that is not the last one fills the step
+        slot = slots[i]
+        slot.take = min(known_tokens(slot) - slot.computed, left)
+        if core.paged and slot.take > 0:
+            after = slot.computed + slot.take
+            if not hold(core, pool, i, after + pool.lookahead):
                 return 0
-            publish_until(i, after, slots, pool)
-        left -= take
+            publish_until(core, pool, slot, after)
+        left -= slot.take
     return left
 
 
 @compiled
-def admit(  # type: ignore[no-untyped-def]
-    slots, state, queue, rollouts, clock, counts, times, turn_ends, pool, rules, left
-):
+def wanted_drafts(core: Core, slot: Slot, live: bool | None) -> int:
+    """Drafts that a decoding slot would have verified if there were tokens enough."""
+    if slot.budget == 0:
+        return 0
+    drafted = slot.proposed
+    if live is None:
+        drafted = as_int(drafts_of(core)[slot.position + slot.shift].drafted)
+    return min(slot.budget, drafted, rollouts_of(core)[slot.rollout].end - slot.position)
+
+
+@compiled
+def admit_all(cores: Array[Core]) -> None:
+    """Admit where nothing but slots can hold a rollout back."""
+    admit(cores[0], cores[0].max_num_batched_tokens)
+
+
+@compiled
+def admit(core: Core, left: int) -> None:
     """Move rollouts from the head of the queue into free slots while `left` tokens, slots and KV suffice."""
-    live, paged = state[LIVE], rules[PAGED]
-    while live + state[GHOSTS] < rules[MAX_SEQS] and state[HEAD] < state[TAIL] and left > 0:
-        rollout = queue[state[HEAD]]
-        position, prompt = counts[R_POSITION, rollout], rollouts[PROMPT, rollout]
-        origin = rollouts[START, rollout] - prompt
-        known = position - origin + (prompt == 0)
-        computed = 0
-        if paged:
-            block_size = pool[BLOCK_SIZE]
+    slots, rollouts, queue, pool = slots_of(core), rollouts_of(core), queue_of(core), pool_of(core)
+    while core.live + core.departed < core.max_num_seqs and core.head < core.tail and left > 0:
+        number, slot = queue[core.head], slots[core.live]
+        rollout = rollouts[number]
+        origin = rollout.start - rollout.prompt_tokens
+        base = origin - (rollout.prompt_tokens == 0)
+        known, computed, hits = rollout.position - base, 0, 0
+        if core.paged:
             hits, free_hits = found(pool, rollout, known)
-            computed = hits * block_size
+            computed = hits * pool.block_size
         take = min(known - computed, left)
-        if take < known - computed and not rules[CHUNKED]:
+        if take < known - computed and not core.enable_chunked_prefill:
             break
-        if paged:
-            blocks = -(-(computed + take) // block_size)
-            needed = -(-known // block_size) if pool[WHOLE] else blocks
-            if needed - hits + free_hits > pool[FREE_BLOCKS]:
+        if core.paged:
+            blocks = -(-(computed + take) // pool.block_size)
+            needed = -(-known // pool.block_size) if pool.whole else blocks
+            if needed - hits + free_hits > pool.free:
                 break
-            slots[LINE, live] = take_in(pool, rollout, hits, blocks)
-            slots[HELD, live] = blocks
-            slots[ROOM, live] = blocks * block_size
-            slots[KEYED, live] = hits
-        state[HEAD] += 1
-        slots[ROLLOUT, live] = rollout
-        slots[POSITION, live] = position
-        slots[LIMIT, live] = position
-        slots[BUDGET, live] = 0
-        slots[SHIFT, live] = 0
-        slots[ORIGIN, live] = origin
-        slots[BASE, live] = origin - (prompt == 0)
-        slots[DRAFTED, live] = counts[R_DRAFTED, rollout]
-        slots[SINCE, live] = state[STEPS] - counts[R_STEPS, rollout]
-        slots[STAGE, live] = 0
-        turn = counts[R_TURN, rollout]
-        slots[STOP, live] = turn_ends[turn] if turn < rollouts[TURNS_END, rollout] else rollouts[END, rollout]
-        slots[ENTRY, live] = position
-        slots[TAKE, live] = take
-        slots[COMPUTED, live] = computed
-        counts[R_CACHED, rollout] += computed
-        if np.isnan(times[ADMITTED_S, rollout]):
-            times[ADMITTED_S, rollout] = clock[NOW_S]
-        if paged:
-            publish_until(live, computed + take, slots, pool)
+            slot.line, slot.held, slot.keyed = take_in(pool, rollout, hits, blocks), blocks, hits
+        core.head += 1
+        core.live += 1
+        core.admitted += 1
         left -= take
-        live += 1
-        state[ADMITTED] += 1
-    state[LIVE] = live
+        slot.rollout, slot.origin, slot.base, slot.take, slot.computed = number, origin, base, take, computed
+        enter(core, slot, rollout)
+        if core.paged:
+            publish_until(core, pool, slot, computed + take)
+
+
+@compiled
+def enter(core: Core, slot: Slot, rollout: Rollout) -> None:
+    """Begin a rollout's stay in a slot where it left off."""
+    slot.position = slot.limit = slot.entry = rollout.position
+    slot.budget = slot.shift = slot.stage = 0
+    slot.drafted = rollout.drafted
+    slot.since = core.steps - rollout.steps
+    slot.stop = turns_of(core)[rollout.turn].end if rollout.turn < rollout.turns_end else rollout.end
+    rollout.cached += slot.computed
+    if np.isnan(rollout.admitted_s):
+        rollout.admitted_s = core.now_s
+
+
+@compiled
+def release_departed(core: Core) -> None:
+    """Free what rollouts held that completed while the step was being scheduled."""
+    core.released = core.departed
+    if core.paged:
+        pool, departures = pool_of(core), departures_of(core)
+        for i in range(core.departed):
+            release(pool, departures[i].line, departures[i].held)
+    core.departed = 0

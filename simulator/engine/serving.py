@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.engine.blocks import NO_POOL, make_pool
+from simulator.engine.blocks import make_pool
+from simulator.engine.state import NO_LIMIT, POOL
 from simulator.engine.workload import Workload
+from simulator.records import Pointing
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 
-NO_LIMIT = 1 << 62
 LARGEST_GRAPH = 512
 """Largest size that vLLM captures a CUDA graph for, in tokens, unless told otherwise."""
 
@@ -68,34 +70,34 @@ class Serving:
         tokens = np.arange(sizes[-1] + 1)
         return sizes[np.searchsorted(sizes, tokens)]
 
-    def rules(self, workload: Workload, max_num_seqs: int) -> Int64:
-        """The fields of `engine.fields.rules`."""
+    def limits(self, workload: Workload, max_num_seqs: int) -> dict[str, float]:
+        """The limits of `state.Core`, for this workload; raises InputError where a prompt can never be prefilled."""
         tokens = NO_LIMIT if self.max_num_batched_tokens is None else self.max_num_batched_tokens
-        switches = (
-            self.paged,
-            self.async_scheduling,
-            tokens < NO_LIMIT,
-            workload.arrival_s is not None,
-            workload.turns is not None,
-        )
-        if (
-            not self.enable_chunked_prefill
-            and (longest := workload.longest_prefill(self.num_gpu_blocks is not None)) > tokens
-        ):
+        longest = workload.longest_prefill(self.num_gpu_blocks is not None)
+        if not self.enable_chunked_prefill and longest > tokens:
             raise InputError(
                 f"max_num_batched_tokens = {tokens} is less than the {longest:,} tokens of the longest prefill, and chunked "
                 "prefill is off: raise it, or switch enable_chunked_prefill on"
             )
-        return np.array([
-            max_num_seqs, tokens, self.enable_chunked_prefill, self.async_scheduling, self.paged, not any(switches),
-            workload.classroom is not None, 1,
-        ], np.int64)  # fmt: skip
+        comes_and_goes = workload.arrival_s is not None or workload.turns is not None
+        return {
+            "max_num_seqs": max_num_seqs,
+            "max_num_batched_tokens": tokens,
+            "enable_chunked_prefill": self.enable_chunked_prefill,
+            "async_scheduling": self.async_scheduling,
+            "step_overhead_s": self.step_overhead_s,
+            "paged": self.paged,
+            "plain": not (self.paged or self.async_scheduling or tokens < NO_LIMIT or comes_and_goes),
+        }
 
-    def pools(self, workload: Workload, max_num_seqs: int) -> Iterator[Int64]:
-        """Yield an empty block pool for each replica; raises InputError if some rollout cannot fit."""
+    def pools(self, workload: Workload, max_num_seqs: int, rollouts: "npt.NDArray[Any]") -> Iterator[Pointing]:
+        """Yield an empty block pool for each replica, and say in `state.Rollout`s which keys their blocks have.
+
+        Raises InputError if some rollout cannot fit.
+        """
         if not self.paged:
             while True:
-                yield NO_POOL
+                yield Pointing(POOL)
         whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens + self.lookahead_tokens
         blocks = -(-whole // self.block_size)
         available = int(blocks.sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
@@ -107,13 +109,13 @@ class Serving:
             )
         shared, chain_at, chain, per_entry = workload.shared_blocks(self.block_size, self.enable_prefix_caching)
         own = int((chain + per_entry).max(initial=0)) + np.concatenate([[0], np.cumsum(blocks - shared)])
-        rollouts = shared, chain_at, own[:-1]
-        keys, caching = (int(own[-1]), True) if self.enable_prefix_caching else (0, False)
+        rollouts["shared_blocks"], rollouts["chain_at"], rollouts["own_key"] = shared, chain_at, own[:-1]
+        keys = int(own[-1]) if self.enable_prefix_caching else 0
         lines = min(max_num_seqs, len(workload)) * (1 + self.async_scheduling)
         while True:
             yield make_pool(
-                available, self.block_size, caching, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,
-                int(blocks.max()), keys, chain, per_entry, rollouts,
+                available, self.block_size, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines, int(blocks.max()),
+                keys, chain, per_entry,
             )  # fmt: skip
 
 

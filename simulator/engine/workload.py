@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from simulator.budgets.view import Requests
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.live import Classroom
+from simulator.drafting.live import SiblingIndex
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -40,8 +40,8 @@ class Workload:
     """The n rollouts of an RL step in queue order; arrays are int64[n] but for those in seconds.
 
     prompt: index of the prompt in the trace; sample: index in the group; prompt_tokens, output_tokens: lengths
-    (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; classroom: drafts in the
-    engine's loop instead, where they depend on what siblings emitted meanwhile. arrival_s: when each arrives (None: all are
+    (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; siblings: makes drafts in
+    the engine's loop instead, where they depend on what siblings emitted meanwhile. arrival_s: when each arrives (None: all are
     there at 0); turns: None where nobody waits; hashes: int64[], prefix block hashes of the prompts, in rollout i from
     hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of rollouts that were drawn more
     than once, which of their copies each is: copies share no prefix (None: there are none).
@@ -52,7 +52,7 @@ class Workload:
     prompt_tokens: Int64
     output_tokens: Int64
     acceptance: Acceptance
-    classroom: Classroom | None = None
+    siblings: SiblingIndex | None = None
     arrival_s: Float64 | None = None
     turns: Turns | None = None
     hashes: Int64 | None = None
@@ -138,7 +138,7 @@ class Workload:
 
 
 def workload_of(
-    trace: Trace, rows: Int64, acceptance: Acceptance, classroom: Classroom | None, arrivals: bool
+    trace: Trace, rows: Int64, acceptance: Acceptance, siblings: SiblingIndex | None, arrivals: bool
 ) -> Workload:
     """The rollouts in `rows` of a trace as it recorded them; `arrivals`: as they arrived, or all at once."""
     arrival_s = _recorded(trace, "arrival_s") if arrivals else None
@@ -159,7 +159,7 @@ def workload_of(
         prompt_tokens=trace.prompt_tokens[rows].astype(np.int64),
         output_tokens=trace.output_tokens[rows].astype(np.int64),
         acceptance=acceptance,
-        classroom=classroom,
+        siblings=siblings,
         arrival_s=None if arrival_s is None else arrival_s.to_numpy().astype(np.float64)[rows],
         turns=spans,
         hashes=None if prefixes is None else pc.list_flatten(prefixes).to_numpy().astype(np.int64),

@@ -8,8 +8,11 @@ from simulator.budgets.policy import by_live
 from simulator.cost import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.replica import Ledger, Replica
+from simulator.engine.state import POOL
 from simulator.engine.workload import Workload
+from simulator.records import Pointing
 from tests.benchmarks.timing import median_s, row
 from tests.reference import engine as reference
 from tests.reference.cost import affine
@@ -37,7 +40,14 @@ def workload(rollouts: int, median_tokens: float, longest: int) -> Workload:
 def kernel_alone(load: Workload, budget: int) -> None:
     """Decode the workload on one replica without SimPy."""
     policy = by_live([budget])
-    replica = Replica(0, load, Ledger(load, policy), policy, load_profile("h100-llama-3.1-8b-published"), LIVE)
+    replica = Replica(
+        0,
+        load,
+        Ledger(load, policy),
+        policy,
+        Deployment(load_profile("h100-llama-3.1-8b-published"), LIVE),
+        Pointing(POOL),
+    )
     replica.enqueue(np.arange(len(load)))
     replica.advance(wait_when_free=False)
 
@@ -50,7 +60,7 @@ def main() -> None:
     for name, budget, target in (("fixed:4", 4, "≥ 300 M"), ("unlimited", 255, "≥ 300 M"), ("none", 0, "")):
         speed = tokens / median_s(lambda budget=budget: kernel_alone(large, budget))  # type: ignore[misc]
         row(f"kernel, {LIVE} live, {name}", speed / 1e6, "M tokens/s", target, f"{tokens / 1e6:.1f} M tokens")
-    whole = tokens / median_s(lambda: simulate(large, cost, by_live([4]), LIVE, 8, "shared"))
+    whole = tokens / median_s(lambda: simulate(large, by_live([4]), Deployment(cost, LIVE, 8, "shared")))
     row("SimPy stack, 8 replicas, shared queue, fixed:4", whole / 1e6, "M tokens/s", "≥ 150 M", "")
 
     small = workload(256, 200, 1000)

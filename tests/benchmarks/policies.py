@@ -7,6 +7,7 @@ from simulator.budgets.policy import TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.cost import load_profile
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from tests.benchmarks.engine import LIVE, workload
 from tests.benchmarks.timing import median_s, row
 
@@ -26,7 +27,7 @@ def main() -> None:
     context = Context(1, np.zeros(past.size, np.int64), past, cost, LIVE, lambda: None)
     for spec in POLICIES:
         # a policy that learns is prepared afresh for every run, as for every RL step
-        seconds = median_s(lambda spec=spec: simulate(large, cost, resolve_policy(spec, context), LIVE), 5)  # type: ignore[misc]
+        seconds = median_s(lambda spec=spec: simulate(large, resolve_policy(spec, context), Deployment(cost, LIVE)), 5)  # type: ignore[misc]
         table = isinstance(resolve_policy(spec, context), TablePolicy)
         speed = tokens / seconds / 1e6
         row(

@@ -17,8 +17,8 @@ from simulator.budgets.policy import by_live
 from simulator.cost import load_profile
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
-from simulator.engine import fields
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.serving import Serving, capture_sizes
 from simulator.engine.workload import Workload
 from tests.benchmarks.timing import median_s, row
@@ -61,16 +61,16 @@ def profile() -> Profile:
 
 def main() -> None:
     cost, load, policy = profile(), requests(), by_live([0])
-    closed = simulate(load, cost, policy, SLOTS, serving=LIMITS)
-    preempted = int(closed.ledger.counts[fields.R_PREEMPTED].sum())
-    seconds = median_s(lambda: simulate(load, cost, policy, SLOTS, serving=LIMITS), 9)
+    closed = simulate(load, policy, Deployment(cost, SLOTS, serving=LIMITS))
+    preempted = int(closed.rollouts["preempted"].sum())
+    seconds = median_s(lambda: simulate(load, policy, Deployment(cost, SLOTS, serving=LIMITS)), 9)
     note = f"{preempted:,} preemptions, {cost.name}"
     row("512 requests at once, KV pressure", TOKENS / seconds / 1e6, "M tokens/s", "≥ 50 M", note)
     rng = np.random.default_rng(SEED)
     arrivals = np.cumsum(rng.exponential(closed.makespan_s / REQUESTS, REQUESTS))
     opened = replace(load, arrival_s=arrivals - arrivals[0])
-    seconds = median_s(lambda: simulate(opened, cost, policy, SLOTS, serving=LIMITS), 9)
-    steps = len(simulate(opened, cost, policy, SLOTS, serving=LIMITS).logs[0])
+    seconds = median_s(lambda: simulate(opened, policy, Deployment(cost, SLOTS, serving=LIMITS)), 9)
+    steps = len(simulate(opened, policy, Deployment(cost, SLOTS, serving=LIMITS)).logs[0])
     row("512 requests, Poisson arrivals", TOKENS / seconds / 1e6, "M tokens/s", "≥ 10 M", f"{steps:,} decode steps")
     code = "from tests.benchmarks import serving; serving.alone()"
     peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -79,7 +79,7 @@ def main() -> None:
 
 def alone() -> None:
     """Simulate the closed workload once and print the peak memory of the process, in bytes."""
-    simulate(requests(), profile(), by_live([0]), SLOTS, serving=LIMITS)
+    simulate(requests(), by_live([0]), Deployment(profile(), SLOTS, serving=LIMITS))
     status = Path("/proc/self/status").read_text().split("VmHWM:")[1]  # ru_maxrss would remember the parent process
     print(1024 * int(status.split()[0]))
 

@@ -9,10 +9,10 @@ from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.view import BatchView
 from simulator.cost import load_profile
 from simulator.drafting.drafter import past_rows
-from simulator.drafting.live import Classroom
+from simulator.drafting.live import SiblingIndex
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import R_STEPS
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from tests.benchmarks.engine import LIVE, workload
 from tests.benchmarks.timing import median_s, row
@@ -37,9 +37,9 @@ def main() -> None:
     load = workload(2048, 3000, 16_000)
     tokens = int(load.output_tokens.sum())
     policies = two_hundred()
-    seconds = median_s(lambda: [simulate(load, cost, policy, LIVE) for policy in policies], 3)
+    seconds = median_s(lambda: [simulate(load, policy, Deployment(cost, LIVE)) for policy in policies], 3)
     row("200-policy sweep, one core", seconds, "s", "≤ 6 s", f"{tokens / 1e6:.1f} M tokens each")
-    speed = tokens / median_s(lambda: simulate(load, cost, four, LIVE), 3)
+    speed = tokens / median_s(lambda: simulate(load, four, Deployment(cost, LIVE)), 3)
     row("a user's vectorised policy, asked every step", speed / 1e6, "M tokens/s", "≥ 10 M", "")
 
     shared = Path(os.environ.get("ROLLOUTSIM_DATA", ROOT.parent / "shared")) / "rollouts/llama3b_rl_math.parquet"
@@ -51,10 +51,10 @@ def main() -> None:
         past = past_rows(trace, step, drafter.window)
         columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
         lengths = trace.output_tokens[rows].astype(np.int64)
-        classroom = Classroom(drafter, trace, rows, drafter.learn(trace, past))
-        live = Workload(*columns, lengths, drafter.accept(trace, rows, past), classroom)
-        steps = int(simulate(live, cost, by_live([8]), LIVE).ledger.counts[R_STEPS].sum())
-        seconds = median_s(lambda w=live: simulate(w, cost, by_live([8]), LIVE), 3)  # type: ignore[misc]
+        siblings = SiblingIndex(drafter, trace, rows, drafter.learn(trace, past))
+        live = Workload(*columns, lengths, drafter.accept(trace, rows, past), siblings)
+        steps = int(simulate(live, by_live([8]), Deployment(cost, LIVE)).rollouts["steps"].sum())
+        seconds = median_s(lambda w=live: simulate(w, by_live([8]), Deployment(cost, LIVE)), 3)  # type: ignore[misc]
         target = "≥ 1.2 M" if match == "scored" else ""
         row(
             f"live siblings in the loop, {match}, max 8",

@@ -10,7 +10,7 @@ from simulator.budgets.context import Context
 from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.view import ORIGIN, POSITION, BatchView, Requests
 from simulator.cost import Profile
-from simulator.drafting.drafter import DraftCost
+from simulator.cost.draft_cost import DraftCost
 from tests.reference.rules import Rule, Seen
 
 

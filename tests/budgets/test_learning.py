@@ -11,9 +11,10 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.seer import split
 from simulator.budgets.view import POSITION, BatchView
 from simulator.cost import Affine, Profile
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import row
-from simulator.drafting.drafter import DraftCost
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from tests.budgets.scripted import asked, assert_follows, context_with, scripts, seen_of
 from tests.engine.workloads import random_rollout, workload_of
 from tests.reference import cost as reference_cost
@@ -229,7 +230,7 @@ def test_in_the_engine_every_answer_is_the_rules(spec: str, replicas: int, seed:
             budgets_given.extend(expected)
             return answer
 
-    outcome = simulate(workload, cost, Recorded(), 6, replicas, draft_cost=draft_cost, check=True)
+    outcome = simulate(workload, Recorded(), Deployment(cost, 6, replicas, draft_cost=draft_cost), check=True)
     assert len(asked_at) == sum(len(log) for log in outcome.logs), "asked before every decode step"
     assert len(set(budgets_given)) > 1
 

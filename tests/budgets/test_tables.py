@@ -11,6 +11,7 @@ from simulator.budgets.classes import mean_lengths
 from simulator.budgets.policy import TablePolicy
 from simulator.budgets.resolve import BUILT_IN, catalogue, check_spec, resolve_policy
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from tests.budgets.histories import context, long_tail
 from tests.budgets.scripted import seen_of
 from tests.budgets.test_classes import view
@@ -155,7 +156,7 @@ def test_in_the_engine(spec: str, seed: int) -> None:
         "classes": lambda: policies.class_table([0] * 15, [[8, 20]], [[1, 4, 9]]),
     }[spec.partition(":")[0]]()
     policy = resolve_policy(spec, context(max_num_seqs=7))
-    outcome = simulate(workload_of(rollouts), cost, policy, 7, 2, check=True)
+    outcome = simulate(workload_of(rollouts), policy, Deployment(cost, 7, 2), check=True)
     assert_same(outcome, reference.simulate(rollouts, plain_cost, plain, 7, 2))
 
 

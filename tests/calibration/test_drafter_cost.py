@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from calibration.drafter import measure
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.cost import FORMAT, load_draft_cost
-from simulator.drafting.drafter import DraftCost
 from traces.errors import InputError
 
 

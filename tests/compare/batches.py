@@ -3,10 +3,11 @@
 import numpy as np
 
 from simulator.budgets.policy import by_live
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
 from simulator.cost import Affine, Profile
 from simulator.cost.operators import row
 from simulator.drafting.acceptance import Acceptance
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 
 AFFINE = Affine("a", row(constant=7e-3, query_tokens=2e-5, kv_tokens=4e-8))
@@ -46,5 +47,5 @@ def rl_step(workload: Workload, step: int = 0, seed: int = 0, **makers) -> RLSte
     return RLStep(step, seed, workload, makers or MAKERS)
 
 
-def setup(max_num_seqs: int = 16, cost: Profile | None = None, **more) -> Setup:
-    return Setup(cost or profile(), max_num_seqs, **more)
+def setup(max_num_seqs: int = 16, cost: Profile | None = None, **more) -> Deployment:
+    return Deployment(cost or profile(), max_num_seqs, **more)

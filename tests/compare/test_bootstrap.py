@@ -9,6 +9,7 @@ import pytest
 from simulator.budgets.policy import by_live
 from simulator.compare.bootstrap import Interval, interval, makespans, prompts_in, resampled
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from tests.compare.batches import batch, profile, rl_step, setup
 from tests.engine.workloads import Hidden
 from traces.errors import InputError
@@ -23,7 +24,10 @@ def test_no_change_of_prompts_is_the_recorded_step() -> None:
     assert rows.tolist() == list(range(48))
     same, cost = one.with_rows(rows), profile()
     for policy in (by_live([3]), Hidden(lambda view: 2)):
-        assert simulate(same, cost, policy, 8).makespan_s == simulate(one.workload, cost, policy, 8).makespan_s
+        assert (
+            simulate(same, policy, Deployment(cost, 8)).makespan_s
+            == simulate(one.workload, policy, Deployment(cost, 8)).makespan_s
+        )
 
 
 def test_a_drawn_prompt_brings_all_its_rollouts_to_the_place_of_another() -> None:
@@ -48,9 +52,9 @@ def test_budgets_with_tables_of_their_own_come_along() -> None:
     by_budget = replace(whole.acceptance, compute=lambda k: np.minimum(table, k).astype(np.uint8), prefix=False)
     rows = np.array([3, 0, 3, 9])
     cost = profile()
-    prefix_s = simulate(rl_step(whole).with_rows(rows), cost, by_live([2, 3, 5]), 4).makespan_s
+    prefix_s = simulate(rl_step(whole).with_rows(rows), by_live([2, 3, 5]), Deployment(cost, 4)).makespan_s
     other = rl_step(replace(whole, acceptance=by_budget)).with_rows(rows)
-    assert simulate(other, cost, by_live([2, 3, 5]), 4).makespan_s == prefix_s
+    assert simulate(other, by_live([2, 3, 5]), Deployment(cost, 4)).makespan_s == prefix_s
 
 
 def test_draws_are_common_to_policies_and_do_not_depend_on_who_is_compared() -> None:
@@ -111,7 +115,7 @@ def test_equal_policies_show_no_difference_and_unequal_ones_do() -> None:
 
 
 def test_live_siblings_cannot_be_resampled() -> None:
-    step = rl_step(replace(batch(1, 10), classroom=object()))
+    step = rl_step(replace(batch(1, 10), siblings=object()))
     with pytest.raises(InputError, match="siblings"):
         resampled([step], setup(), ["none"], 2)
 

@@ -19,10 +19,12 @@ from simulator.compare.minorant import Limits, minorants
 from simulator.compare.oracle import oracle
 from simulator.compare.paths import cheapest, cheapest_drafts, list_starts, reach_of
 from simulator.cost import Affine, Profile, Roof, StepWork, Table, load_profile
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import row
-from simulator.drafting.drafter import DraftCost, past_rows
+from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch
 from tests.compare.batches import batch, profile
@@ -81,11 +83,14 @@ def test_no_policy_beats_it(
     cost, draft = any_cost(rng), random_draft_cost(rng)
     policy, prompt = random_policy(rng, len(rollouts), slots)
     workload = workload_of(rollouts, prompt)
-    bound = lower_bound(workload, cost, slots, replicas, dispatch, draft, budgets=BUDGETS)
-    took_s = simulate(workload, cost, policy, slots, replicas, dispatch, draft, check=True).makespan_s
+    bound = lower_bound(workload, Deployment(cost, slots, replicas, dispatch, draft), budgets=BUDGETS)
+    took_s = simulate(workload, policy, Deployment(cost, slots, replicas, dispatch, draft), check=True).makespan_s
     assert 0 < bound.makespan_s <= took_s, bound
-    clairvoyant = oracle(workload, cost, slots, replicas, dispatch, draft)
-    assert bound.makespan_s <= simulate(workload, cost, clairvoyant, slots, replicas, dispatch, draft).makespan_s
+    clairvoyant = oracle(workload, Deployment(cost, slots, replicas, dispatch, draft))
+    assert (
+        bound.makespan_s
+        <= simulate(workload, clairvoyant, Deployment(cost, slots, replicas, dispatch, draft)).makespan_s
+    )
 
 
 @pytest.mark.parametrize(("replicas", "dispatch"), [(1, "shared"), (1, "static"), (3, "static")])
@@ -95,41 +100,43 @@ def test_it_is_the_makespan_where_nothing_can_be_accepted(replicas: int, dispatc
         profile(Affine("a", row(constant=7, live=1, query_tokens=2, kv_tokens=0.5, pairs=0.1))),
     )
     workload.acceptance.tables[:, :, 0] = 0
-    took_s = simulate(workload, cost, by_live([0]), 8, replicas, dispatch).makespan_s
-    assert lower_bound(workload, cost, 8, replicas, dispatch).makespan_s == pytest.approx(took_s, rel=1e-8)
+    took_s = simulate(workload, by_live([0]), Deployment(cost, 8, replicas, dispatch)).makespan_s
+    assert lower_bound(workload, Deployment(cost, 8, replicas, dispatch)).makespan_s == pytest.approx(took_s, rel=1e-8)
 
 
 @pytest.mark.parametrize("slots", [3, 16, 80])
 def test_an_oracle_attains_it_under_affine_costs(slots: int) -> None:
     workload, cost = batch(2, 20), profile()
-    took_s = simulate(workload, cost, oracle(workload, cost, slots), slots).makespan_s
-    assert lower_bound(workload, cost, slots).makespan_s == pytest.approx(took_s, rel=1e-3)
+    took_s = simulate(workload, oracle(workload, Deployment(cost, slots)), Deployment(cost, slots)).makespan_s
+    assert lower_bound(workload, Deployment(cost, slots)).makespan_s == pytest.approx(took_s, rel=1e-3)
 
 
 @pytest.mark.parametrize("draft", [DraftCost(per_pass_s=1e-3, per_step_s=2e-4), DraftCost(per_pass_kv_token_s=1e-5)])
 def test_one_rollout_alone_attains_it_with_draft_costs(draft: DraftCost) -> None:
     workload, cost = batch(3, 1, samples=1), profile()
-    took_s = simulate(workload, cost, oracle(workload, cost, 1, draft_cost=draft), 1, draft_cost=draft).makespan_s
-    free_s = lower_bound(workload, cost, 1).makespan_s
-    bound_s = lower_bound(workload, cost, 1, draft_cost=draft).makespan_s
+    took_s = simulate(
+        workload, oracle(workload, Deployment(cost, 1, draft_cost=draft)), Deployment(cost, 1, draft_cost=draft)
+    ).makespan_s
+    free_s = lower_bound(workload, Deployment(cost, 1)).makespan_s
+    bound_s = lower_bound(workload, Deployment(cost, 1, draft_cost=draft)).makespan_s
     assert free_s < bound_s <= took_s <= 1.05 * bound_s
 
 
 def test_fewer_budgets_raise_it() -> None:
     workload, cost = batch(4, 20), profile()
-    bounds = [lower_bound(workload, cost, 16, budgets=range(most + 1)).makespan_s for most in (8, 2, 1, 0)]
+    bounds = [lower_bound(workload, Deployment(cost, 16), budgets=range(most + 1)).makespan_s for most in (8, 2, 1, 0)]
     assert bounds == sorted(bounds)
     assert bounds[0] < bounds[1] < bounds[3]
-    assert simulate(workload, cost, by_live([2]), 16).makespan_s >= bounds[1]
+    assert simulate(workload, by_live([2]), Deployment(cost, 16)).makespan_s >= bounds[1]
 
 
 def test_no_bound_is_said_to_be_none() -> None:
     falling = Table("t", ("kv_tokens",), (np.array([0.0, 10.0]),), np.array([2.0, 1.0]))
-    bound = lower_bound(batch(5, 4), profile(falling, kind="table", error=None), 4)
+    bound = lower_bound(batch(5, 4), Deployment(profile(falling, kind="table", error=None), 4))
     assert math.isnan(bound.makespan_s)
     assert "no bound" in bound.why
-    live = replace(batch(5, 4), classroom=object())
-    assert "siblings" in lower_bound(live, profile(), 4).why
+    live = replace(batch(5, 4), siblings=object())
+    assert "siblings" in lower_bound(live, Deployment(profile(), 4)).why
 
 
 # Its parts ------------------------------------------------------------------------------------------------------------
@@ -223,9 +230,9 @@ def test_real_rollouts_are_near_their_bound(shared_data: Path) -> None:
     columns = (trace.prompt, trace.sample, trace.prompt_tokens, trace.output_tokens)
     workload = Workload(*(column[rows].astype(np.int64) for column in columns), acceptance)
     cost = load_profile("h100-llama-3.1-8b-published")
-    bound_s = lower_bound(workload, cost, 32).makespan_s
-    oracle_s = simulate(workload, cost, oracle(workload, cost, 32), 32).makespan_s
-    built_in = [simulate(workload, cost, resolve_policy(spec, context_of(cost, 32)), 32).makespan_s
+    bound_s = lower_bound(workload, Deployment(cost, 32)).makespan_s
+    oracle_s = simulate(workload, oracle(workload, Deployment(cost, 32)), Deployment(cost, 32)).makespan_s
+    built_in = [simulate(workload, resolve_policy(spec, context_of(cost, 32)), Deployment(cost, 32)).makespan_s
                 for spec in ("none", "fixed:4", "unlimited", "threshold:8@16")]  # fmt: skip
     assert bound_s <= oracle_s <= min(built_in)
     assert oracle_s < 1.001 * bound_s
@@ -255,6 +262,6 @@ def test_a_minorant_of_layers_counts_each_once(axis: str) -> None:
 def test_no_policy_beats_the_bound_of_an_imported_profile(shared_data: Path) -> None:
     folder = shared_data / "profiles/llmservingsim/RTXPRO6000/Llama-3.1-8B/bf16"
     cost, load = import_llmservingsim(folder, load_model("llama-3.1-8b")), batch(5, 8)
-    bound = lower_bound(load, cost, 16).makespan_s
-    makespans = [simulate(load, cost, by_live([k]), 16).makespan_s for k in (0, 2, 8, 255)]
+    bound = lower_bound(load, Deployment(cost, 16)).makespan_s
+    makespans = [simulate(load, by_live([k]), Deployment(cost, 16)).makespan_s for k in (0, 2, 8, 255)]
     assert 0.5 * min(makespans) < bound <= min(makespans)

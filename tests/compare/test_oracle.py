@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.compare.oracle import CAPS, oracle
 from simulator.compare.regret import Scale
-from simulator.drafting.drafter import DraftCost
+from simulator.cost.draft_cost import DraftCost
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import R_ACCEPTED, R_DRAFTED
+from simulator.engine.deployment import Deployment
 from simulator.scheduling.dispatch import Dispatch
 from tests.compare.batches import batch, profile
 from tests.engine.workloads import random_cost, random_rollout, workload_of
@@ -33,13 +33,22 @@ def test_it_is_never_slower_than_the_same_without_waste(
     cost = random_cost(rng)[0]
     rollouts = [random_rollout(rng, rng.choice((0, 4)), length) for length in output_tokens]
     workload = workload_of(rollouts)
-    clairvoyant = simulate(workload, cost, oracle(workload, cost, slots, replicas, dispatch), slots, replicas, dispatch)
-    assert clairvoyant.makespan_s <= simulate(workload, cost, by_live([0]), slots, replicas, dispatch).makespan_s
-    counts = clairvoyant.ledger.counts
-    assert (counts[R_DRAFTED] - counts[R_ACCEPTED] <= 1).all(), "a last draft may complete the rollout: no bonus token"
+    clairvoyant = simulate(
+        workload,
+        oracle(workload, Deployment(cost, slots, replicas, dispatch)),
+        Deployment(cost, slots, replicas, dispatch),
+    )
+    assert (
+        clairvoyant.makespan_s
+        <= simulate(workload, by_live([0]), Deployment(cost, slots, replicas, dispatch)).makespan_s
+    )
+    ended = clairvoyant.rollouts
+    assert (ended["drafted"] - ended["accepted"] <= 1).all(), "a last draft may complete the rollout: no bonus token"
     if replicas == 1:  # elsewhere less work can reach the shared queue in another order
         for budget in CAPS:
-            assert clairvoyant.makespan_s <= simulate(workload, cost, by_live([budget]), slots).makespan_s * (1 + 1e-12)
+            assert clairvoyant.makespan_s <= simulate(
+                workload, by_live([budget]), Deployment(cost, slots)
+            ).makespan_s * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("by_budget", [False, True])
@@ -49,31 +58,33 @@ def test_it_beats_every_table_on_a_long_tail(slots: int, by_budget: bool) -> Non
     rollouts = [random_rollout(rng, 9, int(20 * rng.paretovariate(1.2)), by_budget) for _ in range(40)]
     workload, cost = workload_of(rollouts), profile()
     others = [
-        simulate(workload, cost, by_live(table), slots).makespan_s
+        simulate(workload, by_live(table), Deployment(cost, slots)).makespan_s
         for table in ([0], [1], [3], [8], [255], [8] * 9 + [0], [255] * 17 + [1])
     ]
-    assert simulate(workload, cost, oracle(workload, cost, slots), slots).makespan_s < min(others)
+    assert simulate(workload, oracle(workload, Deployment(cost, slots)), Deployment(cost, slots)).makespan_s < min(
+        others
+    )
 
 
 def test_a_dear_drafter_is_left_alone() -> None:
     workload, cost = batch(1, 10), profile()
     dear = DraftCost(per_pass_s=1.0)
-    clairvoyant = oracle(workload, cost, 8, draft_cost=dear)
-    none_s = simulate(workload, cost, by_live([0]), 8).makespan_s
-    assert simulate(workload, cost, clairvoyant, 8, draft_cost=dear).makespan_s == none_s
+    clairvoyant = oracle(workload, Deployment(cost, 8, draft_cost=dear))
+    none_s = simulate(workload, by_live([0]), Deployment(cost, 8)).makespan_s
+    assert simulate(workload, clairvoyant, Deployment(cost, 8, draft_cost=dear)).makespan_s == none_s
 
 
 def test_drafts_that_pay_only_in_small_batches_wait_for_them() -> None:
     workload, cost = batch(1, 16), profile()
     per_token = DraftCost(per_drafted_token_s=2e-3)
-    clairvoyant = oracle(workload, cost, 64, draft_cost=per_token)
+    clairvoyant = oracle(workload, Deployment(cost, 64, draft_cost=per_token))
     assert 1 < clairvoyant.most_live < 16, "a pass of 7 ms is worth three or four drafts"
-    none_s = simulate(workload, cost, by_live([0]), 64).makespan_s
-    assert simulate(workload, cost, clairvoyant, 64, draft_cost=per_token).makespan_s < none_s
+    none_s = simulate(workload, by_live([0]), Deployment(cost, 64)).makespan_s
+    assert simulate(workload, clairvoyant, Deployment(cost, 64, draft_cost=per_token)).makespan_s < none_s
 
 
 def test_it_says_that_it_is_one() -> None:
-    clairvoyant = oracle(batch(1, 4), profile(), 8)
+    clairvoyant = oracle(batch(1, 4), Deployment(profile(), 8))
     assert clairvoyant.facts["oracle"] is True
     assert not isinstance(clairvoyant, TablePolicy)
 

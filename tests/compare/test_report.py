@@ -8,8 +8,8 @@ from simulator.compare.bootstrap import Interval
 from simulator.compare.report import COMPARISON, compare, verdict
 from simulator.compare.sensitivity import corners, scaled_parts, under_profile_error
 from simulator.cost import Affine, Roof, StepWork, Table
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import row
-from simulator.drafting.drafter import DraftCost
 from tests.compare.batches import AFFINE, MAKERS, batch, profile, rl_step, setup
 from traces.errors import InputError
 

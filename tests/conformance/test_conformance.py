@@ -13,9 +13,10 @@ import pytest
 from simulator.budgets.context import Context
 from simulator.budgets.resolve import BUILT_IN, resolve_policy
 from simulator.cost import list_profiles, load_profile
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import DraftCost, offsets_of
+from simulator.drafting.drafter import offsets_of
 from simulator.drafting.hybrid import Hybrid
 from simulator.drafting.last import Last
 from simulator.drafting.model import Modelled

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
 from scipy.interpolate import RegularGridInterpolator
 
+from simulator.compiled import compiled
 from simulator.cost import FEATURES, Affine, Profile, Roof, StepWork, Table
-from simulator.cost.kernel import features, outside, step_time
+from simulator.cost.kernel import outside, step_time
 from simulator.cost.operators import row
+from simulator.cost.work import WORK
+from simulator.records import records
 
 ROWS = 40
 COSTS = st.floats(0.0, 1e-3, allow_subnormal=False)
@@ -139,13 +141,20 @@ def test_table_values_on_its_grid_points_are_exact():
     np.testing.assert_allclose(profile("table", table).step_time_s(StepWork(live, live, kv, 0)), values, rtol=1e-15)
 
 
-@njit
-def total_in_a_compiled_loop(meta, data, live, query, kv):
+@compiled
+def total_in_a_compiled_loop(costs, live, query, kv, scratch):
+    cost, work = costs[0], scratch[0]
     seconds, outsiders = 0.0, 0
     for step in range(live.size):
-        work = features(live[step], query[step], kv[step], 0, 0, query[step], 0, 0, 0, kv[step] / live[step])
-        seconds += step_time(meta, data, work)
-        outsiders += outside(meta, data, work)
+        work.live, work.query_tokens, work.padded_tokens, work.kv_tokens = (
+            live[step],
+            query[step],
+            query[step],
+            kv[step],
+        )
+        work.longest_context = kv[step] / live[step]
+        seconds += step_time(cost, work)
+        outsiders += outside(cost)
     return seconds, outsiders
 
 
@@ -164,7 +173,7 @@ def test_a_compiled_caller_gets_what_python_gets(kind):
     model = profile(kind, operator, valid_range={"kv_tokens": (0.0, 100_000.0)})
     live, query, kv, *_ = (column.astype(np.int64) for column in random_work(np.random.default_rng(2)).fields[:5])
     work = StepWork(live, query, kv, 0)
-    seconds, outsiders = total_in_a_compiled_loop(*model.packed, live, query, kv)
+    seconds, outsiders = total_in_a_compiled_loop(model.packed.record, live, query, kv, records(WORK, 1))
     assert seconds == pytest.approx(model.step_time_s(work).sum(), rel=1e-12)
     assert outsiders == model.outside(work).sum()
     assert 0 < outsiders < ROWS

@@ -15,6 +15,7 @@ from simulator.cost import Affine, Profile, Roof, StepWork, Table, list_profiles
 from simulator.cost.operators import row
 from simulator.cost.parquet import KEY, SCHEMA, from_parquet, to_parquet
 from simulator.cost.profiles import write_profile
+from tests.cost.packed import assert_packed_alike
 from traces.errors import InputError
 
 NAN = float("nan")
@@ -68,8 +69,7 @@ def same(one: Profile, other: Profile) -> None:
                 np.testing.assert_array_equal(array, copy)
         else:
             assert mine == theirs
-    for mine, theirs in zip(one.packed, other.packed, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    assert_packed_alike(one, other)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".yaml", ".yml"])

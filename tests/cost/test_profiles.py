@@ -11,6 +11,7 @@ import yaml
 
 import calibration.profiles
 from simulator.cost import StepWork, list_profiles, load_profile, profiles
+from tests.cost.packed import assert_packed_alike
 from traces.errors import InputError
 
 SHIPPED = Path(calibration.profiles.__file__).parent
@@ -30,7 +31,7 @@ def test_every_shipped_file_is_listed_loads_and_says_where_it_is_from():
         assert "arXiv" in profile.source or "rolloutsim calibrate" in profile.source
         assert profile.uncertainty
         assert profile.valid_range
-        np.testing.assert_array_equal(load_profile(file).packed[1], profile.packed[1])
+        assert_packed_alike(load_profile(file), profile)
 
 
 @pytest.mark.parametrize(("kv", "tokens"), [(0, 1), (512, 1), (64 * 700, 64), (64 * 700, 64 * 5), (0, 16000)])

@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.profiles import load_profile
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import DraftCost, past_rows
+from simulator.drafting.drafter import past_rows
 from simulator.drafting.hybrid import Hybrid
 from simulator.drafting.model import Modelled
 from simulator.drafting.pricing import priced

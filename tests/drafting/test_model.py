@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from simulator.budgets.resolve import resolve_policy
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.profiles import load_profile
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import DraftCost
 from simulator.drafting.draws import levels, rollout_keys, uniform
 from simulator.drafting.model import Modelled
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.pricing import priced
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from simulator.scenario import build
 from tests.drafting.lengths import accepted_by, equal_rollouts, trace_of
@@ -123,8 +123,8 @@ def test_policies_batches_and_dispatch_meet_the_same_draws() -> None:
     load = workload(Modelled("eagle", AcceptanceCurve((0.8, 0.7, 0.9), spread=0.2)), trace)
 
     def counts(policy: str, slots: int, replicas: int) -> list[list[int]]:
-        outcome = simulate(load, UNIT, resolve_policy(policy, context_of(UNIT, slots)), slots, replicas)
-        return outcome.ledger.counts[[R_STEPS, R_DRAFTED, R_ACCEPTED]].tolist()
+        outcome = simulate(load, resolve_policy(policy, context_of(UNIT, slots)), Deployment(UNIT, slots, replicas))
+        return outcome.rollouts[["steps", "drafted", "accepted"]].tolist()
 
     alone = counts("fixed:3", 1, 1)
     assert counts("fixed:3", 24, 1) == counts("fixed:3", 5, 3) == counts("unlimited", 7, 2) == alone
@@ -193,10 +193,10 @@ def test_the_engine_charges_a_proposal_as_published_while_drafts_are_whole() -> 
     profile = load_profile(PROFILE)
     drafter = priced(Modelled("eagle", CURVE, "eagle"), profile)
     load = workload(drafter, equal_rollouts(4, 50))  # type: ignore[arg-type]
-    outcome = simulate(load, profile, resolve_policy("fixed:3", context_of(profile, 4)), 4, draft_cost=drafter.cost)
-    kv, drafted, draft_s = (
-        outcome.logs[0][:, LOG_COLUMNS.index(c)] for c in ("kv_tokens", "drafted_tokens", "draft_s")
+    outcome = simulate(
+        load, resolve_policy("fixed:3", context_of(profile, 4)), Deployment(profile, 4, draft_cost=drafter.cost)
     )
+    kv, drafted, draft_s = (outcome.logs[0][c] for c in ("kv_tokens", "drafted_tokens", "draft_s"))
     whole = np.flatnonzero(drafted == 12)
     assert whole.size > 5
     np.testing.assert_allclose(draft_s[whole], 2.135e-3 + 2.378e-9 * kv[whole] + 8.41e-7 * 12, rtol=1e-12)

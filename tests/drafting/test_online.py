@@ -42,7 +42,7 @@ def test_proposes_what_the_tables_say(seed: int, own: bool, scope: str) -> None:
     at = np.full(rows.size, -1) if scope == "request" else history.at[group]
     room = (trace.prompt_tokens[rows] + trace.output_tokens[rows]).astype(np.int64)
     online = OnlineSuffix(drafter, history, at, room)
-    online.enrol(np.arange(rows.size), prompts_of(trace, rows, drafter.prompt))
+    online.begin(np.arange(rows.size), prompts_of(trace, rows, drafter.prompt))
     emitted, live = np.zeros(rows.size, int), np.arange(rows.size)
     draw = np.random.default_rng(seed)
     lengths = trace.output_tokens[rows]
@@ -56,14 +56,14 @@ def test_proposes_what_the_tables_say(seed: int, own: bool, scope: str) -> None:
         right = [int(np.cumprod(drafts[j, : counts[j]] == tokens[j][: counts[j]]).sum()) for j in range(live.size)]
         assert (np.array(right) == np.minimum(acceptance.tables[0, place, 0], most)).all()
         emit = np.minimum(draw.integers(1, 4, live.size), left)
-        online.hear(
+        online.learn(
             live,
             np.concatenate([t[:e] for t, e in zip(tokens, emit, strict=True)]),
             np.concatenate([[0], emit.cumsum()]),
         )
         emitted[live] += emit
         gone = emitted[live] >= lengths[live]
-        online.leave(live[gone])
+        online.forget(live[gone])
         live = live[~gone]
 
 

@@ -11,16 +11,18 @@ import pyarrow as pa
 import pytest
 
 from simulator.budgets.resolve import resolve_policy
+from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import count_at
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import DraftCost, Drafter
+from simulator.drafting.drafter import Drafter
 from simulator.drafting.model import Modelled
 from simulator.drafting.recorded import Recorded, read_log
 from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from simulator.scenario import build
 from tests.drafting.lengths import accepted_by, trace_of
-from tests.engine.workloads import context_of
+from tests.engine.workloads import assert_equal, context_of
 from tests.theory.queues import affine
 from traces.errors import InputError
 from traces.trace import Trace
@@ -73,13 +75,12 @@ def outcome_of(drafter: Drafter, trace: Trace, policy: str, rows: npt.NDArray[np
         trace.prompt[rows].astype(np.int64), trace.sample[rows].astype(np.int64), trace.prompt_tokens[rows].astype(np.int64),
         trace.output_tokens[rows].astype(np.int64), accepted_by(drafter, trace, rows),
     )  # fmt: skip
-    return simulate(load, COST, resolve_policy(policy, context_of(COST, 5)), 5)
+    return simulate(load, resolve_policy(policy, context_of(COST, 5)), Deployment(COST, 5))
 
 
 def assert_same(one: Outcome, other: Outcome) -> None:
     assert one.makespan_s == other.makespan_s
-    np.testing.assert_array_equal(one.ledger.counts, other.ledger.counts)
-    np.testing.assert_array_equal(one.logs[0], other.logs[0])
+    assert_equal(one, other)
 
 
 # accept_lengths -------------------------------------------------------------------------------------------------------
@@ -134,9 +135,9 @@ def test_smaller_budgets_are_refused_and_switching_ones_draft_at_recorded_steps_
     counts, whole = count_at(table, K), count_at(accepted_by(ORIGINAL, trace), K)
     # Replayed from its first position, where the recording, after the prefill, has no step: one step more per rollout.
     assert counts.sequence_steps >= whole.sequence_steps
-    switching = outcome_of(drafter, trace, f"threshold:{K}@2").ledger.counts.sum(axis=1)
-    original = outcome_of(ORIGINAL, trace, f"threshold:{K}@2").ledger.counts.sum(axis=1)
-    assert 0 < switching[2] < original[2], "accepted tokens are understated, not invented"
+    switching = outcome_of(drafter, trace, f"threshold:{K}@2").rollouts["accepted"].sum()
+    original = outcome_of(ORIGINAL, trace, f"threshold:{K}@2").rollouts["accepted"].sum()
+    assert 0 < switching < original, "accepted tokens are understated, not invented"
 
 
 BROKEN: dict[str, tuple[Callable[[list[Any]], Any], str]] = {

@@ -13,7 +13,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.view import BatchView
 from simulator.engine import replica
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import LOG_COLUMNS
+from simulator.engine.deployment import Deployment
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import (
     BUDGETS,
@@ -98,7 +98,10 @@ def assert_engine_is_the_reference(
         policy, policy_reference = Hidden(scatter, every), asked_every(scatter_reference, every)
     draft_cost, drafting = random_drafting(rng)
     outcome = simulate(
-        workload_of(rollouts, prompt), cost, policy, max_num_seqs, replicas, dispatch, draft_cost, check=True
+        workload_of(rollouts, prompt),
+        policy,
+        Deployment(cost, max_num_seqs, replicas, dispatch, draft_cost),
+        check=True,
     )
     result = reference.simulate(rollouts, cost_reference, policy_reference, max_num_seqs, replicas, dispatch, drafting)
     assert_same(outcome, result)
@@ -121,7 +124,7 @@ def test_engine_is_the_reference(kind: Kind, **scenario) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("log_rows", [1, 2, 5])
 def test_a_full_log_changes_nothing(kind: Kind, log_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica, "LOG_ROWS", log_rows)
+    monkeypatch.setattr(replica, "LOG_STEPS", log_rows)
     for seed in range(4):
         rng = random.Random(seed)
         output_tokens = [rng.randint(1, 40) for _ in range(12)]
@@ -162,7 +165,7 @@ def test_costs_of_any_digits_agree_to_rounding(
     ):
         name, policy_reference = named_pair(rng, slots)
         policy = resolve_policy(name, context_of(cost, slots))
-        outcome = simulate(workload, cost, policy, slots, replicas, dispatch, check=True)
+        outcome = simulate(workload, policy, Deployment(cost, slots, replicas, dispatch), check=True)
         result = reference.simulate(rollouts, cost_reference, policy_reference, slots, replicas, dispatch)
         assert_same(outcome, result, relative=1e-9)
 
@@ -171,8 +174,8 @@ def test_a_shared_queue_hands_out_in_order_of_time_then_of_replica() -> None:
     # One slot each and a step of 1 s per query token: replica 1's first step, of 3, ends with replica 0's third, at 3.
     cost, cost_reference = affine_pair(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     rollouts = [Rollout(0, 3, [0] * 3, [0] * 3), Rollout(3, 1, [0], [0]), *[Rollout(0, 1, [0], [0])] * 3]
-    outcome = simulate(workload_of(rollouts), cost, Hidden(lambda view: 0), 1, 2, check=True)
-    assert outcome.ledger.counts[3].tolist() == [0, 1, 0, 1, 0]
+    outcome = simulate(workload_of(rollouts), Hidden(lambda view: 0), Deployment(cost, 1, 2), check=True)
+    assert outcome.rollouts["replica"].tolist() == [0, 1, 0, 1, 0]
     assert_same(outcome, reference.simulate(rollouts, cost_reference, policies.none, 1, 2))
 
 
@@ -180,7 +183,7 @@ def test_more_replicas_than_rollouts_leaves_the_rest_idle() -> None:
     cost, cost_reference = affine_pair(1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     rollouts = [Rollout(2, 5, [0] * 5, [0] * 5)] * 2
     for dispatch in ("shared", "static"):
-        outcome = simulate(workload_of(rollouts), cost, Hidden(lambda view: 0), 4, 5, dispatch, check=True)
+        outcome = simulate(workload_of(rollouts), Hidden(lambda view: 0), Deployment(cost, 4, 5, dispatch), check=True)
         assert_same(outcome, reference.simulate(rollouts, cost_reference, policies.none, 4, 5, dispatch))
         assert outcome.busy_s[2:].tolist() == [0.0] * 3
 
@@ -189,10 +192,12 @@ def test_seconds_outside_the_valid_range_are_added_up_per_replica() -> None:
     inside = profile("affine", *affine_pair(1.0, 0.0, 0.25, 0.0, 0.0, 0.0)[0].operators)
     cost = type(inside)(**{**vars(inside), "valid_range": {"live": (2.0, 9.0)}})
     rollouts = [Rollout(0, n, [0] * n, [0] * n) for n in (3, 5, 4)]
-    outcome = simulate(workload_of(rollouts), cost, resolve_policy("none", context_of(cost, 2)), 2, 2, "static")
+    outcome = simulate(
+        workload_of(rollouts), resolve_policy("none", context_of(cost, 2)), Deployment(cost, 2, 2, "static")
+    )
     # Replica 0 has one live rollout from its fourth step to its fifth; replica 1 has but one, four steps.
     assert outcome.extrapolated_s.tolist() == [2 * 1.25, 4 * 1.25]
-    assert [log[:, LOG_COLUMNS.index("extrapolated")].tolist() for log in outcome.logs] == [
+    assert [log["extrapolated"].tolist() for log in outcome.logs] == [
         [0, 0, 0, 1, 1],
         [1, 1, 1, 1],
     ]

@@ -8,10 +8,10 @@ import pytest
 
 from simulator.budgets.policy import by_live
 from simulator.drafting.drafter import past_rows
-from simulator.drafting.live import Classroom
+from simulator.drafting.live import SiblingIndex
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from tests.drafting.rollouts import NAMES, Case, sequence
 from tests.engine.workloads import affine_pair
@@ -35,8 +35,8 @@ def workload_of(trace: Trace, drafter: Suffix, live: bool) -> Workload:
     past = past_rows(trace, 1, drafter.window)
     columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
     lengths = trace.output_tokens[rows].astype(np.int64)
-    classroom = Classroom(drafter, trace, rows, drafter.learn(trace, past)) if live else None
-    return Workload(*columns, lengths, drafter.accept(trace, rows, past), classroom)
+    siblings = SiblingIndex(drafter, trace, rows, drafter.learn(trace, past)) if live else None
+    return Workload(*columns, lengths, drafter.accept(trace, rows, past), siblings)
 
 
 def lock_step(
@@ -109,15 +109,20 @@ def test_live_siblings_are_the_lock_step(scope: str, own: bool) -> None:
         trace = case.trace()
         budget, slots, replicas = rng.choice((0, 1, 3, 255)), rng.randint(1, 4), rng.randint(1, 3)
         rollouts = [(prompt, case.prompts[prompt], output) for prompt, group in enumerate(case.now) for output in group]
-        counts = simulate(
-            workload_of(trace, drafter, live=True), UNIT, by_live([budget]), slots, replicas, "static", check=True
-        ).ledger.counts
+        ended = simulate(
+            workload_of(trace, drafter, live=True),
+            by_live([budget]),
+            Deployment(UNIT, slots, replicas, "static"),
+            check=True,
+        ).rollouts
         expected: list[tuple[int, int, int]] = []
         for part in np.array_split(np.arange(len(rollouts)), replicas):
             expected += lock_step([rollouts[i] for i in part], case.past, drafter, budget, slots)
-        assert list(zip(*counts[[R_STEPS, R_DRAFTED, R_ACCEPTED]].tolist(), strict=True)) == expected
-        frozen = simulate(workload_of(trace, drafter, live=False), UNIT, by_live([budget]), slots, replicas, "static")
-        shared_something += int(counts[R_ACCEPTED].sum() != frozen.ledger.counts[R_ACCEPTED].sum())
+        assert ended[["steps", "drafted", "accepted"]].tolist() == expected
+        frozen = simulate(
+            workload_of(trace, drafter, live=False), by_live([budget]), Deployment(UNIT, slots, replicas, "static")
+        )
+        shared_something += int(ended["accepted"].sum() != frozen.rollouts["accepted"].sum())
     assert shared_something > 10, "live siblings make a difference in these cases"
 
 
@@ -126,10 +131,10 @@ def test_without_siblings_live_drafts_are_the_frozen_ones_but_for_ties(match: st
     trace = from_table(synth(prompts=40, samples=1, steps=2, median_tokens=300, max_tokens=900, seed=4), "made")
     drafter = Suffix(match=match, prompt=False)  # type: ignore[arg-type]
     live, frozen = (
-        simulate(workload_of(trace, drafter, live), UNIT, by_live([6]), 8, 2, check=True).ledger.counts
+        simulate(workload_of(trace, drafter, live), by_live([6]), Deployment(UNIT, 8, 2), check=True).rollouts
         for live in (True, False)
     )
-    for field in (R_STEPS, R_DRAFTED, R_ACCEPTED):
+    for field in ("steps", "drafted", "accepted"):
         assert live[field].sum() == pytest.approx(frozen[field].sum(), rel=0.03)
 
 
@@ -141,8 +146,8 @@ def test_siblings_on_other_replicas_stay_unheard(match: str) -> None:
     case = Case([[]], [[]], [[text, text]])
     drafter = Suffix(match=match, depth=8)  # type: ignore[arg-type]
     workload = workload_of(case.trace(), drafter, live=True)
-    apart = simulate(workload, UNIT, by_live([4]), 1, 2, "static").ledger.counts
-    assert apart[R_ACCEPTED].tolist() == [0, 0]
-    after = simulate(workload, UNIT, by_live([4]), 1, 1, "static").ledger.counts
-    assert after[R_ACCEPTED, 0] == 0
-    assert after[R_ACCEPTED, 1] > 40
+    apart = simulate(workload, by_live([4]), Deployment(UNIT, 1, 2, "static")).rollouts["accepted"]
+    assert apart.tolist() == [0, 0]
+    after = simulate(workload, by_live([4]), Deployment(UNIT, 1, 1, "static")).rollouts["accepted"]
+    assert after[0] == 0
+    assert after[1] > 40

@@ -9,11 +9,12 @@ import pytest
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import simulate
-from simulator.engine.fields import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_STEPS
+from simulator.engine.deployment import Deployment
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import (
     Hidden,
     affine_pair,
+    assert_equal,
     assert_same,
     random_cost,
     random_rollout,
@@ -41,13 +42,10 @@ def test_a_table_gives_the_same_bits_compiled_and_asked_in_python(seed: int) -> 
     table, prompt, _ = random_table(rng, len(rollouts), slots)
     dispatch: Dispatch = "shared" if seed % 2 else "static"
     compiled, asked = (
-        simulate(workload_of(rollouts, prompt), cost, policy, slots, 1 + seed % 3, dispatch)
+        simulate(workload_of(rollouts, prompt), policy, Deployment(cost, slots, 1 + seed % 3, dispatch))
         for policy in (table, Hidden(table))
     )
-    np.testing.assert_array_equal(compiled.ledger.counts, asked.ledger.counts)
-    np.testing.assert_array_equal(compiled.ledger.times, asked.ledger.times)
-    for log, other in zip(compiled.logs, asked.logs, strict=True):
-        np.testing.assert_array_equal(log, other)
+    assert_equal(compiled, asked)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -65,7 +63,7 @@ def test_a_policy_sees_what_happened_so_far_and_nothing_more(seed: int) -> None:
         return [3] * view.live
 
     workload = workload_of(rollouts, np.arange(10) // 4)
-    outcome = simulate(workload, UNIT, spy, 4, dispatch="static")
+    outcome = simulate(workload, spy, Deployment(UNIT, 4, dispatch="static"))
     result = reference.simulate(rollouts, UNIT_REFERENCE, spy_reference, 4, dispatch="static")
     steps = drafted = accepted = 0
     admitted_at = {rollout: i for i, view in reversed([*enumerate(expected)]) for rollout in view.rollouts}
@@ -95,7 +93,7 @@ def test_a_policy_sees_what_happened_so_far_and_nothing_more(seed: int) -> None:
 
 def test_a_policy_cannot_write_into_the_engine() -> None:
     views: list[BatchView] = []
-    simulate(workload_of(rollouts_of(1)), UNIT, Hidden(lambda view: views.append(view) or 0), 3)
+    simulate(workload_of(rollouts_of(1)), Hidden(lambda view: views.append(view) or 0), Deployment(UNIT, 3))
     for array in (views[3].seen, views[3].rollout, views[3].budget, views[3].drafted_tokens):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 7
@@ -105,10 +103,10 @@ def test_a_policy_cannot_write_into_the_engine() -> None:
 
 def test_one_number_is_a_budget_for_all_and_numpy_integers_of_any_width_do() -> None:
     rollouts = rollouts_of(4)
-    expected = simulate(workload_of(rollouts), UNIT, by_live([5]), 4)
+    expected = simulate(workload_of(rollouts), by_live([5]), Deployment(UNIT, 4))
     for policy in (lambda view: 5, lambda view: np.full(view.live, 5, np.uint8), lambda view: np.int16(5)):
-        outcome = simulate(workload_of(rollouts), UNIT, policy, 4)
-        np.testing.assert_array_equal(outcome.ledger.counts, expected.ledger.counts)
+        outcome = simulate(workload_of(rollouts), policy, Deployment(UNIT, 4))
+        assert_equal(outcome, expected)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +129,7 @@ def test_one_number_is_a_budget_for_all_and_numpy_integers_of_any_width_do() -> 
 )
 def test_impossible_budgets_are_refused_in_one_line_that_names_the_policy(answer: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
-        simulate(workload_of(rollouts_of(2)), UNIT, answer, 3)
+        simulate(workload_of(rollouts_of(2)), answer, Deployment(UNIT, 3))
     assert "<lambda>" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -161,17 +159,17 @@ def test_tables_that_cannot_be_looked_up_are_refused(boundaries: Any, budgets: A
 def test_a_boundary_that_is_never_reached_may_be_the_largest_integer() -> None:
     rollouts = rollouts_of(3)
     never = TablePolicy(np.array([[np.iinfo(np.int64).max]]), np.array([[[3], [0]]]))
-    outcome = simulate(workload_of(rollouts), UNIT, never, 3, check=True)
+    outcome = simulate(workload_of(rollouts), never, Deployment(UNIT, 3), check=True)
     assert_same(outcome, reference.simulate(rollouts, UNIT_REFERENCE, policies.fixed(3), 3))
 
 
 def test_what_a_rollout_emits_is_its_steps_and_its_accepted_drafts() -> None:
     rollouts = rollouts_of(8, 40)
-    outcome = simulate(workload_of(rollouts), UNIT, by_live([255]), 6, 2)
-    counts = outcome.ledger.counts
-    lost_bonus = counts[R_STEPS] + counts[R_ACCEPTED] - np.array([r.output_tokens for r in rollouts])
+    outcome = simulate(workload_of(rollouts), by_live([255]), Deployment(UNIT, 6, 2))
+    ended = outcome.rollouts
+    lost_bonus = ended["steps"] + ended["accepted"] - np.array([r.output_tokens for r in rollouts])
     assert set(lost_bonus.tolist()) <= {0, 1}
-    assert (counts[R_ACCEPTED] <= counts[R_DRAFTED]).all()
-    emitted = sum(log[:, LOG_COLUMNS.index("emitted_tokens")].sum() for log in outcome.logs)
+    assert (ended["accepted"] <= ended["drafted"]).all()
+    emitted = sum(log["emitted_tokens"].sum() for log in outcome.logs)
     assert emitted == sum(r.output_tokens for r in rollouts)
-    assert outcome.makespan_s == outcome.ledger.times[FINISHED_S].max() == outcome.busy_s.max()
+    assert outcome.makespan_s == outcome.rollouts["finished_s"].max() == outcome.busy_s.max()

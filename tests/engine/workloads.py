@@ -10,11 +10,11 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy
 from simulator.cost import Affine, Profile, Roof, Table
+from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import Operator, row
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import DraftCost
 from simulator.engine.cluster import Outcome
-from simulator.engine.fields import FINISHED_S, LOG_COLUMNS, R_ACCEPTED, R_DRAFTED, R_REPLICA, R_STEPS
+from simulator.engine.state import STEP
 from simulator.engine.workload import Workload
 from tests.reference import cost as reference_cost
 from tests.reference import policies
@@ -29,7 +29,9 @@ STEP_COLUMNS = (
     "start_s", "dt_s", "live", "query_tokens", "kv_tokens", "prefill_tokens",
     "drafted_tokens", "accepted_tokens", "emitted_tokens",
 )  # fmt: skip
-"""The reference's names of LOG_COLUMNS up to what is extrapolated, which it does not know, and the drafting time."""
+"""What the reference logs of a step, by its names; it knows neither what is extrapolated nor vLLM's limits."""
+LOGGED = ("start_s", "duration_s", *STEP_COLUMNS[2:])
+"""The same by the engine's names."""
 
 
 # Workloads ------------------------------------------------------------------------------------------------------------
@@ -185,22 +187,33 @@ def asked_every(policy: Policy, every: int) -> Policy:
 
 def assert_same(outcome: Outcome, result: RunResult, relative: float = 0.0) -> None:
     """Every count equal; every time within `relative`."""
-    counts, times = outcome.ledger.counts, outcome.ledger.times
-    assert counts[R_REPLICA].tolist() == result.replica
-    assert counts[R_STEPS].tolist() == result.rollout_steps
-    assert counts[R_DRAFTED].tolist() == result.rollout_drafted
-    assert counts[R_ACCEPTED].tolist() == result.rollout_accepted
-    np.testing.assert_allclose(times[FINISHED_S], result.finish_s, rtol=relative, atol=0)
+    rollouts = outcome.rollouts
+    assert rollouts["replica"].tolist() == result.replica
+    assert rollouts["steps"].tolist() == result.rollout_steps
+    assert rollouts["drafted"].tolist() == result.rollout_drafted
+    assert rollouts["accepted"].tolist() == result.rollout_accepted
+    np.testing.assert_allclose(rollouts["finished_s"], result.finish_s, rtol=relative, atol=0)
     assert abs(outcome.makespan_s - result.makespan_s) <= relative * result.makespan_s
     assert sum(len(log) for log in outcome.logs) == result.decode_steps
     for replica, log in enumerate(outcome.logs):
         steps = [step for step in result.steps if step.replica == replica]
         expected = np.array([[getattr(step, name) for name in STEP_COLUMNS] for step in steps]).reshape(-1, 9)
-        np.testing.assert_allclose(log[:, 2:9], expected[:, 2:], rtol=0, atol=0)
-        np.testing.assert_allclose(log[:, :2], expected[:, :2], rtol=relative, atol=0)
+        logged = np.stack([log[name] for name in LOGGED], axis=1)
+        np.testing.assert_allclose(logged[:, 2:], expected[:, 2:], rtol=0, atol=0)
+        np.testing.assert_allclose(logged[:, :2], expected[:, :2], rtol=relative, atol=0)
         assert abs(outcome.busy_s[replica] - sum(step.dt_s for step in steps)) <= 1e-12 * outcome.busy_s[replica]
-    column = {name: sum(float(log[:, i].sum()) for log in outcome.logs) for i, name in enumerate(LOG_COLUMNS)}
+    column = {name: sum(float(log[name].sum()) for log in outcome.logs) for name in STEP.names}
     assert column["live"] == result.sequence_steps
     assert column["drafted_tokens"] == result.drafted_tokens
     assert column["accepted_tokens"] == result.accepted_tokens
     assert column["emitted_tokens"] == result.output_tokens
+
+
+def assert_equal(one: Outcome, other: Outcome, factor: float = 1.0) -> None:
+    """Everything equal, to the bit, but for the rows of the policy's table; times of `other` are `factor` times as long."""
+    for name in set(one.rollouts.dtype.names or ()) - {"row"}:
+        scale = factor if name.endswith("_s") else 1
+        np.testing.assert_array_equal(one.rollouts[name] * scale, other.rollouts[name], name)
+    if factor == 1.0:
+        for log, other_log in zip(one.logs, other.logs, strict=True):
+            assert log.tobytes() == other_log.tobytes()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from simulator.engine.fields import LOG_COLUMNS
+from simulator.engine.state import STEP
 from simulator.report import plots
 from simulator.report.series import (
     LiveBatch,
@@ -46,7 +46,7 @@ def step_table(seed=1):
                 start_s, duration_s, live = decode_log(rng)
                 made = {"policy": policy, "step": step, "replica": replica, "start_s": start_s, "duration_s": duration_s,
                         "live": live, "emitted_tokens": live, "extrapolated": False}  # fmt: skip
-                blocks.append(dict.fromkeys(LOG_COLUMNS, 0) | made)
+                blocks.append(dict.fromkeys(STEP.names, 0) | made)
     steps = table(STEPS, blocks)
     return steps.take(pa.array(rng.permutation(steps.num_rows)))
 

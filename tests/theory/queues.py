@@ -9,6 +9,7 @@ from simulator.cost import Affine, Profile
 from simulator.cost.operators import row
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from simulator.scheduling.dispatch import Dispatch
 from tests.engine.workloads import context_of
@@ -47,7 +48,7 @@ def run(
     """The outcome under a policy or the name of one."""
     if isinstance(policy, str):
         policy = resolve_policy(policy, context_of(cost, slots))
-    return simulate(workload, cost, policy, slots, replicas, dispatch)
+    return simulate(workload, policy, Deployment(cost, slots, replicas, dispatch))
 
 
 def lengths_only(lengths: Int64) -> Workload:

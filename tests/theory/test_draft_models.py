@@ -16,7 +16,7 @@ from simulator.drafting.draws import levels, rollout_keys
 from simulator.drafting.model import Kind, Modelled
 from simulator.drafting.pricing import priced
 from simulator.engine.cluster import Outcome, simulate
-from simulator.engine.fields import LOG_COLUMNS, R_STEPS
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from tests.drafting.lengths import accepted_by, equal_rollouts
 from tests.engine.workloads import context_of
@@ -35,7 +35,9 @@ def run(
         trace.prompt.astype(np.int64), trace.sample.astype(np.int64), np.full(n, prompt_tokens, np.int64),
         trace.output_tokens.astype(np.int64), accepted_by(drafter, trace),
     )  # fmt: skip
-    return simulate(load, cost, resolve_policy(policy, context_of(cost, slots)), slots, draft_cost=drafter.cost)
+    return simulate(
+        load, resolve_policy(policy, context_of(cost, slots)), Deployment(cost, slots, draft_cost=drafter.cost)
+    )
 
 
 # Closed forms ---------------------------------------------------------------------------------------------------------
@@ -52,7 +54,7 @@ def test_speed_up_is_leviathans_for_a_serial_draft_model(a: float, g: int, kind:
     tolerance = 4 * relative_error_of_steps(a, g) + (g + 1) * mean / TOKENS
     passes = g if kind == "draft_model" else 1
     assert TOKENS / outcome.makespan_s == pytest.approx(mean / (1 + passes * c), rel=tolerance)
-    assert TOKENS / outcome.ledger.counts[R_STEPS].sum() == pytest.approx(mean, rel=tolerance)
+    assert TOKENS / outcome.rollouts["steps"].sum() == pytest.approx(mean, rel=tolerance)
 
 
 def test_a_measured_curve_gives_its_mean_acceptance_length_at_every_budget() -> None:
@@ -72,7 +74,7 @@ def test_unequal_rollouts_take_the_harmonic_mean_of_their_acceptance_lengths() -
     trace = equal_rollouts(n, tokens)
     level = levels(rollout_keys(trace, np.arange(n), 0, "acceptance level"))
     lengths = 1 + curve.survival_of(np.zeros(n, np.int64), level).sum(axis=1)
-    steps = run(Modelled("eagle", curve), UNIT, "fixed:3", n, tokens, n).ledger.counts[R_STEPS].sum()
+    steps = run(Modelled("eagle", curve), UNIT, "fixed:3", n, tokens, n).rollouts["steps"].sum()
     # A step emits 1 to 4 tokens, so deviates by at most 1.5: of n * tokens / E steps, relative to E >= 1.
     tolerance = 4 * 1.5 / math.sqrt(n * tokens / lengths.max()) + 4 / tokens
     assert n * tokens / steps == pytest.approx(n / (1 / lengths).sum(), rel=tolerance)
@@ -87,14 +89,11 @@ def decoding_speed_ups(drafter: Modelled, cost: Profile, prompt_tokens: int) -> 
 
     The rollouts are the same under every batch size, and so are their draws: nothing but the batch changes.
     """
-    emitted_at, duration_at, prefill_at = (
-        LOG_COLUMNS.index(name) for name in ("emitted_tokens", "duration_s", "prefill_tokens")
-    )
 
     def speed(policy: str, batch: int) -> float:
         log = run(drafter, cost, policy, ROLLOUTS, OUTPUT_TOKENS, batch, prompt_tokens).logs[0]
-        decoding = log[log[:, prefill_at] == 0]
-        return float(decoding[:, emitted_at].sum() / decoding[:, duration_at].sum())
+        decoding = log[log["prefill_tokens"] == 0]
+        return float(decoding["emitted_tokens"].sum() / decoding["duration_s"].sum())
 
     return [speed("fixed:3", batch) / speed("none", batch) for batch in BATCHES]
 

@@ -8,8 +8,8 @@ import pytest
 from simulator.budgets.policy import by_live
 from simulator.cost import Profile
 from simulator.engine.cluster import Outcome
-from simulator.engine.fields import FINISHED_S
 from simulator.scheduling.dispatch import Dispatch
+from tests.engine.workloads import assert_equal
 from tests.theory.queues import UNIT, Int64, affine, iid_workload, lengths_only, run
 
 COSTS: dict[str, Profile] = {
@@ -24,8 +24,7 @@ def random_lengths(seed: int, n: int = 60, mean: float = 40.0) -> Int64:
 
 
 def assert_bits(one: Outcome, other: Outcome, factor: float = 1.0) -> None:
-    np.testing.assert_array_equal(one.ledger.counts, other.ledger.counts)
-    np.testing.assert_array_equal(one.ledger.times * factor, other.ledger.times)
+    assert_equal(one, other, factor)
     assert one.makespan_s * factor == other.makespan_s
 
 
@@ -71,7 +70,7 @@ def test_at_unit_cost_only_the_number_of_slots_matters(seed: int, replicas: int,
         one = run(workload, UNIT, policy, slots=replicas * slots)
         many = run(workload, UNIT, policy, slots=slots, replicas=replicas)
         assert one.makespan_s == many.makespan_s
-        assert sorted(one.ledger.times[FINISHED_S]) == sorted(many.ledger.times[FINISHED_S])
+        assert sorted(one.rollouts["finished_s"]) == sorted(many.rollouts["finished_s"])
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=list(COSTS))
@@ -105,6 +104,6 @@ def test_drafts_that_never_match_cost_their_verification_and_nothing_else() -> N
     assert run(workload, UNIT, "fixed:4", slots=9).makespan_s == run(workload, UNIT, slots=9).makespan_s
     cost = affine(constant=1.0, query_tokens=0.125)
     none, wasted = run(workload, cost, slots=9), run(workload, cost, "fixed:4", slots=9)
-    drafted = int(wasted.ledger.counts[1].sum())
+    drafted = int(wasted.rollouts["drafted"].sum())
     assert drafted == sum(min(4, length - p) for length in lengths for p in range(1, length))
     assert wasted.busy_s[0] == none.busy_s[0] + 0.125 * drafted

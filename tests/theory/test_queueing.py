@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from simulator.budgets.policy import by_live
-from simulator.engine import fields
 from simulator.engine.cluster import simulate
+from simulator.engine.deployment import Deployment
 from tests.theory.queues import UNIT, lengths_only
 
 REPLICATIONS, CUSTOMERS, WARM_UP = 30, 4000, 400
@@ -24,8 +24,8 @@ def waits(rng: np.random.Generator, rate: float, lengths: np.ndarray, step_s: fl
     """Mean seconds from arrival to admission after the warm-up, one replica, Poisson arrivals."""
     arrival_s = np.cumsum(rng.exponential(1 / rate, lengths.size))
     load = replace(lengths_only(lengths), arrival_s=arrival_s)
-    times = simulate(load, UNIT.scaled(step_s), by_live([0]), slots).ledger.times
-    return float((times[fields.ADMITTED_S] - arrival_s)[WARM_UP:].mean())
+    ended = simulate(load, by_live([0]), Deployment(UNIT.scaled(step_s), slots)).rollouts
+    return float((ended["admitted_s"] - arrival_s)[WARM_UP:].mean())
 
 
 def z_score(means: list[float], expected: float) -> float:

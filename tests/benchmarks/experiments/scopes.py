@@ -7,11 +7,12 @@ import numpy.typing as npt
 
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.compare.bootstrap import interval, makespans, prompts_in, resampled
-from simulator.compare.rl_step import RLStep, Setup
+from simulator.compare.rl_step import RLStep
 from simulator.cost.profiles import load_profile
 from simulator.drafting.acceptance import count_each
 from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
+from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from tests.benchmarks.experiments.parts import LLAMA, head, recorded, row, suffix
 from traces.trace import Trace
@@ -57,7 +58,7 @@ class Case:
         )  # fmt: skip
         rl_step = RLStep(step, 0, workload, {name: partial(_itself, policy) for name, policy in POLICIES.items()})
         cost = load_profile(LLAMA)
-        setups = [Setup(cost, slots, draft_cost=drafter.cost) for slots in SLOTS]
+        setups = [Deployment(cost, slots, draft_cost=drafter.cost) for slots in SLOTS]
         self.prompts = prompts_in([rl_step])
         self.seconds = [makespans([rl_step], setup, list(POLICIES)) for setup in setups]
         self.resampled = [resampled([rl_step], setup, list(POLICIES), RESAMPLES) for setup in setups]

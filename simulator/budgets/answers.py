@@ -1,0 +1,52 @@
+"""What a budget policy answered, checked: policies are anybody's code."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy
+from traces.errors import InputError
+
+Int64 = npt.NDArray[np.int64]
+
+
+def every_of(policy: BudgetPolicy) -> int:
+    """How often a policy wants to be asked, in decode steps; 0: when the batch changes."""
+    every = getattr(policy, "every", 1)
+    if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 0:
+        raise InputError(
+            f"policy {name_of(policy)}: every = {every!r}: give decode steps, an integer >= 0 (0: on changes)"
+        )
+    return int(every)
+
+
+def name_of(policy: BudgetPolicy) -> str:
+    """Return what a policy is called in an error."""
+    return str(getattr(policy, "__qualname__", type(policy).__qualname__))
+
+
+def checked(answer: Any, live: int, policy: BudgetPolicy) -> Int64 | int:
+    """Return what a policy answered as budgets, or as one for all; the usual forms are let through quickly."""
+    if type(answer) is int and 0 <= answer <= UNLIMITED:
+        return answer
+    whole = type(answer) is np.ndarray and answer.dtype == np.int64 and answer.shape == (live,)
+    if whole and answer.view(np.uint64).max() <= UNLIMITED:
+        given: Int64 = answer
+        return given
+    name = name_of(policy)
+    try:
+        budgets = np.asarray(answer)
+    except ValueError:
+        raise InputError(f"policy {name} returned lists of different lengths: return one budget each") from None
+    if budgets.shape not in {(live,), ()}:
+        raise InputError(
+            f"policy {name} returned shape {budgets.shape} for {live} live sequences: return one budget each"
+        )
+    if budgets.dtype.kind not in "iu":
+        raise InputError(f"policy {name} returned {budgets.dtype} budgets: return whole numbers")
+    if budgets.min() < 0 or budgets.max() > UNLIMITED:
+        raise InputError(
+            f"policy {name} returned a budget of {budgets.min()} to {budgets.max()}: stay within 0 to {UNLIMITED}"
+        )
+    return budgets.astype(np.int64) if budgets.ndim else int(budgets)

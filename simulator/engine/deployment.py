@@ -1,0 +1,32 @@
+"""What rollouts are decoded on: costs, slots, replicas, placement and limits, as one value."""
+
+from dataclasses import dataclass
+
+from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.model import CostModel, Profile
+from simulator.engine.serving import ANYTHING, Serving
+from simulator.scheduling.dispatch import Dispatch
+from traces.errors import InputError
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Equal replicas of one engine, and how rollouts reach them.
+
+    cost: prices decode steps; max_num_seqs: slots of a replica; dispatch: see `scheduling.dispatch`; draft_cost: what
+    drafting adds to a decode step; serving: the limits and switches of an engine.
+    """
+
+    cost: CostModel
+    max_num_seqs: int
+    replicas: int = 1
+    dispatch: Dispatch = "shared"
+    draft_cost: DraftCost = FREE
+    serving: Serving = ANYTHING
+
+
+def profile_of(deployment: Deployment) -> Profile:
+    """The deployment's costs as operators; raises InputError where somebody's own cost model has none to look at."""
+    if not isinstance(deployment.cost, Profile):
+        raise InputError(f"cost model {deployment.cost.name}: only a profile can be taken apart: compare with one")
+    return deployment.cost

@@ -1,0 +1,35 @@
+"""What a decode step costs, and its entry in the log."""
+
+from simulator.compiled import compiled
+from simulator.cost.draft_cost import draft_time
+from simulator.cost.kernel import outside, step_time
+from simulator.cost.work import WORK
+from simulator.engine.state import Core, Step, cost_of, draft_cost_of, pool_of
+from simulator.records import beginning
+
+
+@compiled
+def price(core: Core, step: Step) -> None:
+    """Price the step's work, and what drafting adds to it."""
+    cost = cost_of(core)
+    seconds = step_time(cost, beginning(step, WORK))
+    step.extrapolated = outside(cost)
+    step.draft_s = draft_time(
+        draft_cost_of(core), core.asking, core.longest_draft, step.drafted_tokens, step.emitted_tokens,
+        step.kv_tokens - step.prefill_kv_tokens, seconds,
+    )  # fmt: skip
+    step.duration_s = seconds + (step.draft_s + core.step_overhead_s)
+
+
+@compiled
+def book(core: Core, step: Step) -> None:
+    """Enter the step in the log, and move the clock."""
+    step.start_s = core.now_s
+    step.waiting, step.preempted, step.free_blocks = core.tail - core.head, core.preempted, pool_of(core).free
+    core.preempted = 0
+    core.logged += 1
+    core.steps += 1
+    core.visible_s = core.now_s
+    core.now_s += step.duration_s
+    if step.extrapolated:
+        core.extrapolated_s += step.duration_s

@@ -1,0 +1,224 @@
+"""The state of a replica as compiled code reads it: records with named fields (`simulator.records`).
+
+A replica is one `Core`. Its running rollouts are slots: the first `decoding` of `live` ones decode, the others compute their
+prompts. What becomes of a rollout stands in its `Rollout`, which all replicas share; what a decode step did in its `Step`.
+"""
+
+from simulator.budgets.view import Seen
+from simulator.cost.draft_cost import DRAFT_COST, DraftCost
+from simulator.cost.kernel import COST, Cost
+from simulator.cost.work import Work
+from simulator.drafting.acceptance import DRAFT, Draft
+from simulator.drafting.live import SIBLINGS, Siblings
+from simulator.records import INT, Array, array_field, layout, record_field
+
+NO_KEY = -1
+"""Of a KV block that is not found by key."""
+IDLE, FREED, ASK, LOG_FULL, UNTIL, AGAIN = range(6)
+"""Why `advance` returned; AGAIN: it goes on."""
+NO_LIMIT = 1 << 62
+
+
+class Slot(Seen):
+    """A running rollout: what a policy sees of it, and what it must not see."""
+
+    limit: int  # the next position at which anything but emitting happens
+    shift: int  # where the table of the current budget begins
+    take: int  # tokens taken into this step
+    stop: int  # the position at which it leaves, at its end or for a turn
+    entry: int  # the position at which it entered
+    stage: int  # in the policy's table
+    base: int  # the position at which no token would have KV
+    computed: int  # while it prefills: tokens whose KV is there
+    proposed: int  # where drafts are made in the loop: how many were proposed
+    right: int  # and how many of them will be accepted
+    held: int  # where KV blocks are counted: its blocks
+    keyed: int  # leading blocks that others can find
+    line: int  # its line in the pool
+    next_due: int  # the next slot that needs a block in the same step
+
+
+class Rollout:
+    """A rollout of the workload: what is given, where it stands while it waits, and what became of it."""
+
+    start: int  # its first position
+    end: int
+    prompt_tokens: int
+    row: int  # of the policy's table
+    turns_end: int  # its last turn, after which nothing waits
+    shared_blocks: int  # leading blocks whose keys other prompts may have
+    chain_at: int  # where those begin in the pool's chain
+    own_key: int  # the first key that is its own
+    position: int  # where it goes on
+    turn: int  # its next turn
+    replica: int  # that completed it; -1 before
+    steps: int
+    drafted: int
+    accepted: int
+    preempted: int
+    cached: int  # tokens that it did not have to compute
+    arrival_s: float  # again after every turn
+    queued_s: float  # when the engine first looked
+    admitted_s: float
+    first_token_s: float
+    finished_s: float
+
+
+class Turn:
+    """Where a rollout waits for a tool or an environment."""
+
+    end: int  # the position after which it does
+    wait_s: float
+
+
+class Departure:
+    """Blocks of a rollout that completed while the next step was being scheduled (async scheduling): freed a step later."""
+
+    line: int
+    held: int
+
+
+class Step(Work):
+    """One decode step: a row of the log. Its work is what it was priced by."""
+
+    start_s: float
+    duration_s: float
+    draft_s: float
+    drafted_tokens: float
+    accepted_tokens: float
+    emitted_tokens: float
+    extrapolated: float
+    waiting: float
+    preempted: float
+    free_blocks: float
+
+
+class Block:
+    """A KV block."""
+
+    following: int  # in the free queue
+    previous: int
+    refs: int  # who refers to it
+    key: int  # under which it is found; NO_KEY for none
+    twin: int  # the next block with the same key, which is found when those before it are gone; 0 for none
+
+
+class Pool:
+    """The blocks of one replica."""
+
+    block_size: int  # tokens
+    caching: bool  # whether blocks are found by key
+    lookahead: int  # tokens reserved ahead
+    whole: bool  # whether a rollout is admitted only if it fits whole
+    per_entry: int  # keys that one entry of the chain stands for
+    free: int
+    free_lines: int
+    line_width: int
+    blocks: Array[Block]
+    cached: Array[int]  # the block found by a key, 0 for none
+    lines: Array[int]  # block tables of running rollouts, line_width each
+    spare: Array[int]  # lines that are free
+    chain: Array[int]  # first keys of shared prompt blocks
+
+
+class Core:
+    """One replica: where it stands, the limits that it keeps, and where its arrays are."""
+
+    number: int
+    # its batch
+    live: int
+    decoding: int
+    scheduled: int  # of the decoding ones, those that take part in this step
+    departed: int  # rollouts that completed and hold their slots for one step more
+    # its queue is queue[head:tail]; arrivals[next_arrival:] are still to come
+    head: int
+    tail: int
+    next_arrival: int
+    # its counters
+    steps: int
+    logged: int  # steps in the log at hand
+    asked_at: int  # steps when the policy was asked last
+    admitted: int  # rollouts, into this step
+    preempted: int  # rollouts, since the last step
+    released: int  # departures, in this step
+    # its clock
+    now_s: float
+    visible_s: float  # arrivals until then are seen by the next step's scheduling
+    until_s: float
+    extrapolated_s: float
+    # how it was called
+    wait_when_free: bool
+    asked: bool  # whether budgets are the policy's answers, not its table
+    every: int  # decode steps between questions; 0: only when the batch changes
+    # its limits, by vLLM's names
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_chunked_prefill: bool
+    async_scheduling: bool
+    step_overhead_s: float
+    paged: bool  # whether KV blocks are counted
+    plain: bool  # whether nothing of this can matter
+    uneven: bool  # whether the cost of a step depends on its longest context
+    # of the sequences that decode, true until `stale`
+    stale: bool
+    context_tokens: int
+    drafting: int  # how many may draft
+    longest_context: int  # where the cost depends on it
+    # of the step under way
+    asking: int  # sequences that may draft
+    longest_draft: int
+    ended: int  # sequences that reached their limit
+    first_tokens: int  # prefills that were completed
+    completed: int  # rollouts, or turns of theirs
+    # its arrays
+    slots: Array[Slot]
+    rollouts: Array[Rollout]
+    queue: Array[int]
+    arrivals: Array[int]
+    turns: Array[Turn]
+    departures: Array[Departure]
+    log: Array[Step]
+    padding: Array[int]  # the size that a batch of so many tokens runs at
+    pool: Pool
+    # what is drafted and accepted at each position, one table after another; which table serves a budget
+    drafts: Array[Draft]
+    positions: int
+    table_of: Array[int]
+    # the policy's table: boundaries[row, stage], budgets[row, stage, live]
+    boundaries: Array[int]
+    budgets: Array[int]
+    stages: int
+    widths: int
+    # costs, and where drafts are made in the loop, what siblings have emitted
+    cost: Cost
+    draft_cost: DraftCost
+    siblings: Siblings
+
+
+SLOT, ROLLOUT, TURN, DEPARTURE, STEP = layout(Slot), layout(Rollout), layout(Turn), layout(Departure), layout(Step)
+BLOCK, POOL, CORE = layout(Block), layout(Pool), layout(Core)
+
+slots_of, rollouts_of, turns_of = (
+    array_field("slots", SLOT),
+    array_field("rollouts", ROLLOUT),
+    array_field("turns", TURN),
+)
+queue_of, arrivals_of, padding_of = array_field("queue", INT), array_field("arrivals", INT), array_field("padding", INT)
+departures_of, log_of, drafts_of = (
+    array_field("departures", DEPARTURE),
+    array_field("log", STEP),
+    array_field("drafts", DRAFT),
+)
+tables_of, boundaries_of, budgets_of = (
+    array_field("table_of", INT),
+    array_field("boundaries", INT),
+    array_field("budgets", INT),
+)
+pool_of, cost_of, draft_cost_of = (
+    record_field("pool", POOL),
+    record_field("cost", COST),
+    record_field("draft_cost", DRAFT_COST),
+)
+siblings_of = record_field("siblings", SIBLINGS)
+blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
+spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)
