@@ -139,7 +139,7 @@ def cost_of(scenario: Scenario) -> Profile:
 def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
     """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter."""
     engine = scenario.engine
-    chosen = {name: getattr(engine, name) for name in Serving.__dataclass_fields__}
+    chosen = {name: getattr(engine, name) for name in Serving.model_fields}
     if engine.num_gpu_blocks == "auto":
         assert scenario.model is not None, "the scenario was validated"
         assert scenario.device is not None
@@ -153,8 +153,6 @@ def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
         chosen["cudagraph_capture_sizes"] = capture_sizes(
             engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, chosen["lookahead_tokens"]
         )
-    elif engine.cudagraph_capture_sizes is not None:
-        chosen["cudagraph_capture_sizes"] = tuple(engine.cudagraph_capture_sizes)
     return Serving(**chosen)
 
 

@@ -1,50 +1,65 @@
 """What to simulate, as one validated value: the flags of `replay`, or a YAML file."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from simulator.budgets.resolve import check_spec
-from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.settings import DrafterSettings, SuffixSettings, with_kind
-from simulator.scheduling.dispatch import Dispatch
+from simulator.engine.serving import Blocks, EngineLimits, GraphSizes, Lookahead
+from simulator.limits import (
+    BOOTSTRAP,
+    ENGINE,
+    MAX_NUM_SEQS,
+    REPLICAS,
+    RESAMPLES,
+    SEED,
+    SEEDS,
+    STEPS,
+    TENSOR_PARALLEL,
+    Dispatch,
+)
 from simulator.strict_yaml import load_mapping, load_value
+from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class EngineSettings(_Model):
-    """The serving engine: slots of a replica, replicas, and how rollouts reach them (`engine.cluster.simulate`).
+class EngineSettings(EngineLimits):
+    """The serving engine: slots of a replica, replicas, and how rollouts reach them (`engine.deployment.Deployment`).
 
     The rest are vLLM's limits and switches (`engine.serving.Serving`). num_gpu_blocks: `auto` derives it from the model and
-    the device that the scenario names; cudagraph_capture_sizes: `vllm` stands for vLLM's own; lookahead_tokens: left out,
-    what vLLM reserves for the drafter; arrivals: whether rollouts arrive as recorded, where the trace says when.
+    the device that the scenario names, and gpu_memory_utilization; cudagraph_capture_sizes: `vllm` stands for vLLM's own;
+    lookahead_tokens: left out, what vLLM reserves for the drafter; arrivals: whether rollouts arrive as recorded, where the
+    trace says when.
     """
 
-    max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
-    dispatch: Dispatch = "shared"
-    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = None
-    enable_chunked_prefill: bool = True
-    block_size: Annotated[int, Field(ge=1, le=1024)] = 16
-    num_gpu_blocks: Annotated[int, Field(ge=2, le=10_000_000)] | Literal["auto"] | None = None
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = 0.9
-    enable_prefix_caching: bool = False
-    scheduler_reserve_full_isl: bool = True
-    lookahead_tokens: Annotated[int, Field(ge=0, le=LARGEST_BUDGET)] | None = None
-    async_scheduling: bool = False
-    step_overhead_s: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.0
-    cudagraph_capture_sizes: list[Annotated[int, Field(ge=1, le=1_000_000)]] | Literal["vllm"] | None = None
+    max_num_seqs: Annotated[int, within(MAX_NUM_SEQS)] = ENGINE.max_num_seqs
+    replicas: Annotated[int, within(REPLICAS)] = ENGINE.replicas
+    dispatch: Dispatch = ENGINE.dispatch
+    num_gpu_blocks: Blocks | Literal["auto"] | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = ENGINE.gpu_memory_utilization
+    lookahead_tokens: Lookahead | None = None
+    cudagraph_capture_sizes: GraphSizes | Literal["vllm"] | None = None
     arrivals: bool = True
 
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens = {self.max_num_batched_tokens} is less than max_num_seqs = {self.max_num_seqs}, "
+                "with which vLLM does not start: raise it, or lower max_num_seqs"
+            )
+        if self.gpu_memory_utilization != ENGINE.gpu_memory_utilization and self.num_gpu_blocks != "auto":
+            raise ValueError(
+                f"gpu_memory_utilization = {self.gpu_memory_utilization:g} has no effect: it derives num_gpu_blocks, so say "
+                "num_gpu_blocks: auto, or leave it out"
+            )
+        return self
 
-class CompareSettings(_Model):
+
+class CompareSettings(Validated):
     """A comparison with intervals and regret (`compare.report.compare`).
 
     baseline: the policy that others are held against (default: the first); bootstrap: resamples of prompts, 0 for none;
@@ -53,13 +68,15 @@ class CompareSettings(_Model):
     """
 
     baseline: str | None = None
-    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 200
+    bootstrap: Annotated[int, within(BOOTSTRAP)] = RESAMPLES
     profile_error: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
-    seeds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    seeds: Annotated[int, within(SEEDS)] = 1
 
 
-class _DrafterOnly(_Model):
-    drafter: DrafterSettings
+class DrafterOnly(Validated):
+    """A drafter's settings alone."""
+
+    drafter: DrafterSettings = SuffixSettings()
 
     @field_validator("drafter", mode="before")
     @classmethod
@@ -67,11 +84,12 @@ class _DrafterOnly(_Model):
         return with_kind(settings)
 
 
-class Scenario(_DrafterOnly):
+class Scenario(DrafterOnly):
     """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace.
 
     `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
-    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel.
+    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, with
+    one they give the memory that `num_gpu_blocks: auto` is derived from. Raises InputError for what cannot be run.
     """
 
     version: Literal[1] = 1
@@ -79,13 +97,50 @@ class Scenario(_DrafterOnly):
     profile: str | None = None
     model: str | None = None
     device: str | None = None
-    tensor_parallel_size: Annotated[int, Field(ge=1, le=1024)] = 1
+    tensor_parallel_size: Annotated[int, within(TENSOR_PARALLEL)] = 1
     policies: Annotated[list[str], Field(min_length=1)]
-    steps: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    drafter: DrafterSettings = SuffixSettings()
+    steps: Annotated[list[Annotated[int, within(STEPS)]], Field(min_length=1)] | None = None
     engine: EngineSettings = EngineSettings()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, within(SEED)] = 0
     compare: CompareSettings | None = None
+
+    @model_validator(mode="after")
+    def _costs_are_known(self) -> Self:
+        hardware = (self.model, self.device)
+        if self.profile is None and None in hardware:
+            raise ValueError("profile: missing: name a profile, or a model and a device for a roofline estimate")
+        if self.engine.num_gpu_blocks == "auto" and None in hardware:
+            raise ValueError(
+                "engine.num_gpu_blocks = 'auto': name a model and a device to derive it from, or give a number"
+            )
+        if self.profile is not None and None in hardware and hardware != (None, None):
+            raise ValueError("model and device go together beside a profile: give both, or none")
+        if self.profile is not None and self.tensor_parallel_size != 1 and self.engine.num_gpu_blocks != "auto":
+            raise ValueError(
+                f"tensor_parallel_size = {self.tensor_parallel_size} does not change what profile {self.profile} measured: "
+                "give a profile of that many GPUs alone, or a model and a device in its place"
+            )
+        return self
+
+    @field_validator("policies")
+    @classmethod
+    def _policies_are_known(cls, policies: list[str]) -> list[str]:
+        for number, spec in enumerate(policies):
+            if spec in policies[:number]:
+                raise ValueError(f"{spec!r} is named twice: name each policy once")
+            try:
+                check_spec(spec)
+            except InputError as error:
+                raise SettingError((str(number),), f": {error}") from None
+        return policies
+
+    @model_validator(mode="after")
+    def _baseline_is_a_policy(self) -> Self:
+        if self.compare and self.compare.baseline not in (None, *self.policies):
+            raise ValueError(
+                f"compare.baseline = {self.compare.baseline!r} is none of the policies: use one of {', '.join(self.policies)}"
+            )
+        return self
 
     def yaml(self) -> str:
         """The file that `load` reads back to this scenario."""
@@ -111,43 +166,13 @@ def load(path: Path, overrides: list[str] | None = None) -> Scenario:
 
 def build(document: dict[Any, Any]) -> Scenario:
     """Validate plain data into a scenario; InputError names the first fault by its key."""
-    try:
-        scenario = Scenario.model_validate(document)
-    except ValidationError as error:
-        raise InputError(_explain(error.errors()[0], len(error.errors()))) from None
-    if scenario.profile is None and None in (scenario.model, scenario.device):
-        raise InputError("profile: missing: name a profile, or a model and a device for a roofline estimate")
-    if scenario.engine.num_gpu_blocks == "auto" and None in (scenario.model, scenario.device):
-        raise InputError(
-            "engine.num_gpu_blocks = 'auto': name a model and a device to derive it from, or give a number"
-        )
-    limits = scenario.engine
-    if limits.max_num_batched_tokens is not None and limits.max_num_batched_tokens < limits.max_num_seqs:
-        raise InputError(
-            f"engine.max_num_batched_tokens = {limits.max_num_batched_tokens} is less than max_num_seqs = {limits.max_num_seqs}, "
-            "with which vLLM does not start: raise it, or lower max_num_seqs"
-        )
-    if len(set(scenario.policies)) < len(scenario.policies):
-        twice = next(p for p in scenario.policies if scenario.policies.count(p) > 1)
-        raise InputError(f"policies: {twice!r} is named twice: name each policy once")
-    if scenario.compare and scenario.compare.baseline not in (None, *scenario.policies):
-        raise InputError(
-            f"compare.baseline {scenario.compare.baseline!r} is none of the policies: use one of {', '.join(scenario.policies)}"
-        )
-    for number, spec in enumerate(scenario.policies):
-        try:
-            check_spec(spec)
-        except InputError as error:
-            raise InputError(f"policies[{number}]: {error}") from None
+    scenario: Scenario = made(Scenario, document)
     return scenario
 
 
 def drafter_settings(document: dict[str, Any]) -> DrafterSettings:
     """Validate a drafter's settings alone; InputError as from `build`."""
-    try:
-        return _DrafterOnly.model_validate({"drafter": document}).drafter
-    except ValidationError as error:
-        raise InputError(_explain(error.errors()[0], len(error.errors()))) from None
+    return DrafterOnly(drafter=document).drafter  # type: ignore[arg-type]
 
 
 def _override(document: dict[Any, Any], override: str) -> None:
@@ -160,35 +185,3 @@ def _override(document: dict[Any, Any], override: str) -> None:
         if not isinstance(document, dict):
             raise InputError(f"--set {override!r}: {key!r} is not a section: check the key")
     document[keys[-1]] = load_value(text)
-
-
-def _explain(fault: Any, count: int) -> str:
-    alternatives = ("constrained-", "literal[", "list[")  # names that pydantic gives to the members of a union
-    path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(alternatives))
-    if fault["type"] == "union_tag_invalid":
-        return f"{path}.kind = {fault['ctx']['tag']!r}: use {fault['ctx']['expected_tags']}"
-    more = f" (and {count - 1} more faults)" if count > 1 else ""
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}" if near else f"use {', '.join(known)}"
-        return f"{path}: unknown key: {hint}{more}"
-    if fault["type"] == "missing":
-        return f"{path}: missing: a scenario needs it{more}"
-    shown = repr(fault["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    reason = fault["msg"][:1].lower() + fault["msg"][1:]
-    return f"{path} = {shown}: {reason}{more}"
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    """Return the keys of the section at `location`; a union's section is named by its kind after its key."""
-    models: tuple[Any, ...] = (Scenario,)
-    for part in location:
-        named = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
-        models = tuple(named) or _alternatives(models[0].model_fields[part].annotation)
-    return list(models[0].model_fields)
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return tuple(kind for kind in get_args(annotation) if kind is not type(None)) or (annotation,)

@@ -15,13 +15,14 @@ from simulator.cost.kernel import step_times
 from simulator.cost.model import CostModel, Profile
 from simulator.cost.operators import Affine, row
 from simulator.cost.work import StepWork
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.measure import draft_curve
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
+from simulator.limits import LARGEST_BUDGET
 from traces.io import from_table
 from traces.synthesis import synth
 from traces.trace import Trace

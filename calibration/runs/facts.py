@@ -8,20 +8,29 @@ from typing import Any
 
 from calibration.runs.values import count, text
 from simulator.engine.serving import capture_sizes
+from simulator.limits import (
+    BATCHED_TOKENS,
+    BLOCK_SIZE,
+    ENGINE,
+    GPU_BLOCKS,
+    MAX_NUM_SEQS,
+    REPLICAS,
+    TENSOR_PARALLEL,
+    Whole,
+)
 from simulator.strict_yaml import load_value
 from traces.errors import InputError
 
-LEAST = {
-    "max_num_seqs": 1,
-    "max_num_batched_tokens": 1,
-    "block_size": 1,
-    "num_gpu_blocks": 2,
-    "tensor_parallel_size": 1,
-    "data_parallel_size": 1,
-    "max_model_len": 1,
+WHOLE = {
+    "max_num_seqs": MAX_NUM_SEQS,
+    "max_num_batched_tokens": BATCHED_TOKENS,
+    "block_size": BLOCK_SIZE,
+    "num_gpu_blocks": GPU_BLOCKS,
+    "tensor_parallel_size": TENSOR_PARALLEL,
+    "data_parallel_size": REPLICAS,
+    "max_model_len": Whole(1),
 }
-"""Smallest value of each whole number; one KV block is vLLM's null block, which holds nothing."""
-MOST = {"max_num_seqs": 1_000_000, "num_gpu_blocks": 10_000_000, "data_parallel_size": 10_000}
+"""Range of each whole number."""
 TEXTS = ("dtype", "vllm_version")
 
 
@@ -58,10 +67,11 @@ def checked(name: str, value: Any, place: str) -> Any:
     place = f"{place}, {name}"
     if value is None:
         return None
-    if name in LEAST:
-        number = count(value, place, LEAST[name])
-        if number > MOST.get(name, number):
-            raise InputError(f"{place}: {number:,} is more than {MOST[name]:,}, which no engine has: correct it")
+    if name in WHOLE:
+        least, most = WHOLE[name]
+        number = count(value, place, least)
+        if most is not None and number > most:
+            raise InputError(f"{place}: {number:,} is more than {most:,}, which no engine has: correct it")
         return number
     if name in TEXTS:
         return str(text(value)).removeprefix("torch.")
@@ -110,7 +120,7 @@ def completed(facts: EngineFacts, large_device: bool = False) -> tuple[EngineFac
         "max_num_seqs": 1024 if large_device else 256,
         "max_num_batched_tokens": 8192 if large_device else 2048,
         "block_size": 16,
-        "gpu_memory_utilization": 0.9,
+        "gpu_memory_utilization": ENGINE.gpu_memory_utilization,
         "enable_prefix_caching": True,
         "enable_chunked_prefill": True,
         "async_scheduling": True,

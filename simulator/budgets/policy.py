@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.view import BatchView
-from simulator.drafting.acceptance import LARGEST_BUDGET
+from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from simulator.cli.replay import drafter_options, parse_drafter, parse_steps, require_source
+from simulator.cli.flags import drafter_options, parse_drafter, parse_steps, refusing_flags, with_flags
+from simulator.limits import LARGEST_BUDGET
 
 
 @click.command()
@@ -14,7 +15,10 @@ from simulator.cli.replay import drafter_options, parse_drafter, parse_steps, re
               help="suffix (with the flags below), or KIND[:key=value,...] as for `replay`.")  # fmt: skip
 @drafter_options
 @click.option(
-    "--max-spec", type=click.IntRange(0, 255), default=255, help="Draft tokens per decode step [default: unlimited]."
+    "--max-spec",
+    type=click.IntRange(0, LARGEST_BUDGET),
+    default=LARGEST_BUDGET,
+    help="Draft tokens per decode step [default: unlimited].",
 )
 @click.option(
     "--samples", type=click.IntRange(1), help="Replay only the first N samples of each prompt; history stays whole."
@@ -35,22 +39,16 @@ def acceptance(
 
     Each RL step is drafted from the --window recorded steps before it, frozen, and from the rollout's own output.
     """
-    from dataclasses import replace
-
     from simulator.drafting.alone import acceptance_by_step
-    from simulator.drafting.suffix import Suffix
     from simulator.scenario import drafter_settings
     from traces.io import read
 
-    if drafter == {"kind": "suffix"}:
-        settings["scope"] = "request" if no_history else settings["scope"]
-        require_source(settings["scope"], settings["own"])
-        drafter |= settings
-    elif no_prompt or no_history:
-        raise click.UsageError("--no-prompt and --no-history go with --drafter suffix: leave them out")
-    chosen = drafter_settings(drafter).drafter()
-    if isinstance(chosen, Suffix):
-        chosen = replace(chosen, prompt=not no_prompt)
+    if no_history and settings["scope"] is not None:
+        raise click.UsageError(f"--no-history and --scope {settings['scope']} contradict each other: give one of them")
+    unlike = {"scope": "request" if no_history else None, "prompt": False if no_prompt else None}
+    given = settings | {name: value for name, value in unlike.items() if value is not None}
+    with refusing_flags():
+        chosen = drafter_settings(with_flags(drafter, given)).drafter()
     rows = acceptance_by_step(read(trace), chosen, max_spec, steps, samples)
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))

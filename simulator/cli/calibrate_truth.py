@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.cli.calibrate_kernels import machine_options, progress_of, require_torch, use_threads
-from simulator.cli.replay import drafter_options, require_source
+from simulator.cli.flags import drafter_options
 
 if TYPE_CHECKING:
     from calibration.truth.compare import Comparison, Verdict
@@ -51,7 +51,6 @@ def replay(
     Each live sequence feeds its last token and its drafts through the model; the recorded tokens decide what is accepted.
     """
     require_torch()
-    require_source(drafter["scope"], drafter["own"])
     from calibration.truth.chosen import Choice
     from calibration.truth.ground_truth import write
     from calibration.truth.replay import Settings
@@ -63,8 +62,9 @@ def replay(
 
     use_threads(threads)
     choice = Choice(step, rollouts, max_output_tokens, context_tokens)
+    suffix = Suffix(**{name: value for name, value in drafter.items() if value is not None})
     settings = Settings(
-        load_model(model), model, load_profile(profile), policies, choice, max_num_seqs, Suffix(**drafter), device, dtype,
+        load_model(model), model, load_profile(profile), policies, choice, max_num_seqs, suffix, device, dtype,
         graphs, repeats, seed,
     )  # fmt: skip
     truth = decode(settings, read(trace), " ".join(["rolloutsim", *sys.argv[1:]]), progress_of("decoding"))

@@ -1,57 +1,40 @@
 """`rolloutsim replay` and `rolloutsim run`: simulate recorded rollouts and say what each policy would have taken."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from simulator.cli.flags import (
+    Finite,
+    drafter_options,
+    output_options,
+    parse_drafter,
+    parse_limits,
+    parse_steps,
+    refusing_flags,
+    with_flags,
+)
+from simulator.limits import (
+    BOOTSTRAP,
+    ENGINE,
+    MAX_NUM_SEQS,
+    NEWEST,
+    NEWEST_WEIGHT,
+    REPLICAS,
+    RESAMPLES,
+    SEED,
+    SEEDS,
+    SUFFIX,
+    TENSOR_PARALLEL,
+    Dispatch,
+    Siblings,
+)
 
 if TYPE_CHECKING:
     from simulator.results import Result
     from simulator.scenario import Scenario
-
-Command = Callable[..., Any]
-
-
-class Finite(click.FloatRange):
-    """A float within a range; `nan` is in none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what compares with nothing."""
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value} is not a number", param, ctx)
-        return number
-
-
-def drafter_options(command: Command) -> Command:
-    """Add the flags that describe a suffix drafter."""
-    for option in reversed([
-        click.option("--scope", type=click.Choice(["problem", "global", "request"]), default="problem", show_default=True,
-                     help="Past responses searched: those to the same problem, all, or none."),
-        click.option("--own/--no-own", default=True, show_default=True, help="Also search the rollout's own prompt and output."),
-        click.option("--match", type=click.Choice(["longest", "scored"]), default="longest", show_default=True,
-                     help="Draft from the longest match, or the draft of the highest expected acceptance."),
-        click.option("--shape", type=click.Choice(["path", "tree"]), default="path", show_default=True,
-                     help="One continuation, or with --match scored a best-first tree of them."),
-        click.option("--window", type=click.IntRange(1), default=16, show_default=True, help="RL steps of history."),
-        click.option("--depth", type=click.IntRange(2, 255), default=24, show_default=True, help="Longest string known, tokens."),
-        click.option("--factor", type=Finite(0, 255, min_open=True), default=1.0, show_default=True,
-                     help="Drafted tokens per matched token, at most."),
-        click.option("--min-prob", type=Finite(0, 1), default=0.1, show_default=True,
-                     help="A draft ends where its path probability falls below."),
-    ]):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def output_options(command: Command) -> Command:
-    """Add the flags that say where results go."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")(command)
-    return click.option("--out", type=click.Path(path_type=Path), help="Folder for the result tables and plots.")(
-        command
-    )
 
 
 @click.command()
@@ -62,58 +45,61 @@ def output_options(command: Command) -> Command:
 )
 @click.option("--device", help="Device of the catalogue, such as h200.")
 @click.option(
-    "--tensor-parallel-size", type=click.IntRange(1, 1024), default=1, show_default=True, help="Of the estimate."
+    "--tensor-parallel-size",
+    type=click.IntRange(*TENSOR_PARALLEL),
+    default=1,
+    show_default=True,
+    help="Of the estimate.",
 )
 @click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
               help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
               "recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
 @drafter_options
-@click.option("--siblings", type=click.Choice(["next-step", "live"]), default="next-step", show_default=True,
-              help="When siblings know a rollout's tokens: in the next RL step, or at once on a replica.")  # fmt: skip
-@click.option("--newest", type=click.IntRange(0), default=0, show_default=True, help="RL steps that count more.")
-@click.option(
-    "--newest-weight", type=click.IntRange(1, 1000), default=1, show_default=True, help="How much more they count."
-)
-@click.option("--draft-cost", "cost", default="suffix-epyc", show_default=True,
-              help="Measured cost of suffix drafting: a name, a file of `rolloutsim calibrate drafter`, or none.")  # fmt: skip
-@click.option("--policy", "policies", multiple=True, required=True, callback=lambda c, p, v: _checked_policies(v),
+@click.option("--siblings", type=click.Choice(get_args(Siblings)), help="When siblings know a rollout's tokens: in the next "
+              f"RL step, or at once on a replica [default: {SUFFIX.siblings}].")  # fmt: skip
+@click.option("--newest", type=click.IntRange(*NEWEST), help="RL steps that count more, with --newest-weight.")
+@click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
+@click.option("--draft-cost", "cost", help="Measured cost of suffix drafting: a name, a file of `rolloutsim calibrate drafter`, "
+              f"or none [default: {SUFFIX.cost}].")  # fmt: skip
+@click.option("--policy", "policies", multiple=True, required=True,
               help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
               " The first is the baseline of every speed-up.")  # fmt: skip
 @click.option(
     "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to simulate, such as 1 or 2,4-7 [default: all]."
 )
+@click.option("--max-num-seqs", type=click.IntRange(*MAX_NUM_SEQS),
+              help=f"Slots of a replica [default: {ENGINE.max_num_seqs}].")  # fmt: skip
 @click.option(
-    "--max-num-seqs", type=click.IntRange(1, 1_000_000), default=256, show_default=True, help="Slots of a replica."
+    "--replicas", type=click.IntRange(*REPLICAS), help=f"Inference engine instances [default: {ENGINE.replicas}]."
 )
-@click.option(
-    "--replicas", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Inference engine instances."
-)
-@click.option("--dispatch", type=click.Choice(["shared", "static", "round_robin", "least_loaded"]), default="shared",
-              show_default=True, help="One queue for all replicas, the rollouts split beforehand, or a router.")  # fmt: skip
+@click.option("--dispatch", type=click.Choice(get_args(Dispatch)), help="One queue for all replicas, the rollouts split "
+              f"beforehand, or a router [default: {ENGINE.dispatch}].")  # fmt: skip
 @click.option("--engine", "limits", metavar="KEY=VALUE", multiple=True,
               help="A limit or switch of the engine by its vLLM name, repeatable: max_num_batched_tokens=8192, "
               "num_gpu_blocks=auto, enable_prefix_caching=true, ...; all: docs/formats.md.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Recorded with the results.")
+@click.option("--seed", type=click.IntRange(*SEED), default=0, show_default=True, help="Recorded with the results.")
 @click.option(
     "--compare", is_flag=True, help="Also give each speed-up an interval, a verdict and the gap that it closes."
 )
 @click.option("--baseline", help="The policy to compare with [default: the first]; implies --compare.")
 @click.option(
-    "--bootstrap", type=click.IntRange(0, 100_000), help="Resamples of prompts [default: 200]; implies --compare."
+    "--bootstrap",
+    type=click.IntRange(*BOOTSTRAP),
+    help=f"Resamples of prompts [default: {RESAMPLES}]; implies --compare.",
 )
 @click.option(
     "--profile-error",
     type=Finite(0, 1, max_open=True),
     help="Relative error of the profile, instead of its own; implies --compare.",
 )
-@click.option("--seeds", type=click.IntRange(1, 10_000),
+@click.option("--seeds", type=click.IntRange(*SEEDS),
               help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
     trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int, limits: tuple[str, ...],
-    drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int,
-    replicas: int, dispatch: str, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
+    drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
+    replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
     profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and compare makespans.
@@ -122,9 +108,10 @@ def replay(
     """
     from simulator.scenario import build
 
-    if drafter == {"kind": "suffix"}:
-        require_source(settings["scope"], settings["own"])
-        drafter |= settings
+    if (settings["newest"] is None) != (settings["newest_weight"] is None):
+        raise click.UsageError("--newest and --newest-weight go together: give both, or none")
+    if print_scenario and (out is not None or as_json):
+        raise click.UsageError("--print-scenario runs nothing: leave --out and --json out")
     comparing: dict[str, Any] = {
         "baseline": baseline,
         "bootstrap": bootstrap,
@@ -132,15 +119,14 @@ def replay(
         "seeds": seeds,
     }
     comparing = {key: value for key, value in comparing.items() if value is not None}
-    if baseline is not None and baseline not in policies:
-        raise click.UsageError(f"--baseline {baseline!r} is none of the policies: use one of {', '.join(policies)}")
-    scenario = build({
-        "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
-        "policies": list(policies), "steps": steps, "seed": seed,
-        "drafter": drafter,
-        "engine": {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch} | parse_limits(limits),
-        "compare": comparing if compare or comparing else None,
-    })  # fmt: skip
+    with refusing_flags():
+        scenario = build({
+            "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
+            "policies": list(policies), "steps": steps, "seed": seed,
+            "drafter": with_flags(drafter, settings),
+            "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),
+            "compare": comparing if compare or comparing else None,
+        })  # fmt: skip
     if print_scenario:
         click.echo(scenario.yaml(), nl=False)
         return
@@ -158,75 +144,6 @@ def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as
     from simulator.scenario import load
 
     _simulate(load(scenario, list(overrides)), out, as_json)
-
-
-def parse_drafter(text: str) -> dict[str, Any]:
-    """Read `kind:key=value,...` into drafter settings; values are YAML, and module:attr is a kind too."""
-    from simulator.strict_yaml import load_value
-    from traces.errors import InputError
-
-    kind, _, rest = text.partition(":")
-    if rest and "=" not in rest.partition(",")[0]:  # module:attr
-        attribute, _, rest = rest.partition(",")
-        kind = f"{kind}:{attribute}"
-    settings: dict[str, Any] = {"kind": kind}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{text!r}: {part!r} is not key=value")
-        try:
-            settings[key] = load_value(value)
-        except InputError as error:
-            raise click.BadParameter(f"{text!r}: {error}") from None
-    return settings
-
-
-def require_source(scope: str, own: bool) -> None:
-    """Refuse a suffix drafter that has nothing to draft from."""
-    if scope == "request" and not own:
-        raise click.UsageError("--no-own without a history leaves nothing to draft from: drop one of the two")
-
-
-def parse_limits(limits: tuple[str, ...]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs, values as YAML."""
-    from simulator.strict_yaml import load_value
-
-    parsed = {}
-    for text in limits:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise click.UsageError(f"--engine {text!r} is not KEY=VALUE: for example max_num_batched_tokens=8192")
-        parsed[key] = load_value(value)
-    return parsed
-
-
-def parse_steps(text: str | None) -> list[int] | None:
-    """Read `1` or `2,4-7` into a list of RL steps."""
-    if text is None:
-        return None
-    steps: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise click.BadParameter(f"{text!r} is not a list of RL steps: write for example 1 or 2,4-7")
-        if dash and int(last) - int(first) > 1_000_000:
-            raise click.BadParameter(f"{part.strip()!r} spans over a million RL steps: give fewer")
-        steps.extend(range(int(first), int(last or first) + 1))
-    return steps
-
-
-def _checked_policies(specs: tuple[str, ...]) -> tuple[str, ...]:
-    from simulator.budgets.resolve import check_spec
-    from traces.errors import InputError
-
-    for spec in specs:
-        try:
-            check_spec(spec)
-        except InputError as error:
-            raise click.BadParameter(str(error)) from None
-        if specs.count(spec) > 1:
-            raise click.BadParameter(f"{spec!r} is given twice: name each policy once")
-    return specs
 
 
 def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:

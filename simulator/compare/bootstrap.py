@@ -10,11 +10,11 @@ from scipy.special import stdtrit
 from simulator.compare.rl_step import RLStep
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
+from simulator.limits import RESAMPLES
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-RESAMPLES = 200
 DISTINCT = 0.25
 LEVEL = 0.95
 FIRST_LOOK = 100

@@ -55,9 +55,9 @@ from simulator.compare.paths import (
     reach_of,
 )
 from simulator.cost.draft_cost import DraftCost
-from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload
+from simulator.limits import LARGEST_BUDGET
 from simulator.scheduling.dispatch import split
 
 Int64 = npt.NDArray[np.int64]

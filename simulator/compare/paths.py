@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
-from simulator.drafting.acceptance import LARGEST_BUDGET, NO_TABLE
+from simulator.drafting.acceptance import NO_TABLE
 from simulator.engine.workload import Workload
+from simulator.limits import LARGEST_BUDGET
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from simulator.budgets.policy import by_live
-from simulator.compare.bootstrap import RESAMPLES, Interval, interval, makespans, prompts_in, resampled
+from simulator.compare.bootstrap import Interval, interval, makespans, prompts_in, resampled
 from simulator.compare.bound import lower_bound
 from simulator.compare.oracle import oracle
 from simulator.compare.regret import Scale
@@ -17,6 +17,7 @@ from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import under_profile_error
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment, profile_of
+from simulator.limits import RESAMPLES
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Layout, as_int
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
-LARGEST_BUDGET = 255
 NO_TABLE = -1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, expit, logit
 
-from simulator.drafting.acceptance import LARGEST_BUDGET
+from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from simulator.compiled import compiled
 from simulator.cost.draft_cost import DraftCost
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import (
     LAST,
     LEN,
@@ -30,6 +30,7 @@ from simulator.drafting.automaton import (
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.layout import each_part
 from simulator.drafting.memory import address, load
+from simulator.limits import LARGEST_BUDGET
 from simulator.records import as_int
 from traces.trace import Trace
 

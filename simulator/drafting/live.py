@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
-from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -28,6 +27,7 @@ from simulator.drafting.longest import draft_along
 from simulator.drafting.memory import address, load, store
 from simulator.drafting.scored import best_draft
 from simulator.drafting.standing import continued
+from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Pointing, array_field, layout, records
 from traces.errors import InputError
 from traces.trace import Trace

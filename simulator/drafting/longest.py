@@ -1,11 +1,11 @@
 """Drafts from the longest match: a shorter budget gets a prefix of the same draft, so one pass serves every budget."""
 
 from simulator.compiled import compiled
-from simulator.drafting.acceptance import LARGEST_BUDGET
 from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, NONE, STATE, shorten
 from simulator.drafting.memory import load
 from simulator.drafting.replay import Replay, accepted_of, begin_rollout, drafted_of, offsets_of, standing_of, starts_of
 from simulator.drafting.standing import longest_match, take
+from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array
 
 

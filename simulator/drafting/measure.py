@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.context import DraftCurve
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance, count_each
+from simulator.drafting.acceptance import Acceptance, count_each
 from simulator.drafting.drafter import Drafter
+from simulator.limits import LARGEST_BUDGET
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from simulator.compiled import compiled
 from simulator.cost.draft_cost import DraftCost
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.layout import each_part, prompts_of
 from simulator.drafting.memory import address, load, store
+from simulator.limits import LARGEST_BUDGET
 from simulator.records import as_int
 from traces.errors import InputError
 from traces.trace import Trace

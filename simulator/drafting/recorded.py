@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.pricing import Costs, draft_cost, entry_of
+from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 from traces.io import read_bytes
 from traces.trace import Trace

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from simulator.drafting.acceptance import LARGEST_BUDGET
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
@@ -18,15 +18,26 @@ from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.recorded import Recorded, read_log
 from simulator.drafting.suffix import Suffix
+from simulator.limits import (
+    DEPTH,
+    FACTOR,
+    LARGEST_BUDGET,
+    NEWEST,
+    NEWEST_WEIGHT,
+    PROBABILITY,
+    SUFFIX,
+    WINDOW,
+    Match,
+    Scope,
+    Shape,
+    Siblings,
+)
 from simulator.plugins import load, told
+from simulator.validated import Validated, within
 from traces.errors import InputError
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class NothingSettings(_Settings):
+class NothingSettings(Validated):
     """See `nothing.Nothing`."""
 
     kind: Literal["none"] = "none"
@@ -36,35 +47,42 @@ class NothingSettings(_Settings):
         return Nothing()
 
 
-class SuffixSettings(_Settings):
+class SuffixSettings(Validated):
     """See `suffix.Suffix`. cost: a measured cost of drafting (`cost.load_draft_cost`), or `none`."""
 
     kind: Literal["suffix"] = "suffix"
-    scope: Literal["problem", "global", "request"] = "problem"
-    own: bool = True
-    match: Literal["longest", "scored"] = "longest"
-    shape: Literal["path", "tree"] = "path"
-    window: Annotated[int, Field(ge=1)] = 16
-    depth: Annotated[int, Field(ge=2, le=255)] = 24
-    factor: Annotated[float, Field(gt=0, le=255, strict=False)] = 1.0
-    min_prob: Annotated[float, Field(ge=0, le=1, strict=False)] = 0.1
-    siblings: Literal["next-step", "live"] = "next-step"
-    newest: Annotated[int, Field(ge=0)] = 0
-    newest_weight: Annotated[int, Field(ge=1, le=1000)] = 1
-    cost: str = "suffix-epyc"
+    scope: Scope = SUFFIX.scope
+    own: bool = SUFFIX.own
+    match: Match = SUFFIX.match
+    shape: Shape = SUFFIX.shape
+    window: Annotated[int, within(WINDOW)] = SUFFIX.window
+    depth: Annotated[int, within(DEPTH)] = SUFFIX.depth
+    factor: Annotated[float, within(FACTOR), Field(gt=0, strict=False)] = SUFFIX.factor
+    min_prob: Annotated[float, within(PROBABILITY), Field(strict=False)] = SUFFIX.min_prob
+    prompt: bool = SUFFIX.prompt
+    siblings: Siblings = SUFFIX.siblings
+    newest: Annotated[int, within(NEWEST)] = SUFFIX.newest
+    newest_weight: Annotated[int, within(NEWEST_WEIGHT)] = SUFFIX.newest_weight
+    cost: str = SUFFIX.cost
 
     @model_validator(mode="after")
-    def _has_something_to_draft_from(self) -> "SuffixSettings":
+    def _drafts(self) -> Self:
+        self._made(FREE)
         if self.scope == "request" and not self.own:
             raise ValueError("scope request without own output leaves nothing to draft from: change one of the two")
+        if self.newest_weight != 1 and not self.newest:
+            raise ValueError(f"newest_weight = {self.newest_weight} weighs nothing: say how many RL steps are newest")
         return self
+
+    def _made(self, cost: DraftCost) -> Suffix:
+        return Suffix(**self.model_dump(exclude={"kind", "cost"}), cost=cost)
 
     def drafter(self) -> Suffix:
         """Return the drafter."""
-        return Suffix(**self.model_dump(exclude={"kind", "cost"}), cost=load_draft_cost(self.cost))
+        return self._made(load_draft_cost(self.cost))
 
 
-class NgramSettings(_Settings):
+class NgramSettings(Validated):
     """See `ngram.Ngram`. As in vLLM, one of the two given alone serves for both."""
 
     kind: Literal["ngram"] = "ngram"
@@ -83,7 +101,7 @@ class NgramSettings(_Settings):
         return Ngram(self.prompt_lookup_min, self.prompt_lookup_max)
 
 
-class LastSettings(_Settings):
+class LastSettings(Validated):
     """See `last.Last`."""
 
     kind: Literal["last"] = "last"
@@ -96,13 +114,13 @@ class LastSettings(_Settings):
         return Last(self.window, self.resync, self.min_match)
 
 
-Probability = Annotated[float, Field(ge=0, le=1, strict=False)]
+Probability = Annotated[float, within(PROBABILITY), Field(strict=False)]
 Price = dict[str, Annotated[float, Field(ge=0, strict=False)]] | str
 """Costs in the words of `pricing.draft_cost`, or a name that `pricing.entry_of` looks up."""
 DraftTokens = Annotated[int, Field(ge=1, le=LARGEST_BUDGET)]
 
 
-class _ModelSettings(_Settings):
+class _ModelSettings(Validated):
     """See `model.Modelled`. curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position.
 
     mode: which of a file's mean lengths. draft_tokens: use so many positions, no more than are known. spread,
@@ -154,7 +172,7 @@ class ParallelSettings(_ModelSettings):
     kind: Literal["parallel"] = "parallel"
 
 
-class RecordedSettings(_Settings):
+class RecordedSettings(Validated):
     """See `recorded.Recorded`. draft_tokens: needed for `accept_lengths`; `steps`: a file of recorded decode steps."""
 
     kind: Literal["recorded"] = "recorded"
@@ -180,7 +198,7 @@ class RecordedSettings(_Settings):
 ModelSettings = EagleSettings | DraftModelSettings | MtpSettings | ParallelSettings
 
 
-class HybridSettings(_Settings):
+class HybridSettings(Validated):
     """See `hybrid.Hybrid`."""
 
     kind: Literal["hybrid"] = "hybrid"
@@ -193,7 +211,7 @@ class HybridSettings(_Settings):
         return Hybrid(self.suffix.drafter(), self.model.drafter(), self.threshold)
 
 
-class CustomSettings(_Settings):
+class CustomSettings(Validated):
     """Somebody else's drafter: an entry point of the group `rolloutsim.drafters`, or module:attr; see `drafter.Drafter`.
 
     target: its name; options: keyword arguments it is made with. In a scenario, `kind: NAME` with options beside it does.
@@ -201,7 +219,7 @@ class CustomSettings(_Settings):
 
     kind: Literal["custom"] = "custom"
     target: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def drafter(self) -> Drafter:
         """Return the drafter."""
@@ -229,6 +247,13 @@ DrafterSettings = Annotated[
 BUILT_IN_KINDS = (
     "none", "suffix", "ngram", "last", "eagle", "draft_model", "mtp", "parallel", "recorded", "hybrid", "custom",
 )  # fmt: skip
+
+
+def names_of(kind: str) -> list[str]:
+    """The settings of a built-in kind."""
+    union, _ = get_args(DrafterSettings)
+    model = next(one for one in get_args(union) if one.model_fields["kind"].default == kind)
+    return [name for name in model.model_fields if name != "kind"]
 
 
 def with_kind(settings: Any) -> Any:

@@ -1,13 +1,12 @@
 """The suffix drafter: continue as earlier rollouts, or this one so far, continued (arXiv 2511.13841; 2411.04975)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.draft_cost import FREE, DraftCost
-from simulator.drafting.acceptance import LARGEST_BUDGET, Acceptance, AcceptanceCounts, count_at
+from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
 from simulator.drafting.automaton import block_size
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
@@ -18,17 +17,13 @@ from simulator.drafting.replay import NODE, REPLAY
 from simulator.drafting.scored import accept_scored
 from simulator.drafting.standing import STANDING
 from simulator.drafting.tree import accept_tree
+from simulator.limits import LARGEST_BUDGET, SUFFIX, Match, Scope, Shape, Siblings
 from simulator.records import Pointing, records
 from traces.errors import InputError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-
-Scope = Literal["problem", "global", "request"]
-Match = Literal["longest", "scored"]
-Shape = Literal["path", "tree"]
-Siblings = Literal["next-step", "live"]
 
 
 @dataclass(frozen=True)
@@ -46,31 +41,29 @@ class Suffix:
     cost: what drafting adds to a decode step.
     """
 
-    scope: Scope = "problem"
-    own: bool = True
-    match: Match = "longest"
-    shape: Shape = "path"
-    window: int = 16
-    depth: int = 24
-    factor: float = 1.0
-    min_prob: float = 0.1
-    prompt: bool = True
-    siblings: Siblings = "next-step"
-    newest: int = 0
-    newest_weight: int = 1
+    scope: Scope = SUFFIX.scope
+    own: bool = SUFFIX.own
+    match: Match = SUFFIX.match
+    shape: Shape = SUFFIX.shape
+    window: int = SUFFIX.window
+    depth: int = SUFFIX.depth
+    factor: float = SUFFIX.factor
+    min_prob: float = SUFFIX.min_prob
+    prompt: bool = SUFFIX.prompt
+    siblings: Siblings = SUFFIX.siblings
+    newest: int = SUFFIX.newest
+    newest_weight: int = SUFFIX.newest_weight
     cost: DraftCost = FREE
 
     lossless = True
     needs_tokens = True
 
     def __post_init__(self) -> None:
-        """Refuse trees of longest matches and of live siblings."""
+        """Refuse what contradicts itself, in words that begin with a setting."""
         if self.shape == "tree" and self.siblings == "live":
-            raise InputError("drafter suffix: shape tree is not drafted with live siblings: change one of the two")
+            raise InputError("shape tree is not drafted with live siblings: change one of the two")
         if self.shape == "tree" and self.match != "scored":
-            raise InputError(
-                f"drafter suffix: shape tree goes with match scored, not {self.match}: change one of the two"
-            )
+            raise InputError(f"shape tree goes with match scored, not {self.match}: change one of the two")
 
     @property
     def learns_from(self) -> frozenset[Source]:

@@ -1,16 +1,18 @@
 """What a serving engine is allowed to do in a step: vLLM V1's limits and switches, by the names that vLLM gives them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from simulator.engine.blocks import make_pool
 from simulator.engine.state import NO_LIMIT, POOL
 from simulator.engine.workload import Workload
+from simulator.limits import BATCHED_TOKENS, BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE, LOOKAHEAD, STEP_OVERHEAD_S
 from simulator.records import Pointing
+from simulator.validated import Validated, within
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -19,42 +21,42 @@ LARGEST_GRAPH = 512
 """Largest size that vLLM captures a CUDA graph for, in tokens, unless told otherwise."""
 
 
-@dataclass(frozen=True)
-class Serving:
-    """Limits and switches of one engine instance; the defaults switch off whatever could hold a rollout back.
+Tokens = Annotated[int, within(BATCHED_TOKENS)]
+Blocks = Annotated[int, within(GPU_BLOCKS)]
+Lookahead = Annotated[int, within(LOOKAHEAD)]
+GraphSizes = Annotated[tuple[Annotated[int, within(GRAPH_SIZE)], ...], Field(min_length=1, strict=False)]
+
+
+class EngineLimits(Validated):
+    """Limits and switches that a scenario says as the engine takes them; the defaults switch off whatever could hold a
+    rollout back.
 
     max_num_batched_tokens: tokens per step, prefill and decode together; enable_chunked_prefill: whether a prompt may be split
-    over steps; num_gpu_blocks: KV blocks of `block_size` tokens, one of which is vLLM's null block; without blocks for
-    all, the rollouts admitted last are preempted and recomputed. enable_prefix_caching: prompts of a group (or with equal
-    block hashes) share blocks, and a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what
-    fits whole. lookahead_tokens: slots that a model-based drafter reserves beyond its drafts. async_scheduling: a step is
-    scheduled while the one before it runs. step_overhead_s: host time that no step hides. cudagraph_capture_sizes: a
-    batch of at most the largest runs at the next size. None: no limit, or no padding. Raises InputError.
+    over steps; enable_prefix_caching: prompts of a group (or with equal block hashes) share blocks of `block_size` tokens, and
+    a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what fits whole. async_scheduling: a step is
+    scheduled while the one before it runs. step_overhead_s: host time that no step hides. None: no limit.
     """
 
-    max_num_batched_tokens: int | None = None
+    max_num_batched_tokens: Tokens | None = None
     enable_chunked_prefill: bool = True
-    block_size: int = 16
-    num_gpu_blocks: int | None = None
+    block_size: Annotated[int, within(BLOCK_SIZE)] = 16
     enable_prefix_caching: bool = False
     scheduler_reserve_full_isl: bool = True
-    lookahead_tokens: int = 0
     async_scheduling: bool = False
-    step_overhead_s: float = 0.0
-    cudagraph_capture_sizes: tuple[int, ...] | None = None
+    step_overhead_s: Annotated[float, within(STEP_OVERHEAD_S), Field(strict=False)] = 0.0
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        least = {"max_num_batched_tokens": 1, "block_size": 1, "num_gpu_blocks": 2, "lookahead_tokens": 0}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise InputError(f"{name} = {value}: give an integer >= {lowest}")
-        if not 0 <= self.step_overhead_s < np.inf:
-            raise InputError(f"step_overhead_s = {self.step_overhead_s}: give seconds >= 0")
-        sizes = self.cudagraph_capture_sizes
-        if sizes is not None and (not sizes or min(sizes) < 1):
-            raise InputError(f"cudagraph_capture_sizes = {list(sizes)}: give batch sizes >= 1, or leave it out")
+
+class Serving(EngineLimits):
+    """Limits and switches of one engine instance.
+
+    num_gpu_blocks: KV blocks, one of which is vLLM's null block; without blocks for all, the rollouts admitted last are
+    preempted and recomputed. lookahead_tokens: slots that a model-based drafter reserves beyond its drafts.
+    cudagraph_capture_sizes: a batch of at most the largest runs at the next size. None: no limit, or no padding.
+    """
+
+    num_gpu_blocks: Blocks | None = None
+    lookahead_tokens: Lookahead = 0
+    cudagraph_capture_sizes: GraphSizes | None = None
 
     @property
     def paged(self) -> bool:

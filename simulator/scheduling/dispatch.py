@@ -1,13 +1,11 @@
 """How the rollouts of an RL step reach the replicas."""
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
-Int64 = npt.NDArray[np.int64]
+from simulator.limits import Dispatch as Dispatch
 
-Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]
+Int64 = npt.NDArray[np.int64]
 
 
 def split(rollouts: int, replicas: int, max_num_seqs: int, dispatch: Dispatch) -> tuple[list[Int64], Int64]:

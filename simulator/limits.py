@@ -1,0 +1,72 @@
+"""Ranges and defaults of settings, stated once: for the models that validate them and the command line that shows them.
+
+Nothing heavy is imported here, so that help is instant.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Range(NamedTuple):
+    """The least and the most that a number may be; None: no limit."""
+
+    least: float
+    most: float | None = None
+
+
+class Whole(NamedTuple):
+    """The same of a whole number."""
+
+    least: int
+    most: int | None = None
+
+
+MAX_NUM_SEQS, REPLICAS, TENSOR_PARALLEL = Whole(1, 1_000_000), Whole(1, 10_000), Whole(1, 1024)
+BATCHED_TOKENS, BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE = Whole(1), Whole(1, 1024), Whole(2, 10_000_000), Whole(1, 1_000_000)
+"""One KV block is vLLM's null block, which holds nothing."""
+LARGEST_BUDGET = 255
+"""The largest budget: a drafter proposes as much as it can, and never more than this."""
+LOOKAHEAD, STEP_OVERHEAD_S = Whole(0, LARGEST_BUDGET), Range(0, 10)
+BOOTSTRAP, SEEDS, STEPS, SEED = Whole(0, 100_000), Whole(1, 10_000), Whole(0), Whole(0)
+DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(1), Whole(0), Whole(1, 1000)
+FACTOR, PROBABILITY = Range(0, 255), Range(0, 1)
+
+Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]
+"""How rollouts reach the replicas (`scheduling.dispatch`)."""
+Scope = Literal["problem", "global", "request"]
+Match = Literal["longest", "scored"]
+Shape = Literal["path", "tree"]
+Siblings = Literal["next-step", "live"]
+
+
+@dataclass(frozen=True)
+class EngineDefaults:
+    """What an engine is unless told otherwise."""
+
+    max_num_seqs: int = 256
+    replicas: int = 1
+    dispatch: Dispatch = "shared"
+    gpu_memory_utilization: float = 0.9
+
+
+@dataclass(frozen=True)
+class SuffixDefaults:
+    """What a suffix drafter (`drafting.suffix.Suffix`) is unless told otherwise, and the measured cost of its drafting."""
+
+    scope: Scope = "problem"
+    own: bool = True
+    match: Match = "longest"
+    shape: Shape = "path"
+    window: int = 16
+    depth: int = 24
+    factor: float = 1.0
+    min_prob: float = 0.1
+    prompt: bool = True
+    siblings: Siblings = "next-step"
+    newest: int = 0
+    newest_weight: int = 1
+    cost: str = "suffix-epyc"
+
+
+ENGINE, SUFFIX = EngineDefaults(), SuffixDefaults()
+RESAMPLES = 200
