@@ -4,7 +4,8 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from traces.errors import InputError
@@ -12,17 +13,19 @@ from traces.errors import InputError
 
 def load(spec: str, group: str, what: str, built_in: Sequence[str] = ()) -> Any:
     """Return the object that `spec` names in entry point group `group`, or as module:attr; InputError where it cannot."""
-    plugins = importlib.metadata.entry_points(group=group)
+    plugins, importing = importlib.metadata.entry_points(group=group), f"{what} {spec!r}: importing it"
     if spec in plugins.names:
-        return _guarded(plugins[spec].load, spec, what)
+        with calling(importing, "mend the module"):
+            return plugins[spec].load()
     module, colon, attribute = spec.partition(":")
-    if not (colon and module and attribute and _importable(module)):
+    if not (colon and module and attribute and _importable(module, spec, what)):
         names = [*built_in, *sorted(plugins.names)]
         near = difflib.get_close_matches(module, names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = f"{', '.join(names)}, or module:attr" if names else "module:attr"
         raise InputError(f"{what} {spec!r} is unknown: {hint}use {known} for your own")
-    target = _guarded(lambda: importlib.import_module(module), spec, what)
+    with calling(importing, "mend the module"):
+        target = importlib.import_module(module)
     for part in attribute.split("."):
         if not hasattr(target, part):
             raise InputError(f"{what} {spec!r}: {module!r} has no {attribute!r}: check the name")
@@ -35,15 +38,21 @@ def told(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _guarded(call: Any, spec: str, what: str) -> Any:
+@contextmanager
+def calling(what: str, fix: str) -> Iterator[None]:
+    """Run other people's code: whatever it raises, `sys.exit` included, is an InputError that says what raised it."""
     try:
-        return call()
-    except Exception as error:
-        raise InputError(f"{what} {spec!r}: importing it raised {told(error)}: mend the module") from error
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what} raised {told(error)}: {fix}") from error
 
 
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+def _importable(module: str, spec: str, what: str) -> bool:
+    """Whether there is such a module; its package is imported to find out."""
+    with calling(f"{what} {spec!r}: importing it", "mend the module"):
+        try:
+            return importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            return False

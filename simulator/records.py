@@ -82,6 +82,13 @@ def records(kind: Layout[T], count: int) -> "npt.NDArray[Any]":
     return np.zeros(count, kind)
 
 
+def read_only(array: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
+    """Return a copy that nobody can write to, for other people's code to read."""
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy
+
+
 def joined(parts: Sequence["npt.NDArray[Any]"]) -> "npt.NDArray[Any]":
     """Return arrays of records one after another; numpy's own way copies them field by field."""
     kind = parts[0].dtype

@@ -1,35 +1,28 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.context import Context, DraftCurve
+from simulator.budgets.answers import facts_of
+from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, TablePolicy, by_live
 from simulator.budgets.resolve import resolve_policy
-from simulator.catalogue import estimate, load_device, load_model
 from simulator.caveats import caveats
-from simulator.compare.report import compare
+from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
-from simulator.cost.model import Profile
-from simulator.cost.model_config import model_shape
-from simulator.cost.profiles import load_profile
+from simulator.deployed import cost_of, deployment_of, drafter_of
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.alone import chosen_steps
-from simulator.drafting.drafter import Drafter, past_rows
-from simulator.drafting.live import SiblingIndex
-from simulator.drafting.measure import DraftProfile, draft_curve
-from simulator.drafting.pricing import priced
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, past_rows
+from simulator.drafting.measure import DraftCurve, DraftProfile, draft_curve
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
 from simulator.engine.workload import Workload, workload_of
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.scenario import Scenario
@@ -51,120 +44,112 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     `trace` saves reading the file again. `seed` names the random numbers of drafters and policies that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
-    cost = cost_of(scenario)
-    steps = chosen_steps(trace, scenario.steps)
-    drafter = priced(scenario.drafter.drafter(), cost)
-    if drafter.needs_tokens and not trace.has_tokens:
-        name = scenario.drafter.kind
-        raise InputError(
-            f"{trace.source}: has no token_ids, which drafter {name} replays: record them, or use drafter none"
-        )
-    serving, engine = serving_of(scenario, drafter), scenario.engine
-    deployment = Deployment(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
-    _warm_up(cost)
+    cost, steps = cost_of(scenario), chosen_steps(trace, scenario.steps)
+    drafter = drafter_of(scenario, trace, cost)
+    deployment = deployment_of(scenario, cost, drafter)
+    _warm_up(deployment)
     episodes: list[Episode] = []
     rl_steps: list[RLStep] = []
     drafts = DraftProfile()
     policies: dict[str, BudgetPolicy] = {}
     for step in steps:
-        rows = np.flatnonzero(trace.step == step)
-        past = past_rows(trace, step, drafter.window)
-        known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
-        acceptance = drafter.accept(trace, rows, past, scenario.seed)
-        siblings = _siblings(drafter, trace, rows, past)
-        workload = workload_of(trace, rows, acceptance, siblings, scenario.engine.arrivals)
-        context = Context(
-            len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
-            cost, _slots_filled(scenario, rows.size), _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
-        )  # fmt: skip
-        for spec in scenario.policies:
-            policy = policies[spec] = resolve_policy(spec, context, policies.get(spec))
-            if isinstance(policy, TablePolicy):
-                acceptance.serve(np.unique(policy.budgets))
-            started = time.perf_counter()
-            outcome = simulate(workload, policy, deployment)
-            wall_s = time.perf_counter() - started
-            if not np.isfinite(outcome.makespan_s):
-                raise InputError(f"profile {cost.name}: its costs add up to {outcome.makespan_s} s: correct them")
-            facts = dict(getattr(policy, "facts", {}))
-            episodes.append(
-                Episode(
-                    spec, step, workload.requests, workload.output_tokens, outcome, wall_s, facts,
-                    workload.arrivals_s, workload.waits_s,
-                )
-            )  # fmt: skip
-        drafts.add(acceptance)
+        prepared = _prepare(scenario, trace, step, drafter, deployment)
+        episodes += _play(scenario, prepared, policies, deployment)
+        drafts.add(prepared.workload.acceptance)
         if scenario.compare:
-            for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
-                drawn = acceptance if seed == scenario.seed else drafter.accept(trace, rows, past, seed)
-                seeded = replace(context, seed=seed)
-                makers = {spec: partial(resolve_policy, spec, seeded) for spec in scenario.policies}
-                rl_steps.append(RLStep(step, seed, replace(workload, acceptance=drawn), makers))
+            rl_steps += _repeated(scenario, trace, prepared, drafter)
         else:
-            acceptance.release()
-    comparison = None
-    if scenario.compare:
-        asked = scenario.compare
-        comparison = compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
+            prepared.workload.acceptance.release()
+    comparison = _compared(scenario, rl_steps, deployment)
     runs = run_rows(episodes, scenario.policies, drafter)
-    about = {
-        "rolloutsim": version("rolloutsim"),
-        "seed": scenario.seed,
-        "trace": {"path": trace.source, "sha256": trace.sha256},
-        "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
-        "scenario": scenario.model_dump(mode="json"),
-        "arrivals": any(e.arrival_s.any() for e in episodes),
-        "warnings": caveats(runs, episodes, trace, steps, cost, drafter, serving),
-    }
+    warnings = caveats(runs, episodes, trace, steps, cost, drafter, deployment.serving)
     return Result(
         table(RUNS, runs),
         table(RL_STEPS, rl_step_rows(episodes, scenario.policies[0])),
         table(ROLLOUTS, (rollout_block(e, trace.prompt_ids) for e in episodes)),
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, drafts.blocks()),
-        about,
+        {
+            "rolloutsim": version("rolloutsim"),
+            "seed": scenario.seed,
+            "trace": {"path": trace.source, "sha256": trace.sha256},
+            "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
+            "scenario": scenario.model_dump(mode="json"),
+            "arrivals": any(e.arrival_s.any() for e in episodes),
+            "warnings": warnings,
+        },
         comparison,
     )
 
 
-def cost_of(scenario: Scenario) -> Profile:
-    """The profile that the scenario names, or an estimate from its model and device."""
-    if scenario.profile is not None:
-        return load_profile(scenario.profile)
-    assert scenario.model is not None, "the scenario was validated"
-    assert scenario.device is not None
-    return estimate(scenario.model, scenario.device, scenario.tensor_parallel_size)
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """One RL step before any policy has decoded it: its rollouts, and the history that is drafted from."""
+
+    step: int
+    rows: Int64
+    past: Int64
+    workload: Workload
+    context: Context
 
 
-def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
-    """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter."""
-    engine = scenario.engine
-    chosen = {name: getattr(engine, name) for name in Serving.model_fields}
-    if engine.num_gpu_blocks == "auto":
-        assert scenario.model is not None, "the scenario was validated"
-        assert scenario.device is not None
-        memory_bytes = int(load_device(scenario.device)["memory_bytes"])
-        chosen["num_gpu_blocks"] = model_shape(load_model(scenario.model)).num_gpu_blocks(
-            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size
-        )
-    if engine.lookahead_tokens is None:
-        chosen["lookahead_tokens"] = int(getattr(drafter, "lookahead_tokens", 0))
-    if engine.cudagraph_capture_sizes == "vllm":
-        chosen["cudagraph_capture_sizes"] = capture_sizes(
-            engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, chosen["lookahead_tokens"]
-        )
-    return Serving(**chosen)
+def _prepare(scenario: Scenario, trace: Trace, step: int, drafter: Drafter, deployment: Deployment) -> _Prepared:
+    rows = np.flatnonzero(trace.step == step)
+    past = past_rows(trace, step, drafter.window)
+    known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
+    acceptance = accepted(drafter, trace, rows, past, scenario.seed)
+    siblings = drafter.sibling_index(trace, rows, past) if isinstance(drafter, LiveDrafter) else None
+    workload = workload_of(trace, rows, acceptance, siblings, scenario.engine.arrivals)
+    filled = min(
+        deployment.max_num_seqs, -(-rows.size // deployment.replicas)
+    )  # the first may get one more than others
+    context = Context(
+        len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
+        deployment.cost, filled, _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
+    )  # fmt: skip
+    return _Prepared(step, rows, past, workload, context)
 
 
-def _slots_filled(scenario: Scenario, rollouts: int) -> int:
-    """Return how many of a replica's slots the rollouts can fill; the first may get one more than others."""
-    return min(scenario.engine.max_num_seqs, -(-rollouts // scenario.engine.replicas))
+def _play(
+    scenario: Scenario, prepared: _Prepared, policies: dict[str, BudgetPolicy], deployment: Deployment
+) -> Iterator[Episode]:
+    """Decode an RL step under each policy; `policies`: those of the RL step before, which give way to these."""
+    workload = prepared.workload
+    for spec in scenario.policies:
+        policy = policies[spec] = resolve_policy(spec, prepared.context, policies.get(spec))
+        if isinstance(policy, TablePolicy):
+            workload.acceptance.serve(np.unique(policy.budgets))
+        started = time.perf_counter()
+        outcome = simulate(workload, policy, deployment)
+        wall_s = time.perf_counter() - started
+        if not np.isfinite(outcome.makespan_s):
+            raise InputError(
+                f"profile {deployment.cost.name}: its costs add up to {outcome.makespan_s} s: correct them"
+            )
+        yield Episode(
+            spec, prepared.step, workload.requests, workload.output_tokens, outcome, wall_s, facts_of(policy),
+            workload.arrivals_s, workload.waits_s,
+        )  # fmt: skip
 
 
-def _siblings(drafter: Drafter, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
-    if isinstance(drafter, Suffix) and drafter.siblings == "live":
-        return SiblingIndex(drafter, trace, rows, drafter.learn(trace, past))
-    return None
+def _repeated(scenario: Scenario, trace: Trace, prepared: _Prepared, drafter: Drafter) -> Iterator[RLStep]:
+    """The RL step under each seed of the comparison."""
+    assert scenario.compare is not None
+    for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
+        workload = prepared.workload
+        if seed != scenario.seed:
+            drawn = accepted(drafter, trace, prepared.rows, prepared.past, seed)
+            workload = replace(workload, acceptance=drawn)
+        context = replace(prepared.context, seed=seed)
+        makers = {spec: partial(resolve_policy, spec, context) for spec in scenario.policies}
+        yield RLStep(prepared.step, seed, workload, makers)
+
+
+def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment) -> Comparison | None:
+    asked = scenario.compare
+    if asked is None:
+        return None
+    return compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
 
 
 def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
@@ -175,8 +160,8 @@ def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[
     return measure
 
 
-def _warm_up(cost: Any) -> None:
+def _warm_up(deployment: Deployment) -> None:
     """Load the compiled engine before the clock starts, so that `wall_s` is the simulation's alone."""
     one = np.ones(1, np.int64)
     tables = Acceptance(np.array([0, 1]), lambda budget: np.zeros((1, 2), np.uint8), prefix=True)
-    simulate(Workload(one, one, one, one, tables), by_live([0]), Deployment(cost, 1))
+    simulate(Workload(one, one, one, one, tables), by_live([0]), Deployment(deployment.cost, 1))

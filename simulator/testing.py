@@ -189,8 +189,9 @@ def _check_no_foresight(drafter: Drafter, trace: Trace, rows: Int64, past: Int64
     half = int(trace.output_tokens[longest]) // 2
     changed = from_table(trace.table, trace.source)
     start = trace.offsets[longest]
-    tokens = changed.tokens  # cached by the new trace and read by the drafter: an array of its own
+    tokens = changed.tokens.copy()
     tokens[start + half : start + int(trace.output_tokens[longest])] += 1
+    vars(changed)["tokens"] = tokens  # where the trace keeps what it has flattened once
     one = np.array([longest])
     for budget in (1, 8):
         drafted = _table(drafter.accept(trace, one, past, SEED), budget)[1]

@@ -62,7 +62,7 @@ class Trace:
         """Prompt of each rollout as an index into prompt_ids, int32[n]."""
         names = self.table.column("prompt_id")
         codes = pc.index_in(names, value_set=pc.unique(names))
-        return np.array(codes.to_numpy(), dtype=np.int32)
+        return _read_only(np.asarray(codes.to_numpy(), dtype=np.int32))
 
     @cached_property
     def steps(self) -> list[int]:
@@ -126,17 +126,24 @@ class Trace:
         return column in self.table.column_names and self.table.column(column).null_count == 0
 
     def _owned(self, column: str) -> npt.NDArray[np.int32]:
-        return np.array(self.table.column(column).to_numpy(), dtype=np.int32)
+        return _read_only(np.asarray(self.table.column(column).to_numpy(), dtype=np.int32))
 
     def _flat(self, column: str) -> npt.NDArray[np.int32]:
         if not self._has(column):
             raise InputError(
                 f"{self.source}: the trace has no {column}: export them, or choose what needs lengths only"
             )
-        return np.array(pc.list_flatten(self.table.column(column)).to_numpy(), dtype=np.int32)
+        return _read_only(np.asarray(pc.list_flatten(self.table.column(column)).to_numpy(), dtype=np.int32))
 
 
 def _offsets(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
+    offsets.flags.writeable = False
     return offsets
+
+
+def _read_only(array: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The array, which nobody can write to any more: everybody reads the same one."""
+    array.flags.writeable = False
+    return array

@@ -56,7 +56,7 @@ class Aimd:
 
     def __call__(self, view: BatchView) -> Int64:
         """Return the window of every live sequence."""
-        replica = getattr(view, "replica", 0)
+        replica = view.replica
         last = self._last.get(replica)
         position = view.seen[POSITION]
         if last is not None and last[0].seen[ROLLOUT].tobytes() == view.seen[ROLLOUT].tobytes():

@@ -1,24 +1,36 @@
 """What a budget policy answered, checked: policies are anybody's code."""
 
+import json
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.policy import UNLIMITED, BudgetPolicy
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Explains, Paced
+from simulator.plugins import calling
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 
 
-def every_of(policy: BudgetPolicy) -> int:
-    """How often a policy wants to be asked, in decode steps; 0: when the batch changes."""
-    every = getattr(policy, "every", 1)
+def every_of(policy: BudgetPolicy, name: str | None = None) -> int:
+    """How often a policy, called so, wants to be asked, in decode steps; 0: when the batch changes."""
+    every: Any = policy.every if isinstance(policy, Paced) else 1
     if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 0:
         raise InputError(
-            f"policy {name_of(policy)}: every = {every!r}: give decode steps, an integer >= 0 (0: on changes)"
+            f"policy {name or name_of(policy)}: every = {every!r}: give decode steps, an integer >= 0 (0: on changes)"
         )
     return int(every)
+
+
+def facts_of(policy: BudgetPolicy) -> dict[str, Any]:
+    """What a result should say of a policy; InputError where JSON does not know it."""
+    if not isinstance(policy, Explains):
+        return {}
+    with calling(f"policy {name_of(policy)}: facts that are no mapping of words and numbers", "mend the policy"):
+        facts = dict(policy.facts)
+        json.dumps(facts, allow_nan=False)
+    return facts
 
 
 def name_of(policy: BudgetPolicy) -> str:

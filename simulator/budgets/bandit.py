@@ -102,7 +102,7 @@ class Bandit:
 
     def __call__(self, view: BatchView) -> int:
         """Return the draft length of every live sequence."""
-        number_ = getattr(view, "replica", 0)
+        number_ = view.replica
         replica = self._replicas.get(number_)
         if replica is None:
             replica = self._replicas[number_] = _Replica(self._arms())

@@ -8,22 +8,10 @@ import numpy.typing as npt
 
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import CostModel
+from simulator.drafting.measure import DraftCurve as DraftCurve
+from simulator.records import read_only
 
 Int64 = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class DraftCurve:
-    """How much of what budget is drafted and accepted, measured on m earlier rollouts under each of b constant budgets.
-
-    budgets: int64[b], ascending; lengths: int64[m]; drafted, accepted: int64[b, m], sums over a rollout.
-    """
-
-    budgets: Int64
-    lengths: Int64
-    drafted: Int64
-    accepted: Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +33,8 @@ class Context:
     draft_curve: Callable[[], DraftCurve | None]
     draft_cost: DraftCost = FREE
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Keep policies from writing into what others read."""
+        for name in ("prompt", "output_tokens"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ import numpy.typing as npt
 from simulator.budgets.view import BatchView
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from simulator.budgets.context import Context
 
 Int64 = npt.NDArray[np.int64]
 
@@ -20,9 +23,9 @@ UNLIMITED = LARGEST_BUDGET
 class BudgetPolicy(Protocol):
     """Any callable from a view of the batch to a budget for each live sequence, int[live] in [0, 255].
 
-    An attribute `every` (int, default 1) says after how many decode steps it wants to be asked again; 0: only when the
-    batch changes. It is always asked when a rollout joins or leaves. A method `prepare(context) -> BudgetPolicy`, where
-    there is one, is called once per RL step with a `context.Context` and returns the policy to use.
+    An attribute `every` (`Paced`, default 1) says after how many decode steps it wants to be asked again; 0: only when the
+    batch changes. It is always asked when a rollout joins or leaves. `Prepares` is asked once per RL step for the policy to
+    use; `Explains` and `Learner` are optional, too.
 
     One object serves all replicas of an RL step, each with its own clock and its own count of decode steps. Rollout
     numbers are the same on all of them; what is learnt of a replica goes by its number.
@@ -41,6 +44,30 @@ class Learner(Protocol):
 
     def remember(self, previous: BudgetPolicy) -> None:
         """Take over what `previous`, which served the RL step before, has learnt; once, before the first view."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """What makes a policy anew for each RL step."""
+
+    def prepare(self, context: "Context") -> BudgetPolicy:
+        """Return the policy to use in the RL step that `context` is known of."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A policy that says how often it wants to be asked; others are asked before every decode step."""
+
+    every: int
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A policy of which a result should say something."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What it is, in words and numbers that JSON knows."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simulator.budgets.aimd import aimd
+from simulator.budgets.answers import every_of
 from simulator.budgets.bandit import bandit
 from simulator.budgets.buckets import buckets
 from simulator.budgets.context import Context
 from simulator.budgets.das import das
 from simulator.budgets.goodput import goodput
-from simulator.budgets.policy import BudgetPolicy, Learner
+from simulator.budgets.policy import BudgetPolicy, Learner, Prepares, TablePolicy
 from simulator.budgets.schedule import schedule
 from simulator.budgets.seer import seer
 from simulator.budgets.simple import fixed, none, threshold, unlimited
 from simulator.budgets.static_classes import classes
-from simulator.plugins import load, told
+from simulator.plugins import calling, load
 from traces.errors import InputError
 
 
@@ -82,15 +83,12 @@ def catalogue() -> list[tuple[str, str, str]]:
 
 def prepared(policy: Any, context: Context, spec: str) -> BudgetPolicy:
     """Return a user's policy after its `prepare`, where it has one."""
-    if hasattr(policy, "prepare"):
-        try:
+    if isinstance(policy, Prepares):
+        with calling(f"policy {spec!r}: prepare", "mend the policy"):
             policy = policy.prepare(context)
-        except Exception as error:
-            raise InputError(f"policy {spec!r}: prepare raised {told(error)}: mend the policy") from error
     if not callable(policy):
         raise InputError(f"policy {spec!r} is a {type(policy).__name__}: it must be callable, (BatchView) -> budgets")
-    every = getattr(policy, "every", 1)
-    if not isinstance(every, int) or every < 0:
-        raise InputError(f"policy {spec!r} has every={every!r}: give decode steps between calls, 0 or more")
     result: BudgetPolicy = policy
+    if not isinstance(result, TablePolicy):
+        every_of(result, repr(spec))
     return result

@@ -103,7 +103,7 @@ class Seer:
 
     def __call__(self, view: BatchView) -> Int64:
         """Return the budget of every live sequence."""
-        number_ = getattr(view, "replica", 0)
+        number_ = view.replica
         replica = self._replicas.get(number_)
         if replica is None:
             replica = self._replicas[number_] = _Replica(self._rate(self._settings.start))

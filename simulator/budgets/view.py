@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from simulator.records import read_only
+
 Int64 = npt.NDArray[np.int64]
 
 
@@ -34,6 +36,11 @@ class Requests:
     prompt: Int64
     sample: Int64
     prompt_tokens: Int64
+
+    def __post_init__(self) -> None:
+        """Keep policies from writing into what others read."""
+        for name in ("prompt", "sample", "prompt_tokens"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from simulator.compiled import compiled
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Layout, as_int
+from traces.errors import InputError
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -50,8 +51,7 @@ class Acceptance:
         self.table_of = np.full(LARGEST_BUDGET + 1, NO_TABLE, np.int64)
         self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
         if self.prefix:
-            assert self.compute
-            self.tables[0] = self.compute(LARGEST_BUDGET)
+            self.tables[0] = self._table(LARGEST_BUDGET)
             self.table_of[:] = 0
             self.release()
         else:
@@ -61,9 +61,24 @@ class Acceptance:
         """Make sure that there is a table for each budget in [0, 255]."""
         missing = [k for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE]
         if missing:
-            assert self.compute, "released"
             self.table_of[missing] = len(self.tables) + np.arange(len(missing))
-            self.tables = np.concatenate([self.tables, *(self.compute(k)[None] for k in missing)])
+            self.tables = np.concatenate([self.tables, *(self._table(k)[None] for k in missing)])
+
+    def _table(self, budget: int) -> UInt8:
+        """The table of a budget; InputError where a drafter made something else."""
+        assert self.compute, "released"
+        table = self.compute(budget)
+        if not (isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape == self.tables.shape[1:]):
+            kind = f"{table.dtype}{list(table.shape)}" if isinstance(table, np.ndarray) else type(table).__name__
+            raise InputError(
+                f"a drafter's table is {kind}: it must be uint8{list(self.tables.shape[1:])}, accepted and drafted"
+            )
+        if (table[:, 0] > table[:, 1]).any():
+            position = int((table[:, 0] > table[:, 1]).argmax())
+            raise InputError(
+                f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
+            )
+        return table
 
     def drafts(self, budget: int) -> Array[Draft]:
         """The table that serves a budget, as compiled code reads it."""

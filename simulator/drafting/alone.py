@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.drafting.acceptance import count_at
-from simulator.drafting.drafter import Drafter, past_rows
-from simulator.drafting.suffix import Suffix
+from simulator.drafting.drafter import Counting, Drafter, accepted, past_rows
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -33,10 +32,10 @@ def acceptance_by_step(
         if samples is not None:
             rows = rows[_rank_in_group(trace.prompt[rows], trace.sample[rows]) < samples]
         past = past_rows(trace, step, drafter.window)
-        if isinstance(drafter, Suffix):
-            counts = drafter.count(trace, rows, drafter.learn(trace, past), budget)
+        if isinstance(drafter, Counting):
+            counts = drafter.counted(trace, rows, past, budget)
         else:
-            counts = count_at(drafter.accept(trace, rows, past, seed), budget)
+            counts = count_at(accepted(drafter, trace, rows, past, seed), budget)
         found.append({"step": step, **asdict(counts), "mean_acceptance_length": counts.mean_acceptance_length,
                       "draft_acceptance_rate": counts.draft_acceptance_rate})  # fmt: skip
     return found

@@ -1,15 +1,28 @@
 """The interface of a drafter, and which recorded rollouts it may have seen."""
 
-from typing import Literal, Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.draft_cost import DraftCost as DraftCost
 from simulator.drafting.acceptance import Acceptance
+from simulator.plugins import calling
+from simulator.records import read_only
+from traces.errors import InputError
 from traces.trace import Trace
 
+if TYPE_CHECKING:
+    from simulator.cost.model import Profile
+    from simulator.drafting.acceptance import AcceptanceCounts
+    from simulator.drafting.live import SiblingIndex
+
 Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+MEND = "mend the drafter"
 
 Source = Literal["prompt", "own", "siblings", "history", "model"]
 
@@ -46,6 +59,80 @@ class Drafter(Protocol):
         past: rows of the rollouts in the window, oldest first, complete and frozen. seed: names the random numbers of a
         drafter that draws them; they are keyed by rollout and position, never by the order of calls.
         """
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A drafter whose cost stands in the profile."""
+
+    def priced(self, profile: Profile) -> Drafter:
+        """Return the same drafter at the price in `profile`."""
+
+
+@runtime_checkable
+class ReservesSlots(Protocol):
+    """A drafter that writes KV of its own."""
+
+    @property
+    def lookahead_tokens(self) -> int:
+        """KV slots that an engine reserves for it beyond the drafts in flight."""
+
+
+@runtime_checkable
+class LiveDrafter(Protocol):
+    """A drafter that can learn from siblings as they emit, in the engine's loop."""
+
+    def sibling_index(self, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
+        """Return what drafts for the rollouts in `rows`; None where tables tell all, which `accept` makes."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A drafter that need not draft everywhere to count what a constant budget gets accepted."""
+
+    def counted(self, trace: Trace, rows: Int64, past: Int64, budget: int) -> AcceptanceCounts:
+        """Replay each rollout alone, drafting only where a decode step begins."""
+
+
+def accepted(drafter: Drafter, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
+    """Return `drafter.accept(...)`, which cannot write into its arguments; whatever goes wrong there is an InputError.
+
+    Raises InputError, too, where the answer is not an Acceptance of these rollouts.
+    """
+    name = f"drafter {type(drafter).__qualname__}"
+    with calling(f"{name}: accept", MEND):
+        found = drafter.accept(trace, read_only(rows), read_only(past), seed)
+    if not isinstance(found, Acceptance):
+        raise InputError(f"{name}: accept returned a {type(found).__name__}: return an Acceptance")
+    if not np.array_equal(found.offsets, offsets_of(trace, rows)):
+        raise InputError(f"{name}: accept returned offsets of other rollouts: return offsets_of(trace, rows)")
+    compute = found.compute
+    if compute is not None:
+
+        def computed(budget: int) -> UInt8:
+            with calling(f"{name}: drafts of budget {budget}", MEND):
+                return compute(budget)
+
+        found.compute = computed
+    return found
+
+
+def check_drafter(drafter: Any, name: str) -> Drafter:
+    """Return somebody's drafter after a look at what it declares; InputError where something is missing or of another type."""
+    members = [member for member in vars(Drafter) if not member.startswith("_")]
+    with calling(f"drafter {name!r}: what it declares", MEND):
+        if missing := [member for member in members if not hasattr(drafter, member)]:
+            raise InputError(f"drafter {name!r} has no {missing[0]}: a drafter has {', '.join(members)}")
+        kinds = {"lossless": bool, "learns_from": frozenset, "needs_tokens": bool, "cost": DraftCost, "window": int}
+        for member, kind in kinds.items():
+            if not isinstance(value := getattr(drafter, member), kind):
+                raise InputError(f"drafter {name!r}: {member} = {value!r:.60}: give a {kind.__name__}")
+        if drafter.window < 0:
+            raise InputError(f"drafter {name!r}: window = {drafter.window}: give RL steps, 0 or more")
+        if not isinstance(told := drafter.describe(), str):
+            raise InputError(f"drafter {name!r}: describe() returned {told!r:.60}: return a text")
+    checked: Drafter = drafter
+    return checked
 
 
 def past_rows(trace: Trace, step: int, window: int) -> Int64:

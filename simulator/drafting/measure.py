@@ -1,21 +1,40 @@
 """A drafter measured on its own: on history, for policies that fit, and over a replay, for tables and plots."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.context import DraftCurve
 from simulator.drafting.acceptance import Acceptance, count_each
-from simulator.drafting.drafter import Drafter
+from simulator.drafting.drafter import Drafter, accepted
 from simulator.limits import LARGEST_BUDGET
+from simulator.records import read_only
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 
 CURVE_BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 CURVE_ROLLOUTS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class DraftCurve:
+    """How much of what budget is drafted and accepted, measured on m earlier rollouts under each of b constant budgets.
+
+    budgets: int64[b], ascending; lengths: int64[m]; drafted, accepted: int64[b, m], sums over a rollout.
+    """
+
+    budgets: Int64
+    lengths: Int64
+    drafted: Int64
+    accepted: Int64
+
+    def __post_init__(self) -> None:
+        """Keep policies from writing into what others read."""
+        for name in ("budgets", "lengths", "drafted", "accepted"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> DraftCurve:
@@ -28,7 +47,7 @@ def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Draft
     if replayed.size == past.size:
         replayed = replayed[::2]
     others = past[~np.isin(past, replayed)]
-    acceptance = drafter.accept(trace, replayed, others, seed)
+    acceptance = accepted(drafter, trace, replayed, others, seed)
     counts = np.array([count_each(acceptance, budget) for budget in CURVE_BUDGETS])
     return DraftCurve(
         np.array(CURVE_BUDGETS), trace.output_tokens[replayed].astype(np.int64), counts[:, 1], counts[:, 2]

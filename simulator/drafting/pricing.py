@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
 
 from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.cost import load_draft_cost
-from simulator.drafting.drafter import Drafter
+from simulator.drafting.drafter import Drafter, Priced
 from traces.errors import InputError
 
 Costs = Mapping[str, float]
@@ -72,5 +71,4 @@ def both(one: DraftCost, other: DraftCost) -> DraftCost:
 
 def priced(drafter: Drafter, profile: Profile) -> Drafter:
     """Return the drafter with costs that it names looked up in the profile; other drafters as they are."""
-    looked_up: Any = getattr(drafter, "priced", None)
-    return drafter if looked_up is None else looked_up(profile)
+    return drafter.priced(profile) if isinstance(drafter, Priced) else drafter

@@ -10,7 +10,7 @@ from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
-from simulator.drafting.drafter import Drafter
+from simulator.drafting.drafter import Drafter, check_drafter
 from simulator.drafting.hybrid import Hybrid
 from simulator.drafting.last import Last
 from simulator.drafting.model import Kind, Modelled
@@ -32,7 +32,7 @@ from simulator.limits import (
     Shape,
     Siblings,
 )
-from simulator.plugins import load, told
+from simulator.plugins import calling, load
 from simulator.validated import Validated, within
 from traces.errors import InputError
 
@@ -224,13 +224,9 @@ class CustomSettings(Validated):
     def drafter(self) -> Drafter:
         """Return the drafter."""
         make = load(self.target, "rolloutsim.drafters", "drafter", BUILT_IN_KINDS)
-        try:
-            drafter: Drafter = make(**self.options)
-        except Exception as error:
-            raise InputError(f"drafter {self.target!r} with {self.options} raised {told(error)}: mend it") from error
-        if not hasattr(drafter, "accept"):
-            raise InputError(f"drafter {self.target!r} makes a {type(drafter).__name__}: it needs an accept method")
-        return drafter
+        with calling(f"drafter {self.target!r} with {self.options}", "mend it"):
+            drafter = make(**self.options)
+        return check_drafter(drafter, self.target)
 
 
 DrafterSettings = Annotated[

@@ -11,6 +11,7 @@ from simulator.drafting.automaton import block_size
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
 from simulator.drafting.layout import THREADS, each_part, prompts_of
+from simulator.drafting.live import SiblingIndex
 from simulator.drafting.longest import accept_longest
 from simulator.drafting.memory import address
 from simulator.drafting.replay import NODE, REPLAY
@@ -107,6 +108,14 @@ class Suffix:
             return replay.table
 
         return Acceptance(offsets_of(trace, rows), table, prefix=self.match == "longest")
+
+    def counted(self, trace: Trace, rows: Int64, past: Int64, budget: int) -> AcceptanceCounts:
+        """Do what `count` does from the history in `past`."""
+        return self.count(trace, rows, self.learn(trace, past), budget)
+
+    def sibling_index(self, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
+        """Return what drafts with live siblings, where they are asked for."""
+        return SiblingIndex(self, trace, rows, self.learn(trace, past)) if self.siblings == "live" else None
 
     def count(
         self, trace: Trace, rows: Int64, history: Forest, budget: int, threads: int = THREADS

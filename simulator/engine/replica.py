@@ -235,7 +235,7 @@ class Replica:
             return
         try:
             answer = self.policy(self.view())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"policy {name_of(self.policy)} raised {told(error)}: mend the policy") from error
         core["asked_at"] = core["steps"]
         budgets = checked(answer, live, self.policy)

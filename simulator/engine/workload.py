@@ -18,6 +18,8 @@ from traces.trace import Trace
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
+LONGEST_S = 1e9
+"""Thirty years: beyond, a double cannot tell microseconds apart."""
 HASHED_TOKENS = 512
 """Prompt tokens that one hash of the trace's `block_hashes` stands for."""
 
@@ -42,9 +44,9 @@ class Workload:
     prompt: index of the prompt in the trace; sample: index in the group; prompt_tokens, output_tokens: lengths
     (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; siblings: makes drafts in
     the engine's loop instead, where they depend on what siblings emitted meanwhile. arrival_s: when each arrives (None: all are
-    there at 0); turns: None where nobody waits; hashes: int64[], prefix block hashes of the prompts, in rollout i from
-    hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of rollouts that were drawn more
-    than once, which of their copies each is: copies share no prefix (None: there are none).
+    there at 0), in seconds after the first; turns: None where nobody waits; hashes: int64[], prefix block hashes of the
+    prompts, in rollout i from hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of
+    rollouts that were drawn more than once, which of their copies each is: copies share no prefix (None: there are none).
     """
 
     prompt: Int64
@@ -141,7 +143,7 @@ def workload_of(
     trace: Trace, rows: Int64, acceptance: Acceptance, siblings: SiblingIndex | None, arrivals: bool
 ) -> Workload:
     """The rollouts in `rows` of a trace as it recorded them; `arrivals`: as they arrived, or all at once."""
-    arrival_s = _recorded(trace, "arrival_s") if arrivals else None
+    arrival_s = _arrivals(trace, rows) if arrivals else None
     turns, hashes = _recorded(trace, "turns"), _recorded(trace, "block_hashes")
     spans = None
     if turns is not None:
@@ -160,11 +162,26 @@ def workload_of(
         output_tokens=trace.output_tokens[rows].astype(np.int64),
         acceptance=acceptance,
         siblings=siblings,
-        arrival_s=None if arrival_s is None else arrival_s.to_numpy().astype(np.float64)[rows],
+        arrival_s=arrival_s,
         turns=spans,
         hashes=None if prefixes is None else pc.list_flatten(prefixes).to_numpy().astype(np.int64),
         hash_offsets=None if prefixes is None else _offsets(prefixes),
     )
+
+
+def _arrivals(trace: Trace, rows: Int64) -> Float64 | None:
+    """When the rollouts arrive, counted from the first of them: step times would be lost beside a calendar's seconds."""
+    column = _recorded(trace, "arrival_s")
+    if column is None:
+        return None
+    recorded = column.to_numpy().astype(np.float64)[rows]
+    arrival_s: Float64 = recorded - recorded.min()
+    if arrival_s.max() > LONGEST_S:
+        raise InputError(
+            f"{trace.source}: arrival_s spans {arrival_s.max():.4g} s, from {recorded.min():.4g} to {recorded.max():.4g}: "
+            "give seconds, and each RL step its own rollouts"
+        )
+    return arrival_s
 
 
 def _recorded(trace: Trace, name: str) -> "pa.ChunkedArray[Any] | None":

@@ -142,7 +142,7 @@ def test_a_policy_that_prepares_is_replaced_by_what_it_prepared(module: str) -> 
 @pytest.mark.parametrize(
     ("attribute", "problem"),
     [
-        ("lazy", "has every=-1: give decode steps between calls"),
+        ("lazy", "every = -1: give decode steps"),
         ("broken", "prepare raised RuntimeError: two lines: mend the policy"),
         ("odd", "is a str: it must be callable"),
         ("inside.deeper", "has no 'inside.deeper'"),

@@ -184,7 +184,9 @@ def test_malformed_override(override: str, shell: Callable[..., Shell], small: P
 
 def test_nothing_to_draft_from(shell: Callable[..., Shell], small: Path) -> None:
     _one_line(shell("acceptance", small, "--no-history", "--no-own"), USAGE, "nothing to draft from")
-    _one_line(_replay(shell, small, "--policy", "fixed:1", "--scope", "request", "--no-own"), USAGE, "nothing to draft from")
+    _one_line(
+        _replay(shell, small, "--policy", "fixed:1", "--scope", "request", "--no-own"), USAGE, "nothing to draft from"
+    )
 
 
 def test_a_trace_without_token_ids_is_not_zero_acceptance(

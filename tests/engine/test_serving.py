@@ -66,7 +66,7 @@ def workload_of(requests: list[reference.Request], arrivals: bool = True) -> Wor
 
 
 def serving_of(limits: reference.Settings) -> Serving:
-    names = set(Serving.__dataclass_fields__)
+    names = set(Serving.model_fields)
     return Serving(**{name: getattr(limits, name) for name in names})
 
 

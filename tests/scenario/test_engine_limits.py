@@ -8,8 +8,9 @@ import pytest
 
 from simulator.catalogue import load_device, load_model
 from simulator.cost.model_config import model_shape
+from simulator.deployed import cost_of, serving_of
 from simulator.drafting.suffix import Suffix
-from simulator.run import cost_of, run, serving_of
+from simulator.run import run
 from simulator.scenario import build
 from traces.errors import InputError
 from traces.importers.mooncake import read_mooncake

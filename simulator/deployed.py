@@ -1,0 +1,69 @@
+"""From what a scenario names to what rollouts are decoded on: costs, drafter, limits."""
+
+from simulator.catalogue import estimate, load_device, load_model
+from simulator.cost.model import Profile
+from simulator.cost.model_config import model_shape
+from simulator.cost.profiles import load_profile
+from simulator.drafting.drafter import Drafter, ReservesSlots
+from simulator.drafting.pricing import priced
+from simulator.engine.deployment import Deployment
+from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
+from simulator.scenario import Scenario
+from traces.errors import InputError
+from traces.trace import Trace
+
+
+def cost_of(scenario: Scenario) -> Profile:
+    """The profile that the scenario names, or an estimate from its model and device."""
+    if scenario.profile is not None:
+        return load_profile(scenario.profile)
+    assert scenario.model is not None, "the scenario was validated"
+    assert scenario.device is not None
+    return estimate(scenario.model, scenario.device, scenario.tensor_parallel_size)
+
+
+def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
+    """The drafter at its price; InputError where it replays tokens that the trace lacks."""
+    drafter = priced(scenario.drafter.drafter(), cost)
+    if drafter.needs_tokens and not trace.has_tokens:
+        raise InputError(
+            f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, or use drafter none"
+        )
+    return drafter
+
+
+def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:
+    """Everything that all policies have in common."""
+    engine = scenario.engine
+    serving = serving_of(scenario, drafter)
+    return Deployment(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
+
+
+def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
+    """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter."""
+    engine = scenario.engine
+    chosen = {name: getattr(engine, name) for name in Serving.model_fields}
+    fitting = _blocks_that_fit(scenario)
+    if engine.num_gpu_blocks == "auto":
+        chosen["num_gpu_blocks"] = fitting
+    if engine.lookahead_tokens is None:
+        chosen["lookahead_tokens"] = drafter.lookahead_tokens if isinstance(drafter, ReservesSlots) else 0
+    if engine.cudagraph_capture_sizes == "vllm":
+        chosen["cudagraph_capture_sizes"] = capture_sizes(
+            engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, chosen["lookahead_tokens"]
+        )
+    return Serving(**chosen)
+
+
+def _blocks_that_fit(scenario: Scenario) -> int | None:
+    """KV blocks beside the model on the device, None where the scenario names neither; InputError where none fit."""
+    if scenario.model is None or scenario.device is None:
+        return None
+    engine, shape = scenario.engine, model_shape(load_model(scenario.model))
+    memory_bytes = int(load_device(scenario.device)["memory_bytes"])
+    try:
+        return shape.num_gpu_blocks(
+            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size
+        )
+    except InputError as error:
+        raise InputError(f"{scenario.model} on {scenario.device}: {error}") from None
