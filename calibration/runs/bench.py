@@ -26,6 +26,19 @@ SGLANG_NAMES = {
     "data_parallel_size": "dp_size",
     "max_model_len": "context_length",
 }
+NOT_SIMULATED = {
+    VLLM: ("spec_decode_acceptance_length", "spec_decode_acceptance_rate", "spec_decode_num_drafts", "lora_modules"),
+    SGLANG: ("accept_length", "lora_name"),
+}
+"""What the client writes of a server that speculated or served adapters; nothing, None or 0 otherwise."""
+SERVER_NOT_SIMULATED = {
+    "speculative_algorithm": (None, ""),
+    "enable_lora": (None, False),
+    "lora_paths": (None, [], {}),
+    "pp_size": (None, 1),
+    "disaggregation_mode": (None, "null"),
+}
+"""SGLang's settings that change the cost or the schedule of a step in ways that are not simulated, and what is harmless."""
 OVERHEAD = "times are the client's: HTTP and detokenising are in what was measured, not in what is simulated"
 SCHEDULER = (
     "the run is of SGLang; what is simulated is vLLM's scheduler, with SGLang's settings where they mean the same"
@@ -43,10 +56,11 @@ def read_bench(document: dict[str, Any], path: Path) -> MeasuredRun:
     """Read one run of either client; failed requests are left out, with a note.
 
     Raises InputError, with file, field and entry, for missing details, for lists of unequal length, for values out of range,
-    and where nothing says when requests were sent.
+    where nothing says when requests were sent, and for speculation, adapters and other things that are not simulated.
     """
     kind = kind_of(document)
     assert kind is not None
+    _refuse_what_is_not_simulated(document, kind, path)
     details = _details(document, kind, path)
     kept = [row for row, tokens in enumerate(details["output_lens"]) if tokens != 0 and not details["errors"][row]]
     notes = left_out(len(details["errors"]) - len(kept), len(details["errors"]), path)
@@ -68,6 +82,21 @@ def read_bench(document: dict[str, Any], path: Path) -> MeasuredRun:
     requests = arranged([str(row) for row in kept], columns, (("arrival_s", "first_token_s", "last_token_s"),))
     notes = (*notes, *held, OVERHEAD, *((SCHEDULER,) if kind == SGLANG else ()))
     return MeasuredRun(path, kind, model, requests, settings, "arrival", notes=notes)
+
+
+def _refuse_what_is_not_simulated(document: dict[str, Any], kind: str, path: Path) -> None:
+    """InputError where the run speculated, served adapters, or was spread in a way that plain decoding is not."""
+    info = document.get("server_info")
+    server = info if kind == SGLANG and isinstance(info, dict) else {}
+    found = [
+        (f"server_info.{key}", server[key])
+        for key, harmless in SERVER_NOT_SIMULATED.items()
+        if server.get(key) not in harmless
+    ]
+    found += [(key, document[key]) for key in NOT_SIMULATED[kind] if document.get(key)]
+    if found:
+        key, value = found[0]
+        raise InputError(f"{path}: {key}: {value!r:.60} is not simulated: record a run without it")
 
 
 def _details(document: dict[str, Any], kind: str, path: Path) -> dict[str, list[Any]]:

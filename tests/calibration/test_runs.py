@@ -215,6 +215,7 @@ def test_bench_arrivals_are_known_only_where_the_file_tells(tmp_path: Path) -> N
         ({"max_concurrency": 0}, "max_concurrency: 0 is less than 1"),
         ({"errors": ["x", "y", "z"]}, "none of the 3 requests finished"),
         ({"max_num_seqs": "lots"}, "max_num_seqs: 'lots'"),
+        ({"spec_decode_acceptance_length": 2.5}, "spec_decode_acceptance_length: 2.5 is not simulated"),
     ],
 )
 def test_bad_bench(tmp_path: Path, change: dict, words: str) -> None:
@@ -245,6 +246,12 @@ def test_sglang(tmp_path: Path) -> None:
     whole_prompts = {**document, "server_info": {**SERVER, "chunked_prefill_size": -1}}
     facts = read_run(write_json(tmp_path / "result.jsonl", whole_prompts)).settings
     assert (facts.enable_chunked_prefill, facts.max_num_batched_tokens) == (False, None)
+    for key, value in (("speculative_algorithm", "EAGLE3"), ("pp_size", 2), ("disaggregation_mode", "prefill")):
+        special = {**document, "server_info": {**SERVER, key: value}}
+        assert f"server_info.{key}: {value!r} is not simulated" in refusal(
+            write_json(tmp_path / "result.jsonl", special)
+        )
+    assert "accept_length: 2.5" in refusal(write_json(tmp_path / "result.jsonl", {**document, "accept_length": 2.5}))
     (tmp_path / "result.jsonl").write_text(2 * (json.dumps(document) + "\n"))
     assert "holds 2 runs, one a line" in refusal(tmp_path / "result.jsonl")
     summary = without(document, "ttfts", "itls", "errors", "input_lens", "output_lens")
