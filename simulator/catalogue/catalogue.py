@@ -15,6 +15,8 @@ from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
 SUFFIX = ".json"
+QUANTISED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Where ModelOpt, GPTQ and AWQ checkpoints say beside config.json that their weights are quantised."""
 
 
 def list_models() -> list[str]:
@@ -30,7 +32,8 @@ def list_devices() -> list[str]:
 def load_model(name_or_path: str | Path) -> Mapping[str, Any]:
     """Fields of a model's `config.json`: by catalogue name or Hugging Face id in any case, or by the file's path.
 
-    Raises InputError for an unknown name (with the nearest ones) and for a file that cannot be read.
+    Raises InputError for an unknown name (with the nearest ones), for a file that cannot be read, and for one beside which
+    a file says that the weights are quantised.
     """
     return _found_model(name_or_path)[1]
 
@@ -104,6 +107,12 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path} cannot be read ({reason}): give the path of a model's config.json") from None
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a {type(config).__name__}, not an object: give a model's config.json")
+    for beside in (path.with_name(name) for name in QUANTISED):
+        if beside.exists():
+            raise InputError(
+                f"{beside}: says that the weights beside {path.name} are quantised, which is not estimated: give the "
+                "config.json of the checkpoint in 16 bits, or measure or import a profile of this one"
+            )
     return config
 
 

@@ -117,3 +117,13 @@ def test_files_that_are_no_config_are_refused(tmp_path: Path, content, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         estimate(str(path), "h100")
+
+
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantize_config.json", "quant_config.json"])
+def test_a_checkpoint_quantised_beside_its_config_is_refused(tmp_path: Path, name: str) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(dict(load_model("qwen3-0.6b"))))
+    estimate(config, "h100")
+    (tmp_path / name).write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    with pytest.raises(InputError, match=f"{name}: says that the weights beside config.json are quantised"):
+        estimate(config, "h100")
