@@ -93,6 +93,7 @@ def checked(name: str, value: Any, place: str) -> Any:
 
 def overridden(facts: EngineFacts, settings: Iterable[str]) -> EngineFacts:
     """The facts with each `KEY=VALUE` of `settings` put in; values are YAML, and null is "nobody said"."""
+    seen: set[str] = set()
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
@@ -101,6 +102,9 @@ def overridden(facts: EngineFacts, settings: Iterable[str]) -> EngineFacts:
             near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
             fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(NAMES)}"
             raise InputError(f"--set {setting!r}: {name!r} is no setting: {fix}")
+        if name in seen:
+            raise InputError(f"--set {setting!r}: {name} is set twice: set it once")
+        seen.add(name)
         try:
             value = load_value(text)
         except InputError as error:

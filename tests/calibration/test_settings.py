@@ -133,3 +133,8 @@ def test_kv_blocks_come_from_the_log_else_from_the_deployment(shared_data: Path)
     ):
         with pytest.raises(InputError, match=words):
             settle(replace(run, settings=replace(run.settings, **change)), shape, deployment)
+
+
+def test_a_setting_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(InputError, match="max_num_seqs is set twice: set it once"):
+        overridden(EngineFacts(), ["max_num_seqs=4", "block_size=16", "max_num_seqs=8"])
