@@ -65,6 +65,12 @@ class Trace:
         return _read_only(np.asarray(codes.to_numpy(), dtype=np.int32))
 
     @cached_property
+    def prompt_rank(self) -> npt.NDArray[np.int64]:
+        """Place of each of prompt_ids when the short come first, then in alphabetical order, int64[len(prompt_ids)]."""
+        order = np.lexsort((self.prompt_ids, [len(name) for name in self.prompt_ids]))  # p-2 before p-10
+        return np.argsort(order)
+
+    @cached_property
     def steps(self) -> list[int]:
         """The distinct RL steps, ascending."""
         return [int(step) for step in np.unique(self.step)]

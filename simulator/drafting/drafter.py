@@ -136,10 +136,13 @@ def check_drafter(drafter: Any, name: str) -> Drafter:
 
 
 def past_rows(trace: Trace, step: int, window: int) -> Int64:
-    """Return the rows of `trace` in the `window` recorded RL steps before `step`, oldest first."""
+    """Return the rows of `trace` in the `window` recorded RL steps before `step`, oldest first.
+
+    Those of one RL step are in order of prompt id and sample: where they stand in the file breaks no tie.
+    """
     before = [s for s in trace.steps if s < step][-window:] if window else []
     rows = np.flatnonzero(np.isin(trace.step, before))
-    return rows[np.argsort(trace.step[rows], kind="stable")]
+    return rows[np.lexsort((trace.sample[rows], trace.prompt_rank[trace.prompt[rows]], trace.step[rows]))]
 
 
 def offsets_of(trace: Trace, rows: Int64) -> Int64:
