@@ -17,6 +17,7 @@ from simulator.engine.deployment import Deployment as Engines
 from simulator.engine.serving import Serving
 from simulator.engine.workload import Workload
 from simulator.records import joined
+from traces.errors import InputError
 
 Router = Literal["round_robin", "least_loaded"]
 
@@ -24,7 +25,12 @@ Router = Literal["round_robin", "least_loaded"]
 def simulate_run(
     run: MeasuredRun, facts: EngineFacts, profile: Profile, deployment: Deployment | None, router: Router
 ) -> SimulatedRun:
-    """Replay the requests of a run on replicas with its settings, and return when each was queued, began and ended."""
+    """Replay the requests of a run on replicas with its settings, and return when each was queued, began and ended.
+
+    Raises InputError where the profile is of other parallelism than the run was, or does not say that it has the run's experts
+    spread.
+    """
+    _check_parallel(facts, profile)
     workload = requests_of(run)
     replicas = deployment.replicas if deployment else facts.data_parallel_size or 1
     assert facts.max_num_seqs is not None, "the settings are complete"
@@ -33,14 +39,13 @@ def simulate_run(
     rollouts = outcome.rollouts
     preempted, cached = int(rollouts["preempted"].sum()), int(rollouts["cached"].sum())
     notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
-    if (tp := facts.tensor_parallel_size or 1) > 1:
+    tp = facts.tensor_parallel_size or 1
+    if tp > 1 and "tensor_parallel_size" not in profile.parallel:
         notes.append(
             f"tensor parallel size {tp}: a profile of that many GPUs is needed; this one is of {profile.device}"
         )
-    if facts.enable_expert_parallel and tp * replicas > 1:
-        notes.append(
-            "expert parallelism: the profile's costs must include it; ranks step on their own here, in vLLM together"
-        )
+    if _expert_ranks(facts) > tp:
+        notes.append("expert parallelism: data-parallel ranks step on their own here, in vLLM together")
     notes += derived(outcome.logs, profile)
     if outside := beyond(outcome.logs, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
@@ -52,6 +57,29 @@ def simulate_run(
         float(outcome.extrapolated_s.sum()) / float(outcome.busy_s.sum()),
         tuple(notes),
     )
+
+
+def _check_parallel(facts: EngineFacts, profile: Profile) -> None:
+    """InputError where the costs are of another degree than the run; what a profile leaves unsaid is one, but for tensors."""
+    said = profile.parallel
+    for name, degree, flag, unsaid in (
+        ("tensor_parallel_size", facts.tensor_parallel_size or 1, "--tp", None),
+        ("expert_parallel_size", _expert_ranks(facts), "--ep", 1),
+    ):
+        found = said.get(name, unsaid)
+        if found not in (None, degree):
+            what = f"says {name} {found}" if name in said else f"says no {name}"
+            raise InputError(
+                f"profile {profile.name}: {what}, but the run had {degree}: import one with {flag} {degree}, or write "
+                f"'parallel: {{{name}: {degree}}}' into it if its costs are of that many GPUs"
+            )
+
+
+def _expert_ranks(facts: EngineFacts) -> int:
+    """Over how many GPUs the run spread its experts: all of its tensor- and data-parallel ranks, if asked to, as in vLLM."""
+    if not facts.enable_expert_parallel:
+        return 1
+    return (facts.tensor_parallel_size or 1) * (facts.data_parallel_size or 1)
 
 
 def requests_of(run: MeasuredRun) -> Workload:

@@ -161,6 +161,7 @@ def import_aiconfigurator(
         ])),
         derived={"decode_width": 1.0, "prefill_context": 0.0, "kv_tokens": measured_kv},
         derivation=DERIVATION,
+        parallel={"tensor_parallel_size": tp, "expert_parallel_size": ep},
     )  # fmt: skip
     errors = {name: error for name, error in held_out(profile).items() if not name.endswith(ESTIMATE)}
     return replace(profile, held_out=errors)

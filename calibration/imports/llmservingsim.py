@@ -101,6 +101,7 @@ def import_llmservingsim(
         derived={"decode_width": 1.0},
         derivation=verification_note(attention),
         held_out=errors,
+        parallel={"tensor_parallel_size": tp, "expert_parallel_size": ep},
     )
 
 

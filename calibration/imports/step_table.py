@@ -54,6 +54,7 @@ def import_step_table(path: Path, model: str, device: str, tp: int | None = None
         source=f"step times in {path.name}: {len(rows):,} rows at tp {tp}",
         uncertainty="steps between the measured ones are interpolated linearly; what their measurement leaves out is unknown",
         valid_range=fixed,
+        parallel={"tensor_parallel_size": tp},
         notes=f"{repeats:,} repeated measurements count by their median." if repeats else "",
     )
 

@@ -51,6 +51,7 @@ def profile_of(
         source=f"rolloutsim calibrate kernels: {', '.join(f'{key} {value}' for key, value in about.items())}",
         uncertainty="see below",
         valid_range=_range(limits, points),
+        parallel={"tensor_parallel_size": 1, "expert_parallel_size": 1},
     )
     steps = [points[key] for key in sorted(points) if key[0] == "step"]
     work, seconds = _work(steps, graph_sizes), np.array([step["median_s"] for step in steps])

@@ -82,6 +82,7 @@ def _description(one: Profile) -> list[str]:
     facts = [("profile", one.name), ("kind", one.kind), ("model", one.model), ("device", one.device)]
     facts += [("source", one.source), ("relative error", uncertainty(one)), ("uncertainty", one.uncertainty)]
     facts += [("notes", one.notes)] if one.notes else []
+    facts += [("parallel", ", ".join(f"{name} {size}" for name, size in one.parallel.items()))] if one.parallel else []
     facts += [("sha256", one.sha256)] if one.sha256 else []
     lines = [_wrapped(key, text) for key, text in facts]
     span = [f"{feature} {lowest:g} to {highest:g}" for feature, (lowest, highest) in one.valid_range.items()]

@@ -28,6 +28,7 @@ OPTIONAL = (
     "spread",
     "fits",
     "measured",
+    "parallel",
 )
 TWO_DEEP = ("held_out", "spread", "fits")
 """Keys that hold numbers by name, and those by another name."""
@@ -63,6 +64,8 @@ def document_of(profile: Profile) -> dict[str, Any]:
             document[key] = {name: dict(numbers) for name, numbers in told.items()}
     if profile.measured:
         document["measured"] = dict(profile.measured)
+    if profile.parallel:
+        document["parallel"] = dict(profile.parallel)
     return document
 
 
@@ -112,6 +115,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         derived=_numbers(document.get("derived") or {}, "derived"),
         derivation=_text(document, "derivation") if document.get("derived") else "",
         measured=_numbers(document.get("measured") or {}, "measured"),
+        parallel=_mapping(document.get("parallel") or {}, "parallel"),
         sha256=sha256,
         held_out=told["held_out"],
         spread=told["spread"],

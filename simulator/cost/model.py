@@ -17,6 +17,9 @@ from simulator.cost.work import FEATURES, LEAST, StepWork
 from simulator.records import Pointing
 from traces.errors import InputError
 
+PARALLEL = ("tensor_parallel_size", "expert_parallel_size")
+"""Kinds of parallelism that a step's costs may contain: GPUs of one engine, and GPUs that the experts are spread over."""
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -53,7 +56,8 @@ class Profile:
     `spread` does so to what repeated measurements differ by, over their median: interquartile range, or range between rounds
     where that is more. `fits` maps simpler laws to their coefficients in seconds and their errors on whole steps; `measured`
     holds other figures of the machine, units in the names.
-    No cost follows from these three.
+    No cost follows from these three. `parallel` says over how many GPUs the model (`tensor_parallel_size`) and its experts
+    (`expert_parallel_size`) are spread in these costs; empty where nobody said.
     Raises InputError for operators that do not fit the kind, a bad range, a missing source, or a cost that can be <= 0.
     """
 
@@ -74,6 +78,7 @@ class Profile:
     spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    parallel: Mapping[str, int] = field(default_factory=dict)
     sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +106,11 @@ class Profile:
         for feature in self.derived:
             if feature not in FEATURES:
                 raise InputError(f"derived.{feature} is not a feature: use {', '.join(FEATURES)}")
+        for key, size in self.parallel.items():
+            if key not in PARALLEL:
+                raise InputError(f"parallel.{key} is not a kind of parallelism: use {', '.join(PARALLEL)}")
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"parallel.{key} = {size!r}: give a whole number of GPUs, 1 or more")
         if self.derived and not self.derivation.strip():
             raise InputError("derivation is empty: say how the derived costs follow from measured ones")
         object.__setattr__(self, "valid_range", {**_grid_range(self.operators), **self.valid_range})

@@ -110,6 +110,7 @@ def test_experts_follow_tokens_and_ranks(shared_data: Path) -> None:
     one = moe.query("tokens == 1 and activated_experts == 8")["time_us"].item()
     assert float(alone.operator_times(StepWork.decode(1, 100))["experts"]) == pytest.approx(48e-6 * one)
     shared = import_llmservingsim(path, QWEN, 1, 16e9, 2e-5, ep=2)
+    assert shared.parallel == {"tensor_parallel_size": 1, "expert_parallel_size": 2}
     work = StepWork.decode([8, 64], 100)
     assert (shared.operator_times(work)["experts"] < alone.operator_times(work)["experts"]).all()
     exchange = 2 * 48 * (2e-5 + 64 * 2048 * 2 / 16e9)

@@ -52,6 +52,7 @@ EVERYTHING = Profile(
     spread={"attention 0": {"points": 12.0, "median": 0.003, "p95": 0.01}},
     fits={"das": {"constant_s": 1e-3, "points": 5.0, "median": 0.3, "p95": 0.4}},
     measured={"copy_bandwidth_bytes_per_s": 4.3e12},
+    parallel={"tensor_parallel_size": 2, "expert_parallel_size": 8},
 )
 
 
