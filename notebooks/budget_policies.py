@@ -23,7 +23,7 @@ import numpy as np
 
 import traces
 from simulator.drafting.alone import acceptance_by_step
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import build, drafter_settings
 from traces.io import read
 

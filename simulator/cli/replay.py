@@ -147,7 +147,7 @@ def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as
 
 
 def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
-    from simulator.run import run
+    from simulator.replay import run
 
     if out is not None:
         from simulator.report.folder import check_folder, write_folder

@@ -24,7 +24,7 @@ from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.recorded import Recorded
 from simulator.drafting.suffix import Suffix
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import build
 from simulator.testing import check_cost_model, check_drafter, check_policy, example_trace
 from traces.io import from_table

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import Scenario
 from traces.io import read
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from simulator.replay import run
 from simulator.results import Result
-from simulator.run import run
 from simulator.scenario import build
 from tests.golden import traces
 from tests.golden.scenarios import Golden

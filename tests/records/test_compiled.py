@@ -122,7 +122,7 @@ import os, json
 before = dict(os.environ)
 import numba
 folder = numba.config.CACHE_DIR
-import simulator, simulator.run
+import simulator, simulator.replay
 print(json.dumps([dict(os.environ) == before, numba.config.CACHE_DIR == folder]))
 """
     done = subprocess.run(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from simulator.engine.state import STEP
+from simulator.replay import run
 from simulator.report import plots
 from simulator.report.series import (
     LiveBatch,
@@ -19,7 +20,6 @@ from simulator.report.series import (
     thinned,
 )
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
-from simulator.run import run
 from simulator.scenario import build
 from traces.errors import InputError
 

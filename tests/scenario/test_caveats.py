@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from simulator.drafting.suffix import Suffix
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import build
 from traces.io import from_table
 from traces.synthesis import synth

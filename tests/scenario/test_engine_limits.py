@@ -10,7 +10,7 @@ from simulator.catalogue import load_device, load_model
 from simulator.cost.model_config import model_shape
 from simulator.deployed import cost_of, serving_of
 from simulator.drafting.suffix import Suffix
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import build
 from traces.errors import InputError
 from traces.importers.mooncake import read_mooncake

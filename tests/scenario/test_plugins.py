@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import Scenario
 from traces.errors import InputError
 

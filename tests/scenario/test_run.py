@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.compute
 import pytest
 
-from simulator.run import run
+from simulator.replay import run
 from simulator.scenario import Scenario, build
 from traces.io import from_table
 from traces.synthesis import synth

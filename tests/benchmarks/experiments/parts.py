@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from simulator.drafting.settings import SuffixSettings
 from simulator.drafting.suffix import Suffix
+from simulator.replay import run
 from simulator.results import Result
-from simulator.run import run
 from simulator.scenario import build
 from traces.io import read
 from traces.trace import Trace
