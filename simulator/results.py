@@ -1,17 +1,22 @@
-"""What a run found: three tidy Arrow tables and where they came from."""
+"""What a run found: tidy Arrow tables and where they came from."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simulator.compare.report import Comparison
 from traces.atomic import replacing
+from traces.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = ("runs", "rl_steps", "rollouts", "steps", "acceptance")
 SCHEMA_VERSION = 1
 
 
@@ -139,6 +144,31 @@ class Result:
     about: Mapping[str, Any]
     comparison: Comparison | None = None
 
+    def __repr__(self) -> str:
+        """How the policies did, in one line."""
+        told = [f"{run['policy']} {run['makespan_s']:.2f} s ({run['speedup']:.3f}x)" for run in self.runs.to_pylist()]
+        of = f"{self.runs['rollouts'][0]} rollouts in {self.runs['rl_steps'][0]} RL step(s)" if told else "nothing"
+        warnings = len(self.about.get("warnings", ()))
+        return f"<Result of {of}: {', '.join(told)}{f'; {warnings} warning(s) in about' if warnings else ''}>"
+
+    def to_pandas(
+        self, table: Literal["runs", "rl_steps", "rollouts", "steps", "acceptance", "comparison"] = "runs"
+    ) -> "pd.DataFrame":
+        """A table as a data frame, its columns as `results` describes them.
+
+        Raises InputError for another name, and for `comparison` where none was asked for.
+        """
+        if table == "comparison" and self.comparison:
+            return self.comparison.table.to_pandas()
+        if table not in TABLES:
+            raise InputError(
+                "comparison: there is none: run a scenario with `compare`"
+                if table == "comparison"
+                else f"table {table!r} is unknown: use {', '.join(TABLES)}, comparison"
+            )
+        found: pa.Table = getattr(self, table)
+        return found.to_pandas()
+
     def document(self) -> dict[str, Any]:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
@@ -153,7 +183,7 @@ class Result:
         """Write every table as zstd Parquet into `folder`; returns the paths."""
         note = json.dumps({**self.about, "schema_version": SCHEMA_VERSION}).encode()
         paths = []
-        tables = {name: getattr(self, name) for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance")}
+        tables = {name: getattr(self, name) for name in TABLES}
         if self.comparison:
             tables["comparison"] = self.comparison.table
         for name, table in tables.items():
