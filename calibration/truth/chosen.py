@@ -62,9 +62,10 @@ def chosen(trace: Trace, choice: Choice, window: int) -> tuple[Trace, Int64, Int
         raise InputError(
             f"{trace.source}: RL step {choice.step} has a prompt of 0 tokens: a decoder needs at least one"
         )
-    before = trace.table.select(kept).take(past)
+    # in the order of the file, by which prompts are numbered in what was measured
+    before = trace.table.select(kept).take(past[np.lexsort((past, trace.step[past]))])
     part = from_table(pa.concat_tables([before, now.cast(before.schema)]), trace.source)
-    return part, np.arange(past.size, past.size + rows.size), np.arange(past.size)
+    return part, np.arange(past.size, past.size + rows.size), past_rows(part, choice.step, window)
 
 
 def prompt_lengths(trace: Trace, rows: Int64, choice: Choice) -> Int64:
