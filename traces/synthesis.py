@@ -32,6 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 def synth(
@@ -79,8 +80,49 @@ def synth(
 
     zipf_law = np.cumsum(np.arange(1, vocabulary + 1, dtype=np.float64) ** -zipf)
     zipf_law /= zipf_law[-1]
+    reuse = (sibling_reuse, history_reuse)
+    tokens = _tokens(offsets, (steps, prompts, samples), seed, reuse, span_tokens, zipf_law)
+    prompt_texts = _prompts(prompts, prompt_tokens, seed, zipf_law)
+    numbers = np.stack([step, prompt, sample])
+    return with_provenance(_table(numbers, prompt_texts, tokens, offsets, wanted > max_tokens), {"synthetic": settings})
+
+
+def _table(
+    numbers: Ints, prompt_texts: list[npt.NDArray[np.int32]], tokens: npt.NDArray[np.int32], offsets: Ints, cut: Bools
+) -> pa.Table:
+    """The trace of rollouts; numbers: int64[3, n], step, prompt and sample of each."""
+    step, prompt, sample = numbers
+    prompt_lengths = np.array([text.size for text in prompt_texts])[prompt]
+    prompt_ids = np.concatenate([prompt_texts[index] for index in prompt])
+    return pa.table(
+        {
+            "step": pa.array(step, pa.int32()),
+            "prompt_id": pa.array([f"prompt-{index}" for index in prompt.tolist()]),
+            "sample": pa.array(sample, pa.int32()),
+            "prompt_tokens": pa.array(prompt_lengths, pa.int32()),
+            "output_tokens": pa.array(np.diff(offsets), pa.int32()),
+            "policy": pa.array([f"synthetic/step_{index}" for index in step.tolist()]),
+            "epoch": pa.array(step, pa.int32()),
+            "finish_reason": pa.array(np.where(cut, "length", "stop").tolist()),
+            "prompt_token_ids": _lists(prompt_ids, _offsets(prompt_lengths)),
+            "token_ids": _lists(tokens, offsets),
+        }
+    )
+
+
+def _tokens(
+    offsets: Ints,
+    shape: tuple[int, int, int],
+    seed: int,
+    reuse: tuple[float, float],
+    span_tokens: float,
+    zipf_law: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int32]:
+    """Ids of all rollouts, a wave after the other: one rollout of every prompt, copying from earlier waves."""
+    steps, prompts, samples = shape
+    of_siblings, of_history = reuse
     tokens = np.empty(offsets[-1], dtype=np.int32)
-    for at_step, at_sample in np.ndindex(steps, samples):  # a wave: one rollout of every prompt, copying earlier waves
+    for at_step, at_sample in np.ndindex(steps, samples):
         rng = np.random.default_rng([seed, TOKENS, at_step, at_sample])
         rows = (at_step * prompts + np.arange(prompts)) * samples + at_sample
         starts, owner = _spans(rng, np.diff(offsets)[rows], span_tokens)
@@ -88,32 +130,19 @@ def synth(
         sibling = rows[owner] - at_sample + rng.integers(0, max(1, at_sample), len(starts))
         before = rng.integers(0, max(1, at_step), len(starts))
         history = (before * prompts + owner) * samples + rng.integers(0, samples, len(starts))
-        is_sibling = (kind < sibling_reuse) & (at_sample > 0)
-        is_history = (kind >= sibling_reuse) & (kind < sibling_reuse + history_reuse) & (at_step > 0)
+        is_sibling = (kind < of_siblings) & (at_sample > 0)
+        is_history = (kind >= of_siblings) & (kind < of_siblings + of_history) & (at_step > 0)
         source = np.where(is_sibling, sibling, np.where(is_history, history, NOTHING))
         _fill(rng, tokens, offsets, rows, starts, source, zipf_law)
+    return tokens
 
+
+def _prompts(
+    prompts: int, prompt_tokens: int, seed: int, zipf_law: npt.NDArray[np.float64]
+) -> list[npt.NDArray[np.int32]]:
     rng = np.random.default_rng([seed, PROMPTS])
-    prompt_offsets = _offsets(rng.integers(prompt_tokens - prompt_tokens // 2, prompt_tokens * 3 // 2 + 1, prompts))
-    prompt_texts = np.split(_novel(rng, int(prompt_offsets[-1]), zipf_law), prompt_offsets[1:-1])
-    repeated = [prompt_texts[index] for index in prompt]
-    return with_provenance(
-        pa.table(
-            {
-                "step": pa.array(step, pa.int32()),
-                "prompt_id": pa.array([f"prompt-{index}" for index in prompt.tolist()]),
-                "sample": pa.array(sample, pa.int32()),
-                "prompt_tokens": pa.array(np.diff(prompt_offsets)[prompt], pa.int32()),
-                "output_tokens": pa.array(np.diff(offsets), pa.int32()),
-                "policy": pa.array([f"synthetic/step_{index}" for index in step.tolist()]),
-                "epoch": pa.array(step, pa.int32()),
-                "finish_reason": pa.array(np.where(wanted > max_tokens, "length", "stop").tolist()),
-                "prompt_token_ids": _lists(np.concatenate(repeated), _offsets(np.diff(prompt_offsets)[prompt])),
-                "token_ids": _lists(tokens, offsets),
-            }
-        ),
-        {"synthetic": settings},
-    )
+    offsets = _offsets(rng.integers(prompt_tokens - prompt_tokens // 2, prompt_tokens * 3 // 2 + 1, prompts))
+    return np.split(_novel(rng, int(offsets[-1]), zipf_law), offsets[1:-1])
 
 
 def _check(settings: dict[str, Any]) -> None:

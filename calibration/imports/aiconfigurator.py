@@ -113,15 +113,7 @@ def import_aiconfigurator(
     """
     whole, name = model_shape(config), str(config.get("_name_or_path") or config.get("model_type") or "decoder")
     shape = whole.shard(tp)
-    precision = str(config.get("torch_dtype") or config.get("dtype") or PRECISION).removeprefix("torch.")
-    if precision != PRECISION:
-        raise InputError(
-            f"model config torch_dtype = {precision!r}: only {PRECISION} is imported; use a config that has it"
-        )
-    if ep not in (1, tp) or (ep > 1 and not whole.experts):
-        raise InputError(
-            f"ep = {ep} at tp = {tp}: experts are spread over 1 or all GPUs of a model that has them; use 1"
-        )
+    _check_asked(config, whole, tp, ep)
     source = _source(folder, system, engine, engine_version)
     figures = source.figures
     memory = MemoryKernel(
@@ -150,11 +142,7 @@ def import_aiconfigurator(
         uncertainty=_uncertainty(grid, off_grid, apart),
         notes=" ".join(filter(None, [
             _listed("Interpolated or extrapolated, because they were not measured: ", [*off_grid, *interpolated]),
-            f"{int((~decodes.measured).sum())} of {decodes.measured.size} points of decode attention and "
-            f"{int((~prompts.measured).sum())} of {prompts.measured.size} of prefill attention are too large to have been "
-            "measured and follow from smaller ones.",
-            "A step that both decodes and prefills costs the sum of both attention kernels. Where mixed kernels were "
-            "measured (LLMServingSim, two other GPUs) they take longer than that sum, by a fifth to a half in the median.",
+            _beyond(decodes, prompts),
             f"Experts: routing is {moe_distribution}." if whole.experts else "",
             f"Operators marked (estimate) were not measured: {memory.latency_s * 1e6:g} us a kernel, and its bytes at "
             f"{memory.bytes_per_s:.3g} bytes/s.",
@@ -165,6 +153,18 @@ def import_aiconfigurator(
     )  # fmt: skip
     errors = {name: error for name, error in held_out(profile).items() if not name.endswith(ESTIMATE)}
     return replace(profile, held_out=errors)
+
+
+def _check_asked(config: Mapping[str, Any], whole: ModelShape, tp: int, ep: int) -> None:
+    precision = str(config.get("torch_dtype") or config.get("dtype") or PRECISION).removeprefix("torch.")
+    if precision != PRECISION:
+        raise InputError(
+            f"model config torch_dtype = {precision!r}: only {PRECISION} is imported; use a config that has it"
+        )
+    if ep not in (1, tp) or (ep > 1 and not whole.experts):
+        raise InputError(
+            f"ep = {ep} at tp = {tp}: experts are spread over 1 or all GPUs of a model that has them; use 1"
+        )
 
 
 def newest(folder: Path) -> str:
@@ -289,6 +289,17 @@ def _uncertainty(grid: Gemms, off_grid: list[str], apart: float) -> str:
                 f"twenty ({size.size:,} measured ones left out)"
             )
     return text
+
+
+def _beyond(decodes: Measured, prompts: Measured) -> str:
+    """What follows from smaller measurements, and what the sum of two kernels leaves out."""
+    return (
+        f"{int((~decodes.measured).sum())} of {decodes.measured.size} points of decode attention and "
+        f"{int((~prompts.measured).sum())} of {prompts.measured.size} of prefill attention are too large to have been "
+        "measured and follow from smaller ones. A step that both decodes and prefills costs the sum of both attention "
+        "kernels. Where mixed kernels were measured (LLMServingSim, two other GPUs) they take longer than that sum, by a "
+        "fifth to a half in the median."
+    )
 
 
 def _listed(head: str, parts: list[str]) -> str:

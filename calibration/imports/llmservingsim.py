@@ -50,14 +50,7 @@ def import_llmservingsim(
     uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
     shape, folder = model_shape(config), folder.resolve()
-    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
-        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
-    tables = folder / f"tp{tp}"
-    if not tables.is_dir():
-        there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []
-        raise InputError(
-            f"{tables}: no such folder: measured are {', '.join(there) or 'none'}; give --tp of one of them"
-        )
+    tables = _tables(folder, tp, ep, shape)
     meta = _meta(folder / "meta.yaml")
     _check_model(meta, shape)
     attention = _read(tables / "attention.csv", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
@@ -81,9 +74,6 @@ def import_llmservingsim(
         link = _link(link_bandwidth_bytes_per_s, link_latency_s, max(tp, ep))
         operators += [_all_reduce(shape, tp, *link)] if tp > 1 else []
         operators += [_exchange(shape, ep, *link)] if ep > 1 else []
-    most = _section(meta, "engine_effective").get("max_num_batched_tokens", 0)
-    if not isinstance(most, int | float) or not 0 <= most < np.inf:
-        raise InputError(f"meta.yaml: engine_effective.max_num_batched_tokens = {most!r}: give a number of tokens")
     ranks = f"tp {tp}, ep {ep}" if ep > 1 else f"tp {tp}"
     return Profile(
         name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, {ranks}",
@@ -94,7 +84,7 @@ def import_llmservingsim(
         source=f"LLMServingSim profile {folder.parent.parent.name}/{folder.parent.name}/{folder.name}/tp{tp}, "
         f"vLLM {meta.get('vllm_version')}, {meta.get('profiled_at')}",
         uncertainty="kernels timed one by one and summed: launch gaps, and what CUDA graphs save of them, are not in it",
-        valid_range=_range(operators, attention, float(most)),
+        valid_range=_range(operators, attention, _most_tokens(meta)),
         notes=f"Uneven KV lengths {'cost what skew.csv measured' if uneven else 'cost what their mean does'}"
         f"{'' if uneven or trusted else ': its authors switched the skew fit off'}. Attention of several prefill chunks: "
         "the mixed kernel for one of their mean length, and a prefill kernel for each further one.",
@@ -103,6 +93,27 @@ def import_llmservingsim(
         held_out=errors,
         parallel={"tensor_parallel_size": tp, "expert_parallel_size": ep},
     )
+
+
+def _tables(folder: Path, tp: int, ep: int, shape: ModelShape) -> Path:
+    """The folder of a degree; InputError where it was not measured, or the experts cannot be spread so."""
+    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
+        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
+    tables = folder / f"tp{tp}"
+    if not tables.is_dir():
+        there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []
+        raise InputError(
+            f"{tables}: no such folder: measured are {', '.join(there) or 'none'}; give --tp of one of them"
+        )
+    return tables
+
+
+def _most_tokens(meta: dict[str, Any]) -> float:
+    """Tokens of the largest step that the profiled engine would run; 0 where it does not say."""
+    most = _section(meta, "engine_effective").get("max_num_batched_tokens", 0)
+    if not isinstance(most, int | float) or not 0 <= most < np.inf:
+        raise InputError(f"meta.yaml: engine_effective.max_num_batched_tokens = {most!r}: give a number of tokens")
+    return float(most)
 
 
 def _dense(table: pd.DataFrame, shape: ModelShape) -> Made:

@@ -30,6 +30,7 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 WARM_UP_STEPS = 20
 SPARE_TOKENS = 64
@@ -56,46 +57,21 @@ class Settings:
 
 def replay(settings: Settings, trace: Trace, command: str, progress: Progress = iter) -> GroundTruth:
     """Decode the chosen rollouts under each policy, `repeats` times in random order, and return what each step took."""
-    choice, n_slots = settings.choice, settings.max_num_seqs
+    choice = settings.choice
     part, rows, past = chosen(trace, choice, settings.drafter.window)
-    if choice.context_tokens is not None and rows.size > n_slots:
+    if choice.context_tokens is not None and rows.size > settings.max_num_seqs:
         raise InputError(
-            f"context_tokens = {choice.context_tokens}: {rows.size} rollouts begin at once on {n_slots} slots: raise "
-            "max_num_seqs, or take fewer rollouts"
+            f"context_tokens = {choice.context_tokens}: {rows.size} rollouts begin at once on {settings.max_num_seqs} slots: "
+            "raise max_num_seqs, or take fewer rollouts"
         )
-    tables = _tables(settings, part, past, min(n_slots, rows.size))
-    device, shape = device_of(settings.device), model_shape(settings.config)
+    slots = min(settings.max_num_seqs, rows.size)
+    tables = _tables(settings, part, past, slots)
+    device = device_of(settings.device)
     dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    prompts, outputs = prompt_lengths(part, rows, choice), part.output_tokens[rows].astype(np.int64)
-    room = int((prompts + outputs).max()) + SPARE_TOKENS
-    slots = min(n_slots, rows.size)
-    decoder = Decoder(shape, DTYPES[dtype_name], device, slots, room, settings.seed, kernels=kernels_of(device))
     most_drafts = min(max(int(table.budgets.max()) for table in tables.values()), settings.drafter.depth)
     sizes = graph_sizes(device, settings.graphs, slots * (1 + most_drafts))
-    limits = Limits(slots, room, SPARE_TOKENS, int(max(prompts.sum(), slots * SPARE_TOKENS)), (slots + 1) * room)
-    runner = Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
-    offsets = np.concatenate([[0], np.cumsum(outputs)])
-    tokens = np.concatenate([part.tokens[part.offsets[row] : part.offsets[row + 1]] for row in rows])
-    history = settings.drafter.learn(part, past)
-    known = part.prompt_tokens[rows].astype(np.int64) + outputs
-
-    def engine(policy: str) -> Engine:
-        table = tables[policy]
-        group = part.prompt[rows] if settings.drafter.scope == "problem" else np.zeros(rows.size, np.int64)
-        at = np.full(rows.size, -1) if settings.drafter.scope == "request" else history.at[group]
-        online = OnlineSuffix(settings.drafter, history, at, known) if table.budgets.any() else None
-        rollouts = Rollouts(
-            tokens,
-            offsets,
-            prompts_of(part, rows, settings.drafter.prompt),
-            prompts,
-            table.rows(part.prompt[rows].astype(np.int64)),
-        )
-        made = Engine(runner, rollouts, table, slots, online, shape.vocabulary)
-        if choice.context_tokens is not None:
-            made.warm()
-        return made
-
+    runner = _runner(settings, part, rows, dtype_name, sizes)
+    engine = _engines(settings, tables, runner, part, rows, past)
     for policy in settings.policies:
         warm = engine(policy)
         for _ in range(WARM_UP_STEPS):
@@ -117,6 +93,44 @@ def replay(settings: Settings, trace: Trace, command: str, progress: Progress = 
         "max_num_seqs": slots, "capture_sizes": list(sizes), "seed": settings.seed,
     }  # fmt: skip
     return GroundTruth(about, runs, steps)
+
+
+def _runner(settings: Settings, part: Trace, rows: Int64, dtype_name: str, sizes: tuple[int, ...]) -> Runner:
+    """A decoder with room for the rollouts, and the kernel that decodes them."""
+    device, slots = device_of(settings.device), min(settings.max_num_seqs, rows.size)
+    prompts = prompt_lengths(part, rows, settings.choice)
+    room = int((prompts + part.output_tokens[rows]).max()) + SPARE_TOKENS
+    decoder = Decoder(
+        model_shape(settings.config), DTYPES[dtype_name], device, slots, room, settings.seed, kernels=kernels_of(device)
+    )
+    limits = Limits(slots, room, SPARE_TOKENS, int(max(prompts.sum(), slots * SPARE_TOKENS)), (slots + 1) * room)
+    return Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
+
+
+def _engines(
+    settings: Settings, tables: Mapping[str, TablePolicy], runner: Runner, part: Trace, rows: Int64, past: Int64
+) -> Callable[[str], Engine]:
+    """What makes an engine that is about to decode the rollouts under a policy."""
+    drafter, slots = settings.drafter, min(settings.max_num_seqs, rows.size)
+    outputs, prompt = part.output_tokens[rows].astype(np.int64), part.prompt[rows].astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(outputs)])
+    tokens = np.concatenate([part.tokens[part.offsets[row] : part.offsets[row + 1]] for row in rows])
+    history = drafter.learn(part, past)
+    group = prompt if drafter.scope == "problem" else np.zeros(rows.size, np.int64)
+    at = np.full(rows.size, -1) if drafter.scope == "request" else history.at[group]
+    known = part.prompt_tokens[rows].astype(np.int64) + outputs
+    prompts, texts = prompt_lengths(part, rows, settings.choice), prompts_of(part, rows, drafter.prompt)
+
+    def made(policy: str) -> Engine:
+        table = tables[policy]
+        online = OnlineSuffix(drafter, history, at, known) if table.budgets.any() else None
+        rollouts = Rollouts(tokens, offsets, texts, prompts, table.rows(prompt))
+        engine = Engine(runner, rollouts, table, slots, online, model_shape(settings.config).vocabulary)
+        if settings.choice.context_tokens is not None:
+            engine.warm()
+        return engine
+
+    return made
 
 
 def _decode(engine: Engine) -> list[StepTime]:
