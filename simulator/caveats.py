@@ -41,6 +41,11 @@ def caveats(
     notes += derived(logs, cost)
     if "block_hashes" in trace.table.column_names and not serving.enable_prefix_caching:
         notes.append("prefix caching is off: equal block_hashes share nothing; set engine.enable_prefix_caching")
+    notes += [
+        f"engine.{name} = {getattr(serving, name)} has no effect: KV blocks are not counted; give engine.num_gpu_blocks"
+        for name in ("block_size", "scheduler_reserve_full_isl")
+        if not serving.paged and getattr(serving, name) != Serving.model_fields[name].default
+    ]
     if "siblings" in drafter.learns_from:
         notes.append("acceptance by position is that of the frozen history: live drafts depend on when they are made")
     idle = [run["policy"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]

@@ -31,7 +31,7 @@ class Validated(BaseModel):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise _fault(error, type(self)) from None
+                raise _fault(error, type(self), fields) from None
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """Return a copy with other values, validated."""
@@ -53,17 +53,12 @@ def made(kind: type[Any], document: Any) -> Any:
     return kind(**document)
 
 
-def _fault(error: ValidationError, kind: type[BaseModel]) -> SettingError:
+def _fault(error: ValidationError, kind: type[BaseModel], given: Any) -> SettingError:
     """The first of a model's faults."""
     faults = error.errors()
-    fault, more = faults[0], f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-    alternatives = (
-        "constrained-",
-        "literal[",
-        "list[",
-        "tuple[",
-    )  # names that pydantic gives to the members of a union
-    path = tuple(str(part) for part in fault["loc"] if not str(part).startswith(alternatives))
+    paths = [_keys(one["loc"], given, one["type"] == "missing") for one in faults]
+    fault, path, others = faults[0], paths[0], len(set(paths)) - 1
+    more = f" (and {others} more fault{'s' if others > 1 else ''})" if others else ""
     if fault["type"] == "value_error":
         cause = fault["ctx"]["error"]
         if isinstance(cause, SettingError):
@@ -77,6 +72,16 @@ def _fault(error: ValidationError, kind: type[BaseModel]) -> SettingError:
         return SettingError(path, f": missing: {kind.__name__} needs it{more}")
     reason = fault["msg"][:1].lower() + fault["msg"][1:]
     return SettingError(path, f" = {_shown(fault['input'])}: {reason}{more}")
+
+
+def _keys(parts: tuple[str | int, ...], given: Any, missing: bool) -> tuple[str, ...]:
+    """The keys among the parts of a fault's place, which names alternatives, too; the last one may be a key that is missing."""
+    path = []
+    for part in parts:
+        if (isinstance(given, dict) and part in given) or (isinstance(given, list) and isinstance(part, int)):
+            path.append(str(part))
+            given = given[part]  # type: ignore[index]
+    return (*path, str(parts[-1])) if missing else tuple(path)
 
 
 def _joint(path: tuple[str, ...], cause: SettingError) -> str:

@@ -97,6 +97,8 @@ def parse_drafter(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r}: {part!r} is not key=value")
+        if key in settings:
+            raise click.BadParameter(f"{text!r}: {key} is given twice: give it once")
         try:
             settings[key] = load_value(value)
         except InputError as error:

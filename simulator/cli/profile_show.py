@@ -28,12 +28,10 @@ ROOF_MOST_LIVE = 512
 @click.argument("name")
 @click.option("--roof", metavar="DEVICE", help="Hold decode steps against what this device of the catalogue allows.")
 @click.option("--model", help="For --roof: the model's config.json, or its name in the catalogue.")
-@click.option(
-    "--tp", type=click.IntRange(1), default=1, show_default=True, help="For --roof: GPUs that hold the model."
-)
+@click.option("--tp", type=click.IntRange(1), help="For --roof: GPUs that hold the model [default: 1].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures, <profile>*.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile and all that is computed of it as JSON.")
-def show(name: str, roof: str | None, model: str | None, tp: int, out: Path | None, as_json: bool) -> None:
+def show(name: str, roof: str | None, model: str | None, tp: int | None, out: Path | None, as_json: bool) -> None:
     """Show one profile: where it is from, its operators, its valid range, its step times and where they go.
 
     NAME is a name from `rolloutsim profile list` or the path of a YAML or Parquet file. The held-out error of a table is that
@@ -46,6 +44,9 @@ def show(name: str, roof: str | None, model: str | None, tp: int, out: Path | No
         raise click.UsageError(
             "--roof and --model go together: the bytes are those of a model, the bandwidth a device's"
         )
+    if tp is not None and roof is None:
+        raise click.UsageError("--tp: says how many GPUs a --roof is of: give --roof and --model too, or leave it out")
+    tp = tp or 1
     one = load_profile(name)
     limits = None if roof is None or model is None else _roofs(one, model, roof, tp)
     times, errors, parts = _step_times(one), held_out(one), _parts(one)
