@@ -236,10 +236,10 @@ def test_settings_make_the_drafter_they_describe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "eagle", "curve": [0.8]}, "drafter.eagle.cost: missing"),
-        ({"kind": "eagle", "cost": {}}, "drafter.eagle.curve: missing"),
+        ({"kind": "eagle", "curve": [0.8]}, "drafter.cost: missing"),
+        ({"kind": "eagle", "cost": {}}, "drafter.curve: missing"),
         ({"kind": "eagle", "curve": [0.8], "cost": {}, "draft_tokens": 2}, "knows 1 draft positions, 2 are asked for"),
-        ({"kind": "eagle", "curve": [0.8], "cost": {}, "sprad": 1}, "drafter.eagle.sprad: unknown key: did you mean 'spread'"),
+        ({"kind": "eagle", "curve": [0.8], "cost": {}, "sprad": 1}, "drafter.sprad: unknown key: did you mean 'spread'"),
         ({"kind": "eagle", "curve": [1.8], "cost": {}}, "less than or equal to 1"),
         ({"kind": "eagle", "curve": [0.8], "cost": {}, "mode": "on"}, "mode 'on' chooses within a file"),
         ({"kind": "eagle", "curve": "nowhere.yaml", "cost": {}}, "nowhere.yaml: no such file"),
