@@ -76,6 +76,8 @@ def _column_map(context: click.Context, option: click.Parameter, pairs: tuple[st
         column, equals, found = pair.partition("=")
         if not (column and equals and found):
             raise click.BadParameter(f"'{pair}' is not COLUMN=NAME, like output_tokens=gen_len", context, option)
+        if column in names:
+            raise click.BadParameter(f"'{pair}': {column} is given twice: give it once", context, option)
         names[column] = found
     return names
 

@@ -80,6 +80,8 @@ def test_usage_errors(recorded, tmp_path):
     result = run("import", recorded, "--format", "csv", "--map", "gen_len", "--out", out)
     assert result.exit_code == 2
     assert "not COLUMN=NAME" in result.output
+    twice = ("--map", "prompt_id=p", "--map", "prompt_id=q")
+    assert "prompt_id is given twice" in run("import", recorded, "--format", "csv", *twice, "--out", out).output
     assert run("synth").exit_code == 2
 
 
