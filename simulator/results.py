@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from simulator.compare.report import Comparison
 from traces.atomic import replacing
 from traces.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simulator.compare.report import Comparison
 
 TABLES = ("runs", "rl_steps", "rollouts", "steps", "acceptance")
 SCHEMA_VERSION = 1
@@ -142,7 +143,7 @@ class Result:
     steps: pa.Table
     acceptance: pa.Table
     about: Mapping[str, Any]
-    comparison: Comparison | None = None
+    comparison: "Comparison | None" = None
 
     def __repr__(self) -> str:
         """How the policies did, in one line."""

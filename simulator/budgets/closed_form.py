@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
+import scipy  # loads its parts when they are first used
 
 Float64 = npt.NDArray[np.float64]
 Form = Literal["corrected", "printed"]

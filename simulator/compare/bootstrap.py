@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+import scipy  # loads its parts when they are first used
 
 from simulator.compare.rl_step import RLStep
 from simulator.engine.cluster import simulate
@@ -94,7 +94,7 @@ def interval(speedup: float, resampled_speedups: Float64, prompts: int, level: f
     """
     if prompts < 2:
         return Interval(0.0, float("inf"))
-    reach = float(stdtrit(prompts - 1, (1 + level) / 2) * np.log(resampled_speedups).std(ddof=1))
+    reach = float(scipy.special.stdtrit(prompts - 1, (1 + level) / 2) * np.log(resampled_speedups).std(ddof=1))
     return Interval(speedup * float(np.exp(-reach)), speedup * float(np.exp(reach)))
 
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
+import scipy  # loads its parts when they are first used
 
 from simulator.cost.kernel import step_times
 from simulator.cost.model import Profile
@@ -109,7 +109,7 @@ def _below_table(one: Table, limits: Limits, target: Float64) -> Float64 | None:
     scale = np.maximum(corners.max(axis=0), 1.0)
     each = np.where(seconds > 0, seconds, 1.0)[:, None]  # so that the solver's tolerance is relative at every corner
     unit = float(np.median(seconds[seconds > 0])) if seconds.any() else 1.0
-    answer = linprog(
+    answer = scipy.optimize.linprog(
         -target / scale, A_ub=corners / scale / each * unit, b_ub=(seconds > 0).astype(float),
         bounds=[(0.0, np.inf if use else 0.0) for use in (corners.max(axis=0) > 0).tolist()], method="highs",
     )  # fmt: skip

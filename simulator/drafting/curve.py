@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, expit, logit
+import scipy  # loads its parts when they are first used
 
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
@@ -83,7 +83,7 @@ class AcceptanceCurve:
         """Return float64[K], P(at least j drafted tokens are accepted) at an RL step, over all rollouts."""
         conditional = np.array(self.conditional)
         if shift := self.drift_per_step * (step - self.drift_from):
-            conditional = expit(logit(conditional) + shift)
+            conditional = scipy.special.expit(scipy.special.logit(conditional) + shift)
         return np.cumprod(conditional)
 
     def mean_accepted(self, budget: int, step: int = 0) -> float:
@@ -99,7 +99,7 @@ class AcceptanceCurve:
         n = 1 / self.spread - 1
         inside = (means > 0) & (means < 1)
         means_inside = np.where(inside, means, 0.5)
-        drawn = betaincinv(means_inside * n, (1 - means_inside) * n, levels[:, None])
+        drawn = scipy.special.betaincinv(means_inside * n, (1 - means_inside) * n, levels[:, None])
         found: Float64 = np.where(inside, drawn, means)
         return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
+import scipy  # loads its parts when they are first used
 
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.strict_yaml import load_mapping
@@ -101,7 +101,7 @@ def from_lengths(lengths: Mapping[int, float], positions: int | None, name: str)
         raise InputError(f"mean length {given[wrong - 1]:g} of {wrong} drafted tokens is not between 1 and {wrong + 1}")
     # unknowns: P(exactly 0, 1, ..., K tokens accepted), none below 0, summing to 1 (a row of great weight)
     system = np.vstack([np.minimum(k[:, None], np.arange(given.size + 1)), np.full(given.size + 1, 1e4)])
-    exactly, _ = nnls(system, np.append(given - 1, 1e4))
+    exactly, _ = scipy.optimize.nnls(system, np.append(given - 1, 1e4))
     survival = (exactly / exactly.sum())[::-1].cumsum()[::-1][1:]
     misfit = float(np.abs(1 + survival.cumsum() - given).max())
     if misfit > MISFIT_TOKENS:
