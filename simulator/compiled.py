@@ -7,38 +7,59 @@ anew that it can change, and nobody else's numba is touched.
 """
 
 import hashlib
+import importlib
 import inspect
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import pickle
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import caching
+from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.registry import CPUDispatcher
+from numba.core.runtime.nrt import rtsys
+
+from simulator import progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 jit: Any = numba  # its annotations refuse valid calls
+serialize: Any = importlib.import_module("numba.core.serialize")  # and these are missing
 
 KEPT = 4
-"""Digests of one function whose machine code is kept."""
+"""Versions of one function whose machine code is kept."""
+OPTIONS = {"nopython": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+"""Divisions by zero follow IEEE 754, as numpy's do; nobody calls from C."""
+HELPER = """
+import importlib, pickle, sys
+module, name, signature = pickle.load(sys.stdin.buffer)
+getattr(importlib.import_module(module), name).compile(signature)
+"""
 
 
-@overload
-def compiled(function: F) -> F: ...
-@overload
-def compiled(*, nogil: bool = False) -> Callable[[F], F]: ...
-def compiled(function: F | None = None, *, nogil: bool = False) -> F | Callable[[F], F]:
-    """Compile a function when it is first called, or load what an earlier run compiled.
+def entry(function: F) -> F:
+    """Compile a function that Python calls when it is first called, or load what an earlier run compiled.
 
-    Divisions by zero follow IEEE 754, as numpy's do. nogil: let other threads run meanwhile.
+    Other threads go on while it runs.
     """
-    if function is None:
-        return lambda later: _dispatcher(later, nogil)
-    return _dispatcher(function, nogil)
+    return _kept(function, nogil=True)
+
+
+def compiled(function: F) -> F:
+    """Compile a function that compiled code calls, with the first that calls it, or load what an earlier run compiled."""
+    made: Any = _kept(function, no_cpython_wrapper=True)
+    if isinstance(made, Dispatcher):
+        made.__class__ = _Inner
+    return cast(F, made)
 
 
 def cache_folder() -> Path:
@@ -47,92 +68,138 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() / "rolloutsim"
 
 
+@contextmanager
+def compiling_elsewhere(function: Callable[..., Any], *examples: Any) -> Iterator[Callable[[], None]]:
+    """Have an entry compiled for such arguments by another process meanwhile, unless it is kept already.
+
+    Gives a function that waits for it and loads it. Where nothing can be kept, that one compiles.
+    """
+    if not isinstance(function, Dispatcher):  # NUMBA_DISABLE_JIT is set
+        yield lambda: None
+        return
+    signature = tuple(jit.typeof(example) for example in examples)
+    cache: Any = function.__dict__["_cache"]
+
+    def load() -> None:
+        function.compile(signature)
+
+    if not sys.executable or not cache.lacks(signature):
+        yield load
+        return
+    with _helper(function.py_func.__module__, function.py_func.__name__, signature) as helper:
+
+        def wait_and_load() -> None:
+            progress.begin()
+            helper.wait()
+            progress.end()
+            load()
+
+        yield wait_and_load
+
+
 def digest_of(function: Callable[..., Any]) -> str:
-    """Digest of all that a compiled function is made of, hexadecimal."""
+    """Digest of all that a compiled function is made of, how it is compiled included; hexadecimal."""
     found = hashlib.sha256()
     _add(function, found, set())
     return found.hexdigest()[:16]
 
 
-def _dispatcher(function: F, nogil: bool) -> F:
-    made: Any = jit.njit(nogil=nogil, error_model="numpy")(function)
+@contextmanager
+def _helper(*what: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that imports what this one may, is told what to compile, prints nothing, and ends with the block."""
+    path = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen(
+        [sys.executable, "-c", HELPER], env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        try:
+            with suppress(BrokenPipeError), process.stdin as pipe:
+                pickle.dump(what, pipe)
+            yield process
+        finally:
+            process.kill()
+
+
+def _kept(function: F, **options: bool) -> F:
+    made: Any = jit.jit(**OPTIONS, **options)(function)
     if made is not function:  # as it is where NUMBA_DISABLE_JIT is set
-        made._cache = _Cache(function)
+        made._cache = _Cache(made)
     return cast(F, made)
 
 
+class _Inner(CPUDispatcher):
+    """A function without what Python needs to call it, which is a third of the time that compiling takes.
+
+    Where Python does call it, a test or somebody who looks into it, it is compiled again as a whole, and not kept.
+    """
+
+    @cached_property
+    def _whole(self) -> Any:
+        return jit.jit(**(self.targetoptions | {"no_cpython_wrapper": False}))(self.py_func)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._whole(*arguments)
+
+
 class _Cache(caching.NullCache):
-    """Finds its file when it is first asked: by then every function that this one calls is defined."""
+    """Machine code of one function: a file for each signature and processor, none that two processes write differently.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._found: Any = None
+    Files that are damaged or cannot be written cost a compilation, in this run or the next.
+    """
 
-    @property
-    def _kept(self) -> Any:
-        if self._found is None:
-            try:
-                kept: Any = _Kept
-                self._found = kept(self._function)
-            except (OSError, RuntimeError):
-                self._found = caching.NullCache()  # nowhere to keep anything: compile in every run
-        return self._found
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        module = Path(inspect.getfile(made.py_func)).stem
+        self._name = f"{module}.{made.py_func.__qualname__}"
+
+    @cached_property
+    def _digest(self) -> str:
+        """Not known before it is asked for: by then every function that this one calls is defined."""
+        return digest_of(self._made)
+
+    def _path(self, signature: Any) -> Path:
+        machine = self._made.targetctx.codegen().magic_tuple()
+        what = repr((signature, machine, numba.__version__, sys.implementation.cache_tag))
+        key = hashlib.sha256(what.encode()).hexdigest()[:16]
+        return cache_folder() / f"{self._name}-{self._digest}-{key}.code"
+
+    def lacks(self, signature: Any) -> bool:
+        """Whether it could be kept here, and is not."""
+        path = self._path(signature)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return not path.exists() and os.access(path.parent, os.W_OK)
+        return False
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return self._kept.load_overload(sig, target_context)
-        except Exception:  # whatever is wrong with the files, they can be made anew
-            with suppress(OSError):
-                self._kept.flush()
-            return None
+        rtsys.initialize(target_context)  # what loaded code may call; all else that numba has ready is for compiling
+        with suppress(Exception):  # none there, or damaged
+            rebuild: Any = CompileResult._rebuild
+            return rebuild(target_context, *pickle.loads(self._path(sig).read_bytes()))
+        progress.begin()
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with suppress(OSError):  # a full disk costs a compilation in the next run, not this one
-            self._kept.save_overload(sig, data)
-            _forget_old(self._function, self._kept.cache_path)
+        progress.end()
+        if data.lifted or data.library.has_dynamic_globals:
+            return  # holds addresses of this process
+        path = self._path(sig)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{uuid.uuid4().hex}")
+            part.write_bytes(serialize.dumps(data._reduce()))
+            part.replace(path)
+            self._forget_old()
 
-
-class _Locator(caching._CacheLocator):
-    """Names a function's files by its digest."""
-
-    def __init__(self, function: Callable[..., Any], file: str) -> None:
-        self._py_file = file  # numba names it in warnings
-        self._digest = digest_of(function)
-
-    def get_cache_path(self) -> str:
-        return str(cache_folder())
-
-    def get_source_stamp(self) -> str:
-        return self._digest
-
-    def get_disambiguator(self) -> str:
-        return self._digest
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
-        found = cls(py_func, py_file)
-        make: Any = found.ensure_cache_path
-        make()
-        return found
-
-
-class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]  # noqa: RUF012
-
-
-class _Kept(caching.FunctionCache):
-    _impl_class = _Implementation
-
-
-def _forget_old(function: Callable[..., Any], folder: str | None) -> None:
-    """Delete what earlier versions of a function left, all but the last few."""
-    if folder is None:
-        return
-    module = Path(inspect.getfile(function)).stem
-    kept = Path(folder).glob(f"{module}.{function.__qualname__}-*.nbi")
-    for index in sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        for path in Path(folder).glob(f"{index.stem}.*"):
-            path.unlink(missing_ok=True)
+    def _forget_old(self) -> None:
+        """Delete all but the last few versions."""
+        files: dict[str, list[Path]] = {}
+        for path in sorted(cache_folder().glob(f"{self._name}-*.code"), key=lambda path: -path.stat().st_mtime):
+            files.setdefault(path.stem.split("-")[-2], []).append(path)
+        for version in list(files)[KEPT:]:
+            for path in files[version]:
+                path.unlink(missing_ok=True)
 
 
 def _add(value: Any, found: "hashlib._Hash", seen: set[int]) -> None:

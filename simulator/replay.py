@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import facts_of
 from simulator.budgets.context import Context
-from simulator.budgets.policy import BudgetPolicy, TablePolicy, by_live
+from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
 from simulator.deployed import cost_of, deployment_of, drafter_of
-from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, past_rows
 from simulator.drafting.measure import DraftCurve, DraftProfile, draft_curve
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
+from simulator.engine.replica import compiling
 from simulator.engine.workload import Workload, workload_of
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
 from simulator.scenario import Scenario
@@ -47,19 +47,20 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     cost, steps = cost_of(scenario), chosen_steps(trace, scenario.steps)
     drafter = drafter_of(scenario, trace, cost)
     deployment = deployment_of(scenario, cost, drafter)
-    _warm_up(deployment)
     episodes: list[Episode] = []
     rl_steps: list[RLStep] = []
     drafts = DraftProfile()
     policies: dict[str, BudgetPolicy] = {}
-    for step in steps:
-        prepared = _prepare(scenario, trace, step, drafter, deployment)
-        episodes += _play(scenario, prepared, policies, deployment)
-        drafts.add(prepared.workload.acceptance)
-        if scenario.compare:
-            rl_steps += _repeated(scenario, trace, prepared, drafter)
-        else:
-            prepared.workload.acceptance.release()
+    with compiling("siblings" in drafter.learns_from) as engine_ready:
+        for step in steps:
+            prepared = _prepare(scenario, trace, step, drafter, deployment)
+            engine_ready()  # before the clock starts, so that `wall_s` is the simulation's alone
+            episodes += _play(scenario, prepared, policies, deployment)
+            drafts.add(prepared.workload.acceptance)
+            if scenario.compare:
+                rl_steps += _repeated(scenario, trace, prepared, drafter)
+            else:
+                prepared.workload.acceptance.release()
     comparison = _compared(scenario, rl_steps, deployment)
     runs = run_rows(episodes, scenario.policies, drafter)
     warnings = caveats(runs, episodes, trace, steps, cost, drafter, deployment.serving)
@@ -158,10 +159,3 @@ def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[
         return draft_curve(drafter, trace, past, seed) if past.size else None
 
     return measure
-
-
-def _warm_up(deployment: Deployment) -> None:
-    """Load the compiled engine before the clock starts, so that `wall_s` is the simulation's alone."""
-    one = np.ones(1, np.int64)
-    tables = Acceptance(np.array([0, 1]), lambda budget: np.zeros((1, 2), np.uint8), prefix=True)
-    simulate(Workload(one, one, one, one, tables), by_live([0]), Deployment(deployment.cost, 1))

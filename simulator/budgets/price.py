@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.cost.draft_cost import DraftCost, draft_time
 from simulator.cost.kernel import Cost, step_time
 from simulator.cost.model import CostModel
@@ -36,7 +36,7 @@ def step_seconds(
     return seconds
 
 
-@compiled
+@entry
 def _step_seconds(
     costs: Array[Cost], draft_costs: Array[DraftCost], live: int, context_tokens: int, emitted_tokens: Array[float],
     seconds: Array[float], scratch: Array[Work],

@@ -1,5 +1,6 @@
 """The `rolloutsim` command: the only package that prints. Commands load when they are called, so that help is instant."""
 
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -49,13 +50,24 @@ def cli() -> None:
     """
 
 
+def command() -> None:
+    """Be the installed command: `main` in a process of its own, where looking for garbage is most of start and end."""
+    gc.set_threshold(100_000)
+    try:
+        main()
+    finally:
+        gc.freeze()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error that is the user's to mend is one line on stderr."""
+    from simulator.cli.compiling import told
     from traces.errors import InputError
 
     sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
     try:
-        code: Any = cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
+        with told():
+            code: Any = cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(USAGE)

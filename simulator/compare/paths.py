@@ -6,7 +6,7 @@ from heapq import heapreplace
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.drafting.acceptance import NO_TABLE
 from simulator.engine.workload import Workload
 from simulator.limits import LARGEST_BUDGET
@@ -20,7 +20,7 @@ UInt8 = npt.NDArray[np.uint8]
 EACH, EACH_KV, DRAFT, DRAFT_KV, DRAFTS, DRAFTS_KV = range(6)
 
 
-@compiled
+@entry
 def _cheapest(
     starts: Int64, lengths: Int64, prompts: Int64, reach: UInt8, weights: Float64, total: Float64, drafts: UInt8
 ) -> None:

@@ -7,7 +7,7 @@ two rows for each roof, the bounds of the valid range, the other operators, thei
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.cost.work import FEATURE, WORK, Features, Work
 from simulator.records import FLOAT, Array, Pointing, array_field, layout, record_field
 
@@ -234,7 +234,7 @@ def outside(cost: Cost) -> bool:
     return False
 
 
-@compiled
+@entry
 def _price(costs: Array[Cost], work: Array[Work], seconds: Array[float], flags: Array[bool]) -> None:
     cost = costs[0]
     for step in range(work.size):
@@ -242,7 +242,7 @@ def _price(costs: Array[Cost], work: Array[Work], seconds: Array[float], flags: 
         flags[step] = outside(cost)
 
 
-@compiled
+@entry
 def _derive_each(work: Array[Work], features: Array[Features]) -> None:
     for step in range(work.size):
         derive(work[step], features[step])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Layout, as_int
 from traces.errors import InputError
@@ -111,7 +111,7 @@ class AcceptanceCounts:
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
 
-@compiled(nogil=True)
+@entry
 def _count(offsets: Array[int], table: Array[Draft], budget: int, counts: "npt.NDArray[Any]") -> None:
     for i in range(offsets.size - 1):
         p, end = offsets[i], offsets[i + 1]

@@ -15,7 +15,7 @@ by hashing (state, token) into the table. Most states have one transition, so mo
 
 import numpy as np
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.memory import load, store
 
 NONE = -1
@@ -54,7 +54,7 @@ def table_size(edges: int) -> int:
     return size
 
 
-@compiled
+@entry
 def block_size(tokens: int, sequences: int) -> int:
     """Return the words that an automaton needs to grow to `tokens` tokens in `sequences` sequences."""
     edges = edge_capacity(tokens, sequences)

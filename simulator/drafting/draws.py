@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from traces.trace import Trace
 
 UInt64 = npt.NDArray[np.uint64]
@@ -32,7 +32,7 @@ def uniform(key: np.uint64, counter: int) -> float:
     return (np.float64(z >> S11) + HALF) * UNIT
 
 
-@compiled
+@entry
 def firsts(keys: UInt64, out: Float64) -> None:
     """Write draw 0 of every stream."""
     for i in range(keys.size):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import (
     EDGE,
     EDGES_AT,
@@ -61,22 +61,22 @@ class Forest:
         return int(self.tokens_of.sum())
 
 
-@compiled(nogil=True)
-def _grow(tokens: Int32, starts: Int64, ends: Int64, weights: Int64, depth: int, at: int) -> None:
-    plant(at, (ends - starts).sum(), starts.size)
+@entry
+def _grow(tokens: Int32, starts: Int64, ends: Int64, weights: Int64, size: int, depth: int, at: int) -> None:
+    plant(at, size, starts.size)
     for i in range(starts.size):
         start_sequence(at)
         for p in range(starts[i], ends[i]):
             observe(at, as_int(tokens[p]), weights[i], depth)
 
 
-@compiled(nogil=True)
+@entry
 def _compact_size(at: int) -> int:
     edges = load(at, N_EDGES)
     return HEADER + STATE * load(at, N_STATES) + EDGE * edges + table_size(edges)
 
 
-@compiled(nogil=True)
+@entry
 def _compact(source: int, to: int) -> None:
     states, edges = load(source, N_STATES), load(source, N_EDGES)
     for word in range(HEADER + STATE * states):
@@ -132,7 +132,7 @@ def build_forest(
     blocks: dict[int, Int32] = {}
     for group in np.flatnonzero(counts):  # few of a long trace's prompts are in the window
         rows = order[ends_of[group] - counts[group] : ends_of[group]]
-        _grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
+        _grow(tokens, starts[rows], ends[rows], weights[rows], int(sizes[group]), depth, address(scratch))
         block = np.empty(_compact_size(address(scratch)), np.int32)
         _compact(address(scratch), address(block))
         blocks[int(group)] = block

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import (
@@ -164,7 +164,7 @@ def _sweep(
         found[p] = latest if forward or latest == 0 else beyond - latest
 
 
-@compiled(nogil=True)
+@entry
 def _accept_last(
     tokens: Int32, starts: Int64, ends: Int64, past_starts: Int64, past_ends: Int64, at: int, resync: bool, min_match: int,
     offsets: Int64, table: UInt8,

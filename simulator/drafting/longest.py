@@ -1,6 +1,6 @@
 """Drafts from the longest match: a shorter budget gets a prefix of the same draft, so one pass serves every budget."""
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, NONE, STATE, shorten
 from simulator.drafting.memory import load
 from simulator.drafting.replay import Replay, accepted_of, begin_rollout, drafted_of, offsets_of, standing_of, starts_of
@@ -38,7 +38,7 @@ def draft_along(
     return drafted, accepted
 
 
-@compiled(nogil=True)
+@entry
 def accept_longest(replays: Array[Replay]) -> int:
     """Fill, for every position of every rollout, how many tokens are drafted there and how many of them are right."""
     replay = replays[0]

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.cost.draft_cost import DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
@@ -94,7 +94,7 @@ class Modelled:
         return Acceptance(offsets, table, prefix=True)
 
 
-@compiled(nogil=True)
+@entry
 def draw(keys: UInt64, survival: Float64, offsets: Int64, table: UInt8) -> None:
     """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
     for i in range(keys.size):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
@@ -81,7 +81,7 @@ class Ngram:
         return table
 
 
-@compiled(nogil=True)
+@entry
 def _accept_ngram(
     tokens: Int32, starts: Int64, ends: Int64, prompt: Int32, prompt_starts: Int64, prompt_ends: Int64, context: Int32, at: int,
     shortest: int, longest: int, offsets: Int64, table: UInt8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled
+from simulator.compiled import entry
 from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, STATE, block_size, shorten
 from simulator.drafting.history import Forest
 from simulator.drafting.layout import Prompts
@@ -19,7 +19,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
-@compiled(nogil=True)
+@entry
 def _learn(standings: Array[Standing], rollouts: Int64, tokens: Int32, starts: Int64, depth: int) -> None:
     for i in range(rollouts.size):
         standing = standings[rollouts[i]]
@@ -29,12 +29,12 @@ def _learn(standings: Array[Standing], rollouts: Int64, tokens: Int32, starts: I
             )
 
 
-@compiled
+@entry
 def _begin(standings: Array[Standing], rollout: int, room: int) -> None:
     begin(standings[rollout], room)
 
 
-@compiled(nogil=True)
+@entry
 def _propose(
     standings: Array[Standing], rollouts: Int64, most: Int64, depth: int, factor: float, min_prob: float, drafts: Int32,
     counts: Int64,

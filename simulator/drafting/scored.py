@@ -1,6 +1,6 @@
 """Drafts chosen by expected accepted tokens, as SuffixDecoding ships it (arXiv 2411.04975): the draft depends on the budget."""
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -145,7 +145,7 @@ def best_draft(
     return best_n, best_score, draft
 
 
-@compiled(nogil=True)
+@entry
 def accept_scored(replays: Array[Replay]) -> int:
     """Replay rollouts with drafts of at most `budget` tokens; returns the decode steps."""
     replay, steps = replays[0], 0

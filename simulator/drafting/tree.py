@@ -7,7 +7,7 @@ score, the sum of their probabilities, is the expected number of accepted tokens
 the longest path from the root that the rollout really took is accepted. The tree depends on the budget.
 """
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import (
     BEST_STATE,
     EDGE,
@@ -196,7 +196,7 @@ def best_tree(
     return best_n, best_score, in_other
 
 
-@compiled(nogil=True)
+@entry
 def accept_tree(replays: Array[Replay]) -> int:
     """Replay rollouts with trees of at most `budget` nodes; returns the decode steps.
 

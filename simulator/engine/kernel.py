@@ -5,7 +5,7 @@ Everything here is exact integer arithmetic but for the clock, which adds up ste
 
 import numpy as np
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.drafting.live import begin, learn, propose
 from simulator.engine.blocks import release
 from simulator.engine.coasting import coast
@@ -39,7 +39,7 @@ from simulator.engine.state import (
 from simulator.records import Array, as_int
 
 
-@compiled
+@entry
 def advance(cores: Array[Core], live: bool | None) -> int:
     """Decode until nothing is left, a slot is free for others to fill, the policy must be asked, `until_s`, or the log is full.
 

@@ -1,5 +1,7 @@
 """One inference engine instance as pure state: its batch, its queue, its clock. SimPy decides when it may go on."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy.typing as npt
 from simulator.budgets.answers import checked, every_of, name_of
 from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
 from simulator.budgets.view import SEEN, BatchView
+from simulator.compiled import compiling_elsewhere
 from simulator.drafting.acceptance import DRAFT
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
@@ -245,3 +248,8 @@ class Replica:
             acceptance.serve(np.unique(budgets))
             self._point_at_drafts()
             self._slots["shift"][:live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
+
+
+def compiling(live: bool) -> AbstractContextManager[Callable[[], None]]:
+    """`compiled.compiling_elsewhere` for the engine, which is most of what a run compiles; live: with a sibling index."""
+    return compiling_elsewhere(advance, records(CORE, 1), True if live else None)

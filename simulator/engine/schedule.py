@@ -5,7 +5,7 @@ Each function decides and books; none looks at the clock but to note when.
 
 import numpy as np
 
-from simulator.compiled import compiled
+from simulator.compiled import compiled, entry
 from simulator.engine.blocks import extend, found, publish, release, take_in
 from simulator.engine.state import (
     Core,
@@ -164,7 +164,7 @@ def wanted_drafts(core: Core, slot: Slot, live: bool | None) -> int:
     return min(slot.budget, drafted, rollouts_of(core)[slot.rollout].end - slot.position)
 
 
-@compiled
+@entry
 def admit_all(cores: Array[Core]) -> None:
     """Admit where nothing but slots can hold a rollout back."""
     admit(cores[0], cores[0].max_num_batched_tokens)

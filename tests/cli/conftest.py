@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from simulator.cli import main
+from simulator.cli import compiling, main
 from traces.io import write
 from traces.synthesis import synth
 
@@ -20,8 +20,9 @@ class Shell(NamedTuple):
 
 
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str]) -> Callable[..., Shell]:
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shell]:
     """Return a function that runs `rolloutsim` with arguments."""
+    monkeypatch.setattr(compiling, "SILENT_S", float("inf"))  # what is compiled depends on what ran before
 
     def run(*arguments: object) -> Shell:
         with pytest.raises(SystemExit) as exit_:

@@ -29,15 +29,15 @@ def other(x):
 '''
 CALLERS = """
 from leaves import leaf, other
-from simulator.compiled import compiled
+from simulator.compiled import entry
 
 
-@compiled
+@entry
 def caller(x):
     return leaf(x) + other(x)
 
 
-@compiled
+@entry
 def stranger(x):
     return other(x) - 1
 """
@@ -58,9 +58,11 @@ class Listener(event.Listener):
 
 event.register("numba:compile", Listener())
 from callers import caller, stranger
+from leaves import leaf
+from simulator.compiled import compiling_elsewhere
 
-print(json.dumps([caller(1), stranger(1), sorted(names)]))
 """
+BOTH = "print(json.dumps([caller(1), stranger(1), sorted(names)]))"
 
 
 class Workshop:
@@ -70,17 +72,21 @@ class Workshop:
         self.folder, self.cache = folder, folder / "cache"
         (folder / "callers.py").write_text(CALLERS)
 
-    def run(self, step: int = 1, doc: str = "", extra: str = "") -> Any:
+    def run(self, step: int = 1, doc: str = "", extra: str = "", what: str = BOTH) -> Any:
         (self.folder / "leaves.py").write_text(LEAVES.format(step=step, doc=doc, extra=extra))
         where = {**os.environ, "XDG_CACHE_HOME": str(self.cache), "PYTHONDONTWRITEBYTECODE": "1"}
         path = os.pathsep.join([str(self.folder), str(Path(__file__).parents[2])])
         done = subprocess.run(
-            [sys.executable, "-c", RUN], env=where | {"PYTHONPATH": path}, check=True, capture_output=True, text=True
+            [sys.executable, "-c", RUN + what],
+            env=where | {"PYTHONPATH": path},
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return json.loads(done.stdout)
 
     def files(self, name: str) -> list[Path]:
-        return list((self.cache / "rolloutsim").glob(f"*.{name}-*.nbi"))
+        return list((self.cache / "rolloutsim").glob(f"*.{name}-*.code"))
 
 
 @pytest.fixture
@@ -113,6 +119,39 @@ def test_a_cache_that_cannot_be_used_costs_a_compilation_and_no_more(workshop: W
         workshop.cache.mkdir()
         (workshop.cache / "rolloutsim").write_text("not a folder")
     assert workshop.run() == [4, 1, ["caller", "leaf", "other", "stranger"]]
+
+
+def test_python_may_call_what_was_compiled_for_compiled_code(workshop: Workshop) -> None:
+    what = "print(json.dumps([caller(1), leaf(1), leaf(2.5), caller(2)]))"
+    assert workshop.run(what=what) == [4, 2, 3.5, 7]
+    assert workshop.run(what=what) == [4, 2, 3.5, 7], "loaded without what Python needs, compiled with it"
+
+
+ELSEWHERE = """
+with compiling_elsewhere(caller, 1) as ready:
+    ready()
+    ready()
+print(json.dumps([caller(1), sorted(names)]))
+"""
+
+
+def test_another_process_compiles_what_is_not_kept(workshop: Workshop) -> None:
+    assert workshop.run(what=ELSEWHERE) == [4, []]
+    assert len(workshop.files("caller")) == len(workshop.files("leaf")) == 1
+    assert workshop.run(what="import sys; sys.executable = 'nowhere'" + ELSEWHERE) == [4, []], "nobody is needed now"
+
+
+@pytest.mark.parametrize("kind", ["a file in the way", "a helper that fails", "a helper that is left alone"])
+def test_where_no_other_process_can_this_one_compiles(workshop: Workshop, kind: str) -> None:
+    what = {
+        "a file in the way": ELSEWHERE,
+        "a helper that fails": "import simulator.compiled as c; c.HELPER = 'raise SystemExit(1)'" + ELSEWHERE,
+        "a helper that is left alone": ELSEWHERE.replace("ready()", "pass", 2),
+    }[kind]
+    if kind == "a file in the way":
+        workshop.cache.mkdir()
+        (workshop.cache / "rolloutsim").write_text("not a folder")
+    assert workshop.run(what=what) == [4, ["caller", "leaf", "other"]]
 
 
 def test_importing_changes_nothing_in_the_process_and_deletes_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Says on stderr that a run waits for compiled code, which the first run of a version does for some seconds."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from simulator import progress
+
+SILENT_S, TICK_S = 1.0, 0.5
+WAITING = "compiling for this machine, as the first run of a version does"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell of it while the block runs, once it is worth a word: on a terminal with the seconds so far, else when it begins."""
+    clock = _Clock(sys.stderr.isatty())
+    progress.watch(clock.tell)
+    try:
+        yield
+    finally:
+        progress.leave(clock.tell)
+        clock.stop()
+
+
+class _Clock:
+    """Adds up the time spent waiting; a thread of its own shows it."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+        self._waits, self._since, self._before_s = 0, 0.0, 0.0
+        self._said, self._shown = False, ""
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def tell(self, change: int) -> None:
+        """Note that waiting begins (1) or ends (-1)."""
+        with self._lock:
+            if self._waits == 0:
+                self._since = time.monotonic()
+            elif self._waits + change == 0:
+                self._before_s = self._spent_s()
+                self._write("")
+            self._waits += change
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Say what it came to."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._said:
+            self._write("")
+            click.echo(f"{self._spent_s():.0f} s went into compiling for this machine: later runs need not", err=True)
+
+    def _spent_s(self) -> float:
+        return self._before_s + (time.monotonic() - self._since if self._waits else 0.0)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(TICK_S):
+            with self._lock:
+                if self._waits and self._spent_s() >= SILENT_S:
+                    self._show()
+
+    def _show(self) -> None:
+        if self._terminal:
+            self._write(f"{WAITING}: {self._spent_s():.0f} s")
+        elif not self._said:
+            click.echo(f"{WAITING} ...", err=True)
+        self._said = True
+
+    def _write(self, line: str) -> None:
+        """Replace what stands on the terminal's line."""
+        if self._shown or line:
+            click.echo(f"\r{' ' * len(self._shown)}\r{line}", nl=False, err=True)
+        self._shown = line
