@@ -2,16 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# packages are turned into byte code when they are first imported, not when they are installed: that is half of the time
+PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+export PYTHONDONTWRITEBYTECODE =
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(BIN)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rolloutsim needs Python 3.11 or newer; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[calibration,dev,tokenizer]'
+
+# what the command needs; torch and the tools of the tests come with .ready
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP) .
 	touch $@
 
-demo: setup
+$(VENV)/.ready: $(VENV)/.installed
+	$(PIP) '.[calibration,dev,tokenizer]'
+	touch $@
+
+demo: $(VENV)/.installed
 	$(BIN)/rolloutsim replay traces/data/countdown.parquet --profile h100-llama-3.1-8b-published --drafter suffix \
 		--policy none --policy fixed:4 --policy unlimited --policy das --steps 20 --max-num-seqs 64 --out out/demo
 
