@@ -66,7 +66,7 @@ def main(other: Path, rounds: int, parts: tuple[str, ...]) -> None:
             both = {}
             for checkout in (ROOT, other) if round_ % 2 else (other, ROOT):
                 both[checkout] = figures(checkout, part)
-            for what in both[other].keys() & both[ROOT].keys():
+            for what in filter(both[other].__contains__, both[ROOT]):
                 ratios[what].append(both[ROOT][what] / both[other][what])
         for what, found in ratios.items():
             low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
