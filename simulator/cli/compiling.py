@@ -1,5 +1,6 @@
 """Says on stderr that a run waits for compiled code, which the first run of a version does for some seconds."""
 
+import os
 import sys
 import threading
 import time
@@ -12,6 +13,10 @@ from simulator import progress
 
 SILENT_S, TICK_S = 1.0, 0.5
 WAITING = "compiling for this machine, as the first run of a version does"
+KEPT, LOST = (
+    "which later runs need not do",
+    "which later runs do again: {} cannot be written: set XDG_CACHE_HOME to a folder",
+)
 
 
 @contextmanager
@@ -57,7 +62,7 @@ class _Clock:
             self._thread.join()
         if self._said:
             self._write("")
-            click.echo(f"{self._spent_s():.0f} s went into compiling for this machine: later runs need not", err=True)
+            click.echo(f"compiled in {self._spent_s():.0f} s, {_outcome()}", err=True)
 
     def _spent_s(self) -> float:
         return self._before_s + (time.monotonic() - self._since if self._waits else 0.0)
@@ -80,3 +85,10 @@ class _Clock:
         if self._shown or line:
             click.echo(f"\r{' ' * len(self._shown)}\r{line}", nl=False, err=True)
         self._shown = line
+
+
+def _outcome() -> str:
+    from simulator.compiled import cache_folder
+
+    folder = cache_folder()
+    return KEPT if folder.is_dir() and os.access(folder, os.W_OK) else LOST.format(folder)

@@ -17,6 +17,7 @@ from simulator.cli import compiling, main
 compiling.SILENT_S = compiling.TICK_S = 0.02
 main(sys.argv[1:])
 """
+SHOW = ("profile", "show", "h100-llama-3.1-8b-published")
 
 
 def shown(cache: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -27,18 +28,26 @@ def shown(cache: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_first_run_says_that_it_compiles_and_the_second_says_nothing(tmp_path: Path) -> None:
-    first, second = (shown(tmp_path, "profile", "show", "h100-llama-3.1-8b-published") for _ in range(2))
+    first, second = (shown(tmp_path, *SHOW) for _ in range(2))
     lines = first.stderr.splitlines()
     assert lines[0] == f"{compiling.WAITING} ..."
-    assert lines[1].endswith(" s went into compiling for this machine: later runs need not")
+    assert lines[1].startswith("compiled in ")
+    assert lines[1].endswith(f" s, {compiling.KEPT}")
     assert len(lines) == 2
     assert second.stderr == ""
     assert first.stdout == second.stdout
 
 
+def test_where_nothing_can_be_kept_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    last = shown(tmp_path / "file", *SHOW).stderr.splitlines()[-1]
+    assert last.endswith(compiling.LOST.format(tmp_path / "file/rolloutsim"))
+
+
 def test_a_terminal_shows_seconds_in_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(compiling, "SILENT_S", 0.0)
     monkeypatch.setattr(compiling, "TICK_S", 0.01)
+    monkeypatch.setattr(compiling, "_outcome", lambda: "done")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with compiling.told():
         progress.begin()
@@ -52,7 +61,7 @@ def test_a_terminal_shows_seconds_in_place(monkeypatch: pytest.MonkeyPatch, caps
     line = f"{compiling.WAITING}: 0 s"
     gone = f"\r{' ' * len(line)}\r"
     assert told.err.startswith(f"\r\r{line}{gone}{line}")
-    assert told.err.endswith(f"{line}{gone}0 s went into compiling for this machine: later runs need not\n")
+    assert told.err.endswith(f"{line}{gone}compiled in 0 s, done\n")
     progress.begin()
     progress.end()
     assert capsys.readouterr().err == "", "who has left is told nothing"
