@@ -24,6 +24,7 @@ from simulator.drafting.automaton import (
     start_sequence,
     table_size,
 )
+from simulator.drafting.layout import THREADS, each_part
 from simulator.drafting.memory import address, load, store
 from simulator.records import as_int
 from traces.errors import InputError
@@ -107,13 +108,14 @@ def transplant(source: int, to: int, tokens: int, sequences: int) -> None:
 
 
 def build_forest(
-    tokens: Int32, starts: Int64, ends: Int64, groups: Int64, n_groups: int, depth: int, weights: Int64 | None = None
-) -> Forest:
-    """Build one automaton per group over the sequences tokens[starts[i]:ends[i]], in the order given within a group.
+    tokens: Int32, starts: Int64, ends: Int64, groups: Int64, n_groups: int, depth: int, weights: Int64 | None = None,
+    threads: int = THREADS,
+) -> Forest:  # fmt: skip
+    """Build one automaton per group, in threads, over the sequences tokens[starts[i]:ends[i]], in the order given within a group.
 
     groups: int64[n] in [0, n_groups); weights: int64[n], how much one occurrence counts (default 1); depth: longest
-    string counted, in tokens. Each automaton grows in one scratch block, which stays in cache, and is then copied to
-    its final size: 57 to 62 bytes per token on recorded rollouts.
+    string counted, in tokens. Each automaton grows in its thread's scratch block, which stays in cache, and is then copied
+    to its final size: 57 to 62 bytes per token on recorded rollouts.
     """
     weights = np.ones(starts.size, np.int64) if weights is None else weights
     lengths = ends - starts
@@ -125,16 +127,21 @@ def build_forest(
             f"history of {int(sizes.max()):,} tokens in one suffix automaton: at most about 100 million fit; "
             "use a smaller --window, or --scope problem"
         )
-    scratch = np.empty(largest, np.int32)
     order = np.argsort(groups, kind="stable")
     ends_of = np.cumsum(counts)
     at = np.full(n_groups, -1, np.int64)
+    known = np.flatnonzero(counts)  # few of a long trace's prompts are in the window
     blocks: dict[int, Int32] = {}
-    for group in np.flatnonzero(counts):  # few of a long trace's prompts are in the window
-        rows = order[ends_of[group] - counts[group] : ends_of[group]]
-        _grow(tokens, starts[rows], ends[rows], weights[rows], int(sizes[group]), depth, address(scratch))
-        block = np.empty(_compact_size(address(scratch)), np.int32)
-        _compact(address(scratch), address(block))
-        blocks[int(group)] = block
-        at[group] = address(block) // 4
+
+    def run(part: Int64) -> int:
+        scratch = np.empty(largest, np.int32)
+        for group in known[part].tolist():
+            rows = order[ends_of[group] - counts[group] : ends_of[group]]
+            _grow(tokens, starts[rows], ends[rows], weights[rows], int(sizes[group]), depth, address(scratch))
+            blocks[group] = np.empty(_compact_size(address(scratch)), np.int32)
+            _compact(address(scratch), address(blocks[group]))
+            at[group] = address(blocks[group]) // 4
+        return 0
+
+    each_part(np.concatenate([[0], np.cumsum(sizes[known])]), run, threads)
     return Forest(blocks, at, sizes, counts, depth)

@@ -85,7 +85,7 @@ class Suffix:
             f"factor={self.factor:g}, min_prob={self.min_prob:g}{newest}{live})"
         )
 
-    def learn(self, trace: Trace, rows: Int64) -> Forest:
+    def learn(self, trace: Trace, rows: Int64, threads: int = THREADS) -> Forest:
         """Build the frozen history from the responses in `rows`, in that order."""
         rows = rows[:0] if self.scope == "request" else rows
         groups = trace.prompt[rows].astype(np.int64) if self.scope == "problem" else np.zeros(rows.size, np.int64)
@@ -93,7 +93,7 @@ class Suffix:
         newest = np.unique(trace.step[rows])[-self.newest :] if self.newest else np.empty(0, np.int32)
         weights = np.where(np.isin(trace.step[rows], newest), self.newest_weight, 1).astype(np.int64)
         starts, ends = trace.offsets[rows], trace.offsets[rows + 1]
-        return build_forest(trace.tokens, starts, ends, groups, n_groups, self.depth, weights)
+        return build_forest(trace.tokens, starts, ends, groups, n_groups, self.depth, weights, threads)
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int = 0) -> Acceptance:
         """Draft at every position of the rollouts in `rows` from the frozen history in `past` and their own output."""

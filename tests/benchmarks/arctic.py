@@ -33,11 +33,11 @@ def main() -> None:
     past = past_rows(trace, 1, drafter.window)
     theirs = _theirs(Path(folder), trace, past, rows)
     forest = drafter.learn(trace, past)
-    insert = forest.tokens / median_s(lambda: drafter.learn(trace, past), 3)
+    insert = forest.tokens / median_s(lambda: drafter.learn(trace, past, threads=1), 3)
     steps = drafter.count(trace, rows, forest, 8).sequence_steps
     replay = steps / median_s(lambda: drafter.count(trace, rows, forest, 8, threads=1), 3)
     row(
-        "insert, problem scope: ours / ArcticInference",
+        "insert, problem scope, one thread: ours / ArcticInference",
         insert / theirs[0],
         "x",
         "≥ 6 x",
