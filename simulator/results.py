@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from simulator.compare.report import Comparison
 
-TABLES = ("runs", "rl_steps", "rollouts", "steps", "acceptance")
+TableName = Literal["runs", "rl_steps", "rollouts", "steps", "acceptance"]
+TABLES = get_args(TableName)
 SCHEMA_VERSION = 1
 
 
@@ -152,9 +153,7 @@ class Result:
         warnings = len(self.about.get("warnings", ()))
         return f"<Result of {of}: {', '.join(told)}{f'; {warnings} warning(s) in about' if warnings else ''}>"
 
-    def to_pandas(
-        self, table: Literal["runs", "rl_steps", "rollouts", "steps", "acceptance", "comparison"] = "runs"
-    ) -> "pd.DataFrame":
+    def to_pandas(self, table: TableName | Literal["comparison"] = "runs") -> "pd.DataFrame":
         """A table as a data frame, its columns as `results` describes them.
 
         Raises InputError for another name, and for `comparison` where none was asked for.

@@ -60,7 +60,8 @@ class Trace:
     @cached_property
     def prompt(self) -> npt.NDArray[np.int32]:
         """Prompt of each rollout as an index into prompt_ids, int32[n]."""
-        codes = pc.dictionary_encode(self.table.column("prompt_id").combine_chunks()).indices
+        names = self.table.column("prompt_id")
+        codes = pc.index_in(names, value_set=pc.unique(names))
         return _read_only(np.asarray(codes.to_numpy(), dtype=np.int32))
 
     @cached_property

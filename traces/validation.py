@@ -193,7 +193,7 @@ def _is_wait(wait_s: "pa.ChunkedArray[Any]") -> Any:
 def _check_duplicates(subject: _Subject) -> None:
     table = subject.table
     names = table.column("prompt_id")
-    prompt = pc.dictionary_encode(names.combine_chunks()).indices.to_numpy()
+    prompt = pc.index_in(names, value_set=pc.unique(names)).to_numpy()
     step, sample = table.column("step").to_numpy(), table.column("sample").to_numpy()
     order = np.lexsort((sample, prompt, step))  # stable, so equal keys stay in row order
     same = np.ones(len(order) - 1, dtype=np.bool_)
@@ -210,5 +210,4 @@ def _check_duplicates(subject: _Subject) -> None:
 
 
 def _rows(mask: Any) -> npt.NDArray[np.int64]:
-    """The rows where it is true, not null."""
-    return np.asarray(pc.indices_nonzero(mask).to_numpy(), np.int64)
+    return np.flatnonzero(pc.fill_null(mask, False).to_numpy())

@@ -51,7 +51,7 @@ def cli() -> None:
 
 
 def command() -> None:
-    """Be the installed command: `main` in a process of its own, where looking for garbage is most of start and end."""
+    """Be the installed command: `main` in a process of its own, which need not look for garbage in what it imported."""
     gc.set_threshold(100_000)
     try:
         main()
