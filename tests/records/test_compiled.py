@@ -141,6 +141,16 @@ def test_another_process_compiles_what_is_not_kept(workshop: Workshop) -> None:
     assert workshop.run(what="import sys; sys.executable = 'nowhere'" + ELSEWHERE) == [4, []], "nobody is needed now"
 
 
+def test_whoever_waited_has_it_before_the_first_call(workshop: Workshop) -> None:
+    what = """
+with compiling_elsewhere(caller, 1) as ready:
+    ready()
+print(json.dumps([len(caller.overloads), names]))
+"""
+    assert workshop.run(what=what) == [1, []], "compiled by the helper"
+    assert workshop.run(what=what) == [1, []], "kept"
+
+
 @pytest.mark.parametrize("kind", ["a file in the way", "a helper that fails", "a helper that is left alone"])
 def test_where_no_other_process_can_this_one_compiles(workshop: Workshop, kind: str) -> None:
     what = {
