@@ -56,12 +56,14 @@ def test_a_terminal_shows_seconds_in_place(monkeypatch: pytest.MonkeyPatch, caps
         time.sleep(0.2)
         progress.end()
         time.sleep(0.05)
-    told = capsys.readouterr()
-    assert told.out == ""
+        meanwhile = capsys.readouterr()
+    after = capsys.readouterr()
+    assert meanwhile.out == after.out == ""
     line = f"{compiling.WAITING}: 0 s"
     gone = f"\r{' ' * len(line)}\r"
-    assert told.err.startswith(f"\r\r{line}{gone}{line}")
-    assert told.err.endswith(f"{line}{gone}compiled in 0 s, done\n")
+    assert meanwhile.err.startswith(f"\r\r{line}{gone}{line}")
+    assert meanwhile.err.endswith(f"{line}{gone}"), "gone when the wait is, not when the command ends"
+    assert after.err == "compiled in 0 s, done\n"
     progress.begin()
     progress.end()
     assert capsys.readouterr().err == "", "who has left is told nothing"
