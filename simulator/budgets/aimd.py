@@ -9,8 +9,8 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import UNSEEN
 from simulator.budgets.policy import UNLIMITED
-from simulator.budgets.settings import one_of, read, refuse, whole
 from simulator.budgets.view import POSITION, ROLLOUT, BatchView
+from simulator.spec import one_of, read, refuse, whole
 
 Int64 = npt.NDArray[np.int64]
 

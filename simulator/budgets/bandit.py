@@ -13,8 +13,8 @@ from simulator.budgets.buckets import BOUNDS, check_bounds
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback, LastStep
 from simulator.budgets.policy import BudgetPolicy
-from simulator.budgets.settings import BUDGET, number, read, several, whole
 from simulator.budgets.view import BatchView
+from simulator.spec import BUDGET, number, read, several, whole
 
 BLOCK = 1024
 

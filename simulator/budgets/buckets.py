@@ -6,7 +6,7 @@ import numpy as np
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy, by_live
-from simulator.budgets.settings import BUDGET, read, refuse, several, whole
+from simulator.spec import BUDGET, read, refuse, several, whole
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from simulator.budgets.closed_form import Efficiency, Form, accepted, fit, optim
 from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import UNLIMITED, TablePolicy
 from simulator.budgets.predictor import Predictor, predict
-from simulator.budgets.settings import BUDGET, one_of, read, refuse, several, whole
 from simulator.cost.work import StepWork
+from simulator.spec import BUDGET, one_of, read, refuse, several, whole
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

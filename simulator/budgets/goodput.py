@@ -9,8 +9,8 @@ from simulator.budgets.feedback import Feedback
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.price import emitted_per_sequence, step_seconds
 from simulator.budgets.rate import AcceptanceRate
-from simulator.budgets.settings import BUDGET, number, read, whole
 from simulator.budgets.view import BatchView
+from simulator.spec import BUDGET, number, read, whole
 
 
 @dataclass(frozen=True)

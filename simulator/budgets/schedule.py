@@ -2,7 +2,7 @@
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy, by_live
-from simulator.budgets.settings import BUDGET, pairs, refuse, whole
+from simulator.spec import BUDGET, pairs, refuse, whole
 
 BATCH = whole(1)
 

@@ -12,8 +12,8 @@ from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.predictor import predict
 from simulator.budgets.price import emitted_per_sequence, step_seconds
 from simulator.budgets.rate import AcceptanceRate
-from simulator.budgets.settings import BUDGET, number, one_of, read, whole
 from simulator.budgets.view import BatchView
+from simulator.spec import BUDGET, number, one_of, read, whole
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]

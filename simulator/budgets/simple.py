@@ -2,7 +2,7 @@
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import UNLIMITED, TablePolicy, by_live
-from simulator.budgets.settings import BUDGET
+from simulator.spec import BUDGET
 from traces.errors import InputError
 
 

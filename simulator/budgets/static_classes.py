@@ -8,7 +8,7 @@ import numpy as np
 from simulator.budgets.classes import NEVER
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy
-from simulator.budgets.settings import BUDGET, one_of, read, refuse, several, whole
+from simulator.spec import BUDGET, one_of, read, refuse, several, whole
 
 
 @dataclass(frozen=True)

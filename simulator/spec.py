@@ -1,4 +1,4 @@
-"""A policy's settings as they stand in its name, `name:key=value,...`: read, checked, and refused in one line."""
+"""Settings of a part as they stand in its name, `name:key=value,...`: read, checked, and refused in one line."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -14,36 +14,35 @@ MOST = 10**9 - 1
 SHOWN = 80
 
 
-def refuse(name: str, argument: str, problem: str) -> NoReturn:
-    """Raise InputError about a policy's settings."""
-    raise InputError(f"policy {_shown(f'{name}:{argument}' if argument else name)!r} {problem}")
+def refuse(name: str, argument: str, problem: str, what: str = "policy") -> NoReturn:
+    """Raise InputError about the settings of a policy, or of `what` it is."""
+    raise InputError(f"{what} {_shown(f'{name}:{argument}' if argument else name)!r} {problem}")
 
 
-def pairs(name: str, argument: str) -> list[tuple[str, str]]:
+def pairs(name: str, argument: str, what: str = "policy") -> list[tuple[str, str]]:
     """Split `key=value,...` into its pairs, in their order, each key once."""
     found: list[tuple[str, str]] = []
     for part in filter(None, argument.split(",")):
         key, equals, value = part.partition("=")
         if not (key and equals):
-            refuse(name, argument, f"has setting {_shown(part)!r}: write key=value")
+            refuse(name, argument, f"has setting {_shown(part)!r}: write key=value", what)
         if key in dict(found):
-            refuse(name, argument, f"sets {_shown(key)} twice: give it once")
+            refuse(name, argument, f"sets {_shown(key)} twice: give it once", what)
         found.append((key, value))
     return found
 
 
-def read(name: str, argument: str, readers: Mapping[str, Reader]) -> dict[str, Any]:
+def read(name: str, argument: str, readers: Mapping[str, Reader], what: str = "policy") -> dict[str, Any]:
     """Return the settings that `argument` gives, each read by the reader of its key."""
     values: dict[str, Any] = {}
-    for key, text in pairs(name, argument):
+    for key, text in pairs(name, argument, what):
         if key not in readers:
-            refuse(
-                name, argument, f"has setting {_shown(f'{key}={text}')!r}: use {', '.join(f'{k}=' for k in readers)}"
-            )
+            use = ", ".join(f"{k}=" for k in readers)
+            refuse(name, argument, f"has setting {_shown(f'{key}={text}')!r}: use {use}", what)
         try:
             values[key] = readers[key](text)
         except ValueError as error:
-            refuse(name, argument, f"has {key}={_shown(text)}: {error}")
+            refuse(name, argument, f"has {key}={_shown(text)}: {error}", what)
     return values
 
 
