@@ -32,7 +32,7 @@ DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(1), Whole(0), Whole(
 FACTOR, PROBABILITY = Range(0, 255), Range(0, 1)
 
 Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]
-"""How rollouts reach the replicas (`scheduling.dispatch`)."""
+"""How rollouts reach the replicas (`scheduling.resolve`)."""
 Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
 Shape = Literal["path", "tree"]

@@ -175,6 +175,16 @@ def array_field(name: str, kind: Layout[T]) -> Callable[[Any], Array[T]]:
     return compiled(array_of)
 
 
+def record_at(kind: Layout[T]) -> Callable[[int], T]:
+    """Return what, in compiled code, takes an address to the record there."""
+
+    def record(address: int) -> T:
+        found: T = jit.carray(_pointer(address), 1, kind)[0]
+        return found
+
+    return compiled(record)
+
+
 def record_field(name: str, kind: Layout[T]) -> Callable[[Any], T]:
     """Return what, in compiled code, takes a record to the one that its field `name` points at."""
 

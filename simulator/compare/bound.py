@@ -58,7 +58,9 @@ from simulator.cost.draft_cost import DraftCost
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload
 from simulator.limits import LARGEST_BUDGET
-from simulator.scheduling.dispatch import split
+from simulator.scheduling.placement import events_of
+from simulator.scheduling.resolve import placement_of
+from simulator.scheduling.start import at_start
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -111,11 +113,12 @@ def _unproved(workload: Workload, deployment: Deployment) -> str | None:
 def _bounds(row: Float64, workload: Workload, deployment: Deployment, reach: UInt8) -> Iterator[Bound]:
     """Yield the three bounds that one minorant gives."""
     slots, replicas = deployment.max_num_seqs, deployment.replicas
-    parts, rest = split(len(workload), replicas, slots, deployment.dispatch)
+    parts, rest = _begins(workload, deployment)
     shared, own = _Weights.shared(row, deployment.draft_cost), _Weights.own(row, deployment.draft_cost)
     s, o = shared.least(workload, reach), own.least(workload, reach)
     work = [_list_makespan(s[part], slots) + float(o[part].sum()) for part in parts if part.size]
-    yield Bound(max(work), "one replica's work")
+    if work:
+        yield Bound(max(work), "one replica's work")
     w = (shared * (1 / slots) + own).least(workload, reach)
     yield Bound(float(w.sum()) / replicas, "all work")
     if rest.size:
@@ -124,6 +127,15 @@ def _bounds(row: Float64, workload: Workload, deployment: Deployment, reach: UIn
         crowded = replace(alone, step=alone.step + others * np.eye(6)[EACH], prefill=alone.prefill + others * EACH_1)
         starts = list_starts(crowded.least(workload, reach), replicas * slots)
         yield Bound(float((starts + alone.least(workload, reach)).max()), "queue and longest rollout")
+
+
+def _begins(workload: Workload, deployment: Deployment) -> tuple[list[Int64], Int64]:
+    """What each replica has from the start and what waits in the common queue; nothing where a placement may move rollouts."""
+    placement = placement_of(deployment.placement, deployment.replicas)
+    if events_of(placement) & {"left", "finished"}:
+        return [], np.empty(0, np.int64)
+    order = np.arange(len(workload))
+    return at_start(placement, workload.requests, order, 0 * order, deployment.replicas, deployment.max_num_seqs)
 
 
 EACH_1 = np.eye(6)[0]

@@ -48,6 +48,8 @@ class Sibling:
     prompt: int  # address of its prompt
     prompt_length: int
     own: int  # address of the automaton of its own prompt and output
+    begun: bool
+    learnt: int  # tokens of its output that the index has
     last: int  # where it stands in the group's automaton
     active: int
     active_length: int
@@ -84,6 +86,7 @@ rollouts_of, groups_of = array_field("rollouts", SIBLING), array_field("groups",
 def begin(siblings: Siblings, rollout: int) -> None:
     """Admit a rollout: build its group's automaton if it is the first, and its own from its prompt."""
     one, depth = rollouts_of(siblings)[rollout], siblings.depth
+    one.begun = True
     group = groups_of(siblings)[one.group]
     if not group.built:
         group.built = True
@@ -112,6 +115,17 @@ def learn(siblings: Siblings, rollout: int, emitted: int, count: int) -> None:
         if siblings.use_own:
             observe(one.own, token, 1, depth)
     one.last, one.active, one.active_length = load(shared, LAST), load(shared, ACTIVE), load(shared, ACTIVE_LEN)
+    one.learnt = min(emitted + count, one.length)
+
+
+@compiled
+def catch_up(siblings: Siblings, rollout: int, emitted: int) -> None:
+    """Learn what a rollout emitted before it came to this replica, where it has just been prefilled."""
+    one = rollouts_of(siblings)[rollout]
+    if not one.begun:
+        begin(siblings, rollout)
+    if one.learnt < emitted:
+        learn(siblings, rollout, one.learnt, emitted - one.learnt)
 
 
 @compiled

@@ -1,9 +1,8 @@
-"""Replicas under one SimPy clock: who gets which rollout when, and what came of the whole RL step."""
+"""Replicas on one clock: who gets which rollout when, and what came of it."""
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from heapq import heappush
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,26 @@ import numpy.typing as npt
 import simpy
 
 from simulator.budgets.policy import BudgetPolicy
+from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Ledger, Replica
+from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.router import Router
 from simulator.engine.state import IDLE
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch, split
+from simulator.scheduling.placement import FINISHED, HELD, events_of
+from simulator.scheduling.resolve import placement_of
+from simulator.scheduling.start import at_start
+from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Records = npt.NDArray[Any]
-
-WAITING_WEIGHT = 4
-"""How much more a waiting rollout counts than a running one to vLLM's data-parallel router."""
+Process = Generator[simpy.Event, None, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """One simulated RL step.
+    """What a workload's rollouts did on a cluster, times on its clock.
 
     rollouts: `state.Rollout`[n], in queue order; logs: `state.Step`[steps] of each replica; busy_s, extrapolated_s:
     float64[replicas], seconds that each replica decoded, and those outside the profile's valid range.
@@ -49,92 +51,184 @@ class Outcome:
         return float(self.rollouts["finished_s"].max()) - self.start_s
 
 
-class Clock(simpy.Environment):
-    """SimPy's clock, with events at an absolute time: `now + delay` would round equal times apart."""
-
-    def at(self, time_s: float, priority: int) -> simpy.Event:
-        """Return an event at `time_s`; of events at the same instant, the lowest priority number comes first."""
-        event = simpy.Event(self)
-        event._ok, event._value = True, None
-        heappush(self._queue, (time_s, priority, next(self._eid), event))  # type: ignore[misc]
-        return event
-
-
 def simulate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False) -> Outcome:
-    """Decode a workload under a policy and return what happened.
+    """Decode a workload under a policy to the last completion, from 0 on, and return what happened.
 
-    Replicas that have room at the same instant are served in order of their numbers. check: assert every replica's
-    invariants at every event.
+    check: assert every invariant at every event.
     """
-    ledger = Ledger(workload, policy)
-    pools = deployment.serving.pools(workload, deployment.max_num_seqs, ledger.rollouts)
-    workers = [
-        Replica(number, workload, ledger, policy, deployment, next(pools)) for number in range(deployment.replicas)
-    ]
     clock = Clock()
-    queue: deque[int] = deque()
-    if workload.arrival_s is None:
-        parts, rest = split(len(workload), deployment.replicas, deployment.max_num_seqs, deployment.dispatch)
-        queue.extend(rest.tolist())
-        for number, worker in enumerate(workers):
-            worker.enqueue(parts[number])
-            clock.process(_work(clock, number, worker, queue, check))
-    else:
-        clock.process(_route(clock, workload.arrival_s, workers, deployment.dispatch, check))
+    cluster = Cluster(clock, workload, policy, deployment, check)
+    clock.process(cluster.decode())
     clock.run()
-    assert not queue
-    assert not np.isnan(ledger.rollouts["finished_s"]).any(), "every rollout completes"
-    logs = [worker.log for worker in workers]
-    return Outcome(
-        ledger.rollouts,
-        logs,
-        np.array([log["duration_s"].sum() for log in logs]),
-        np.array([worker.extrapolated_s for worker in workers]),
-    )
+    outcome = cluster.outcome()
+    assert not np.isnan(outcome.rollouts["finished_s"]).any(), "every rollout completes"
+    return outcome
 
 
-def _work(
-    clock: Clock, number: int, worker: Replica, queue: "deque[int]", check: bool
-) -> Generator[simpy.Event, None, None]:
-    """One replica: decode ahead to the next moment at which it could take from the shared queue, and sleep until then."""
-    while True:
-        reason = worker.advance(wait_when_free=bool(queue))
-        if check:
-            worker.check()
-        yield clock.at(worker.now_s, number)
-        if room := min(worker.room, len(queue)):
-            worker.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
-        elif reason == IDLE:
-            return
+class Cluster:
+    """Equal replicas that decode a workload, from when `decode` begins, where the deployment's placement puts its rollouts.
 
-
-def _route(
-    clock: Clock, arrival_s: Float64, workers: list[Replica], dispatch: Dispatch, check: bool
-) -> Generator[simpy.Event, None, None]:
-    """The router: give every rollout to a replica as it arrives, then let the replicas run dry.
-
-    `shared` and `least_loaded` look at the replicas at that moment; with the others each replica knows its share from the start.
+    listener: is told which rollouts finished, when all that happens at an instant has been done; it may `submit` more, or
+    `stop`. Without one, and with a placement that acts at the start alone, each replica goes ahead of the clock.
     """
-    order = np.argsort(arrival_s, kind="stable")
-    if dispatch in ("shared", "least_loaded") and len(workers) > 1:
-        for rollout in order.tolist():
-            now_s = float(arrival_s[rollout])
-            yield clock.at(now_s, 0)
-            for worker in workers:
-                worker.advance(until_s=now_s)
-                if check:
-                    worker.check()
-            loads = [
-                WAITING_WEIGHT * waiting + running for waiting, running in (worker.load(now_s) for worker in workers)
-            ]
-            workers[int(np.argmin(loads))].expect(np.array([rollout], np.int64))
-    else:
-        for number, worker in enumerate(workers):
-            mine = (
-                order[number :: len(workers)] if dispatch != "static" else np.array_split(order, len(workers))[number]
+
+    def __init__(
+        self, clock: Clock, workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False,
+        listener: Callable[[list[int]], None] | None = None, submitted: Int64 | None = None,
+    ) -> None:  # fmt: skip
+        placement = placement_of(deployment.placement, deployment.replicas)
+        self.clock, self.workload, self._listener, self._checks = clock, workload, listener, check
+        self.ledger = Ledger(workload, policy)
+        self._submitted = np.arange(len(workload)) if submitted is None else submitted
+        events = events_of(placement)
+        watched = listener is not None or bool(events & {"left", "finished"})
+        self._ahead = not watched and (workload.arrival_s is None or "arrival" not in events)
+        pools = deployment.serving.pools(workload, deployment.max_num_seqs, self.ledger.rollouts)
+        self.replicas = [
+            Replica(number, workload, self.ledger, policy, deployment, next(pools), not self._ahead, watched)
+            for number in range(deployment.replicas)
+        ]
+        self.router = Router(workload, Fleet(self.replicas, watched), placement, deployment)
+        self._stopped = False
+        self.quiet_s = 0.0
+
+    def decode(self) -> Process:
+        """Decode until nothing is left, or `stop` is called; as a SimPy process."""
+        now_s = self.clock.now
+        self.ledger.rollouts["arrival_s"] += now_s
+        for replica in self.replicas:
+            replica.core["now_s"] = replica.core["visible_s"] = replica.core["next_s"] = now_s
+        yield from self._go_ahead() if self._ahead else self._together()
+
+    def submit(self, rollouts: Int64) -> None:
+        """Let rollouts of the workload come in now."""
+        self.router.tell("arrival", rollouts, self.clock.now)
+        self.router.serve()
+
+    def stop(self) -> None:
+        """Let nothing but the steps under way go on; what they do not finish keeps what it has emitted."""
+        now_s = self.clock.now
+        self._stopped = True
+        self.quiet_s = max([now_s, *(replica.now_s for replica in self.replicas)])
+        while self.router.fleet.told_s < np.inf:
+            self._news()
+        for rollout in np.flatnonzero(self.router.where > FINISHED).tolist():
+            self.router.cancel(rollout)
+
+    def outcome(self) -> Outcome:
+        """What happened so far."""
+        logs = [replica.log for replica in self.replicas]
+        return Outcome(
+            self.ledger.rollouts,
+            logs,
+            np.array([log["duration_s"].sum() for log in logs]),
+            np.array([replica.extrapolated_s for replica in self.replicas]),
+        )
+
+    # Ahead of the clock ---------------------------------------------------------------------------------------------------
+
+    def _go_ahead(self) -> Process:
+        """Nobody has to know anything but where the common queue goes: each replica decodes to the next moment that matters."""
+        order, arrival_s = self._submitted, self.workload.arrival_s
+        if arrival_s is not None:
+            order = order[np.argsort(arrival_s[order], kind="stable")]
+        parts, rest = at_start(
+            self.router.placement, self.workload.requests, order, self.workload.begun_tokens, len(self.replicas),
+            self.replicas[0].max_num_seqs,
+        )  # fmt: skip
+        queue: deque[int] = deque(rest.tolist())
+        for replica, part in zip(self.replicas, parts, strict=True):
+            replica.enqueue(part) if arrival_s is None else replica.expect(part)
+        yield self.clock.all_of([self.clock.process(self._work(replica, queue)) for replica in self.replicas])
+        assert not queue
+
+    def _work(self, replica: Replica, queue: "deque[int]") -> Process:
+        """One replica: decode ahead to the next moment at which it could take from the common queue, and sleep until then."""
+        while True:
+            reason = replica.advance(wait_when_free=bool(queue))
+            if self._checks:
+                replica.check()
+            yield self.clock.at(replica.now_s, replica.number)
+            if room := min(replica.room, len(queue)):
+                replica.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
+            elif reason == IDLE:
+                return
+
+    # In step with the clock -----------------------------------------------------------------------------------------------
+
+    def _together(self) -> Process:
+        """Somebody decides as things happen: no replica begins a step that a decision could still change."""
+        clock, router = self.clock, self.router
+        coming = self._coming()
+        router.tell("start", self._submitted if not coming else self._submitted[:0], clock.now)
+        router.serve()
+        while not self._stopped:
+            next_s = coming[-1][0] if coming else np.inf
+            until_s = min(next_s, router.next_landing_s, clock.peek())
+            if clock.peek() <= clock.now:
+                yield clock.at(clock.now, LAST)
+                continue
+            router.fleet.advance(until_s)
+            at_s = min(until_s, router.fleet.told_s)
+            if at_s == np.inf:
+                self._check_all_done()
+                return
+            yield clock.at(at_s, OWN)
+            finished = self._ends(at_s)
+            router.land(at_s)
+            if coming and coming[-1][0] <= at_s:
+                router.tell("arrival", coming.pop()[1], at_s)
+                router.serve()
+            if self._checks:
+                self.check()
+            if finished and self._listener is not None:
+                self._listener(finished)
+        yield clock.at(self.quiet_s, OWN)
+
+    def _coming(self) -> list[tuple[float, Int64]]:
+        """Who arrives when, the last ones first; empty where everybody is there."""
+        if self.workload.arrival_s is None:
+            return []
+        at_s = self.ledger.rollouts["arrival_s"][self._submitted]
+        order = np.argsort(at_s, kind="stable")
+        times, begin = np.unique(at_s[order], return_index=True)
+        return list(zip(times.tolist(), np.split(self._submitted[order], begin[1:]), strict=True))[::-1]
+
+    def _ends(self, now_s: float) -> list[int]:
+        """Tell of the steps that end now, replica by replica; returns who finished."""
+        router, ended = self.router, list[int]()
+        while router.fleet.told_s <= now_s:
+            number, left, finished = self._news()
+            if left:
+                router.tell("left", left, now_s, number)
+            if finished:
+                router.tell("finished", finished, now_s, number)
+            router.serve(number)
+            ended += finished
+        return ended
+
+    def _news(self) -> tuple[int, list[int], list[int]]:
+        """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""
+        number, heard = self.router.fleet.hear()
+        left, finished = list[int](), list[int]()
+        for rollout, emitted, done in zip(*heard, strict=True):
+            if self.router.leave(rollout, emitted, bool(done)):
+                (finished if done else left).append(rollout)
+        return number, left, finished
+
+    def _check_all_done(self) -> None:
+        router = self.router
+        if (left := np.flatnonzero(router.where == HELD)).size:
+            left = np.intersect1d(left, self._submitted)
+        if left.size:
+            raise InputError(
+                f"placement {router.name} leaves {left.size} rollouts without a replica, the first of them {left[0]}: "
+                "place each that it is told of"
             )
-            worker.expect(mine)
-    for worker in workers:
-        worker.advance()
-        if check:
-            worker.check()
+        if router.queue:
+            raise InputError(f"placement {router.name}: {len(router.queue)} rollouts wait in the common queue for ever")
+
+    def check(self) -> None:
+        """Assert what must hold between events."""
+        for replica in self.replicas:
+            replica.check(alone=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import CostModel, Profile
 from simulator.engine.serving import ANYTHING, Serving
-from simulator.scheduling.dispatch import Dispatch
+from simulator.scheduling.placement import Placement
 from traces.errors import InputError
 
 
@@ -13,16 +13,18 @@ from traces.errors import InputError
 class Deployment:
     """Equal replicas of one engine, and how rollouts reach them.
 
-    cost: prices decode steps; max_num_seqs: slots of a replica; dispatch: see `scheduling.dispatch`; draft_cost: what
-    drafting adds to a decode step; serving: the limits and switches of an engine.
+    cost: prices decode steps; max_num_seqs: slots of a replica; placement: one, or the name of one that needs no history;
+    draft_cost: what drafting adds to a decode step; serving: the limits and switches of an engine; pull_s_per_token: seconds to
+    send the KV of a token from one replica to another (None: unknown).
     """
 
     cost: CostModel
     max_num_seqs: int
     replicas: int = 1
-    dispatch: Dispatch = "shared"
+    placement: Placement | str = "shared"
     draft_cost: DraftCost = FREE
     serving: Serving = ANYTHING
+    pull_s_per_token: float | None = None
 
 
 def profile_of(deployment: Deployment) -> Profile:

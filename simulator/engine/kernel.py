@@ -6,7 +6,7 @@ Everything here is exact integer arithmetic but for the clock, which adds up ste
 import numpy as np
 
 from simulator.compiled import compiled, entry
-from simulator.drafting.live import begin, learn, propose
+from simulator.drafting.live import catch_up, learn, propose
 from simulator.engine.blocks import release
 from simulator.engine.coasting import coast
 from simulator.engine.pricing import book, price
@@ -15,16 +15,21 @@ from simulator.engine.state import (
     AGAIN,
     ASK,
     FREED,
+    GOING,
     IDLE,
     LOG_FULL,
-    UNTIL,
+    NOBODY,
+    TOLD,
     Core,
+    Fleet,
     Rollout,
     Slot,
     Step,
     arrivals_of,
     boundaries_of,
     budgets_of,
+    core_at,
+    cores_of,
     departures_of,
     drafts_of,
     log_of,
@@ -34,27 +39,76 @@ from simulator.engine.state import (
     siblings_of,
     slots_of,
     tables_of,
+    told_of,
     turns_of,
 )
 from simulator.records import Array, as_int
 
 
 @entry
-def advance(cores: Array[Core], live: bool | None) -> int:
+def advance(fleets: Array[Fleet], live: bool | None) -> int:
+    """Let replicas decode, whoever is furthest behind first, until somebody must know or all have reached `until_s`.
+
+    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended.
+    Returns the number of a replica whose policy must be asked or whose log is full, or NOBODY. live: see `decode`.
+    """
+    fleet = fleets[0]
+    cores = cores_of(fleet)
+    while True:
+        first, until_s, others_s = furthest_behind(fleet)
+        if first == NOBODY:
+            return NOBODY
+        core = core_at(cores[first])
+        core.until_s = until_s
+        if fleet.watched:
+            core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
+        core.reason = decode(core, live)
+        core.next_s = core.now_s
+        if core.live == 0 and core.head == core.tail:
+            arrivals = arrivals_of(core)
+            if core.next_arrival < arrivals.size:
+                core.next_s = max(core.now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
+        if core.reason in (ASK, LOG_FULL):
+            return first
+
+
+@compiled
+def furthest_behind(fleet: Fleet) -> tuple[int, float, float]:
+    """Who may begin the earliest step, NOBODY if none before the clock must stop; when that is; when the next one begins one."""
+    cores = cores_of(fleet)
+    until_s = fleet.until_s
+    fleet.teller, fleet.told_s = NOBODY, np.inf
+    first, next_s, others_s = NOBODY, np.inf, np.inf
+    for i in range(cores.size):
+        core = core_at(cores[i])
+        if core.reason in (TOLD, FREED):
+            until_s = min(until_s, core.now_s)
+            if core.now_s < fleet.told_s:
+                fleet.teller, fleet.told_s = i, core.now_s
+        elif core.reason != IDLE:
+            if core.next_s < next_s:
+                first, next_s, others_s = i, core.next_s, next_s
+            else:
+                others_s = min(others_s, core.next_s)
+    return first if next_s < until_s else NOBODY, until_s, others_s
+
+
+@compiled
+def decode(core: Core, live: bool | None) -> int:
     """Decode until nothing is left, a slot is free for others to fill, the policy must be asked, `until_s`, or the log is full.
 
     live: None where drafts are read from tables, else they are made here, from what siblings have emitted. Where budgets are
     a policy's answers they stand in the slots, and the return comes when the batch changes, or `every` decode steps (0:
     never) after `asked_at`.
     """
-    core = cores[0]
     log = log_of(core)
-    core.stale = True
+    core.evicted = 0
     while True:
         if core.logged == log.size:
             return LOG_FULL
         if core.now_s >= core.until_s:
-            return UNTIL
+            return GOING
+        core.completed = 0
         preempted = core.preempted
         form_batch(core, live)
         if core.live == 0:
@@ -83,6 +137,8 @@ def advance(cores: Array[Core], live: bool | None) -> int:
         settle(core, step)
         if core.completed > 0:
             retire(core)
+            if core.telling > 0:
+                return TOLD
             if core.wait_when_free and core.head == core.tail:
                 return FREED
         if core.asked and (core.completed > 0 or changed or 0 < core.every <= core.steps - core.asked_at):
@@ -118,7 +174,7 @@ def wait(core: Core) -> int:
         return IDLE
     arrival_s = rollouts_of(core)[arrivals[core.next_arrival]].arrival_s
     if arrival_s >= core.until_s:
-        return UNTIL
+        return GOING
     core.now_s = core.visible_s = max(core.now_s, arrival_s)
     return AGAIN
 
@@ -223,8 +279,7 @@ def verify_live(core: Core, step: Step) -> None:
         slot = slots[i]
         if slot.take == known_tokens(slot) - slot.computed:  # its prefill is complete with this step, and emits a token
             already = slot.position - rollouts[slot.rollout].start
-            if already == 0:
-                begin(siblings, slot.rollout)
+            catch_up(siblings, slot.rollout, already)
             learn(siblings, slot.rollout, already, min(1, slot.stop - slot.position))
     core.asking, core.longest_draft, core.ended = asking, longest, ended
     step.drafted_tokens, step.emitted_tokens, step.pairs = drafted, emitted, core.context_tokens + pairs
@@ -343,7 +398,7 @@ def enter_stage(core: Core, slot: Slot, rollout: Rollout) -> None:
 
 @compiled
 def retire(core: Core) -> None:
-    """Book the rollouts that completed, or a turn of theirs, and close the gaps, keeping the order."""
+    """Book the rollouts that completed, or a turn or stay of theirs, and close the gaps, keeping the order."""
     slots, rollouts, turns, departures = slots_of(core), rollouts_of(core), turns_of(core), departures_of(core)
     kept = 0
     for i in range(core.live):
@@ -358,10 +413,16 @@ def retire(core: Core) -> None:
         if slot.stop == rollout.end:
             rollout.replica = core.number
             rollout.finished_s = core.now_s
+            tell(core, slot.rollout)
         else:
             rollout.position = slot.stop
-            rollout.turn += 1
-            expect(core, slot.rollout, core.now_s + turns[rollout.turn - 1].wait_s)
+            if rollout.turn < rollout.turns_end and slot.stop == turns[rollout.turn].end:
+                rollout.turn += 1
+                if slot.stop == rollout.stay_end:
+                    rollout.stay_end = rollout.end
+                expect(core, slot.rollout, core.now_s + turns[rollout.turn - 1].wait_s)
+            else:
+                tell(core, slot.rollout)
         if core.async_scheduling:
             departures[core.departed].line, departures[core.departed].held = slot.line, slot.held
             core.departed += 1
@@ -369,3 +430,11 @@ def retire(core: Core) -> None:
             release(pool_of(core), slot.line, slot.held)
     core.live = kept
     core.decoding -= core.completed
+
+
+@compiled
+def tell(core: Core, number: int) -> None:
+    """Note that a rollout ended, or a stay of its."""
+    if core.watched:
+        told_of(core)[core.telling] = number
+        core.telling += 1

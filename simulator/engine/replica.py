@@ -1,7 +1,8 @@
 """One inference engine instance as pure state: its batch, its queue, its clock. SimPy decides when it may go on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from simulator.drafting.acceptance import DRAFT
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
 from simulator.engine.kernel import advance
+from simulator.engine.moves import hear, place, take_out
 from simulator.engine.schedule import admit_all
-from simulator.engine.state import ASK, CORE, DEPARTURE, LOG_FULL, ROLLOUT, SLOT, STEP, TURN, UNTIL
+from simulator.engine.state import ASK, CORE, DEPARTURE, FLEET, GOING, LOG_FULL, NOBODY, ROLLOUT, SLOT, STEP, TURN
 from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.records import Pointing, joined, records
@@ -40,7 +42,8 @@ class Ledger:
         self.rollouts = records(ROLLOUT, len(workload))
         self.turns = records(TURN, 0 if turns is None else turns.wait_s.size)
         one = self.rollouts
-        one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1]
+        one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1] + workload.begun_tokens
+        one["stay_end"] = one["end"]
         one["prompt_tokens"], one["arrival_s"], one["replica"] = workload.prompt_tokens, workload.arrivals_s, -1
         if isinstance(policy, TablePolicy):
             one["row"] = policy.rows(workload.prompt)
@@ -55,29 +58,36 @@ class Ledger:
 
 
 class Replica:
-    """State of one replica; `advance` decodes on until the cluster must know (`state.IDLE`, `FREED` or `UNTIL`)."""
+    """State of one replica.
+
+    Alone it may go ahead of the clock (`advance`); a `Fleet` moves several together. is_open: rollouts may be placed on it at any
+    time; watched: it stops where a rollout ends or leaves.
+    """
 
     def __init__(
-        self, number: int, workload: Workload, ledger: Ledger, policy: BudgetPolicy, deployment: Deployment, pool: Pointing
+        self, number: int, workload: Workload, ledger: Ledger, policy: BudgetPolicy, deployment: Deployment, pool: Pointing,
+        is_open: bool = False, watched: bool = False,
     ) -> None:  # fmt: skip
-        self.workload, self.ledger, self.policy, self.pool = workload, ledger, policy, pool
-        self.max_num_seqs = deployment.max_num_seqs
+        self.workload, self.ledger, self.policy, self.pool, self.number = workload, ledger, policy, pool, number
+        limits = deployment.serving.limits(workload, deployment.max_num_seqs)
+        self.plain = bool(limits["plain"])
+        self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked = table is not policy
         slots = min(deployment.max_num_seqs, len(workload))
-        limits = deployment.serving.limits(workload, deployment.max_num_seqs)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
             uneven=deployment.cost.packed["uneven"], stages=table.budgets.shape[1],
-            widths=table.budgets.shape[2], **limits,
+            widths=table.budgets.shape[2], watched=watched, reason=GOING, stale=True, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
         self._logs: list[Records] = []
-        self._asking = asked
+        self.asking = asked
         self.core.point(
-            slots=self._slots, departures=records(DEPARTURE, slots), rollouts=ledger.rollouts, turns=ledger.turns, pool=pool,
-            padding=deployment.serving.padding, cost=deployment.cost.packed, draft_cost=deployment.draft_cost.packed,
+            slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
+            rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
+            cost=deployment.cost.packed, draft_cost=deployment.draft_cost.packed,
             boundaries=np.ascontiguousarray(table.boundaries), budgets=np.ascontiguousarray(table.budgets),
         )  # fmt: skip
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -85,9 +95,9 @@ class Replica:
         if not asked:
             workload.acceptance.serve(np.unique(table.budgets))
         self._point_at_drafts()
-        self._live: bool | None = None
+        self.live: bool | None = None
         if workload.siblings is not None:
-            self._live = True
+            self.live = True
             self.core.point(siblings=workload.siblings.of_replica(number))
 
     @property
@@ -99,15 +109,6 @@ class Replica:
     def extrapolated_s(self) -> float:
         """Seconds spent in decode steps outside the cost model's valid range."""
         return float(self.core["extrapolated_s"])
-
-    def load(self, time_s: float) -> tuple[int, int]:
-        """Rollouts that wait in its queue, those given to it by `time_s` and not looked at yet included, and that run."""
-        core = self.core
-        expected = self.ledger.rollouts["arrival_s"][self._arriving]
-        running = int(core["live"])
-        if self.now_s > time_s and core["logged"]:  # a step is under way: who completes in it runs still
-            running = max(running, int(core.target("log")["live"][core["logged"] - 1]))
-        return int(core["tail"] - core["head"] + (expected <= time_s).sum()), running
 
     @property
     def room(self) -> int:
@@ -147,20 +148,44 @@ class Replica:
         arrival_s = self.ledger.rollouts["arrival_s"][expected]
         self._queue_up(self._waiting, expected[np.lexsort((expected, arrival_s))])
 
-    def advance(self, wait_when_free: bool = False, until_s: float = np.inf) -> int:
-        """Decode until nothing is left (IDLE), `until_s` (UNTIL) or, if asked to wait, a slot is free (FREED)."""
-        core, asked = self.core, self.core["asked"]
-        core["wait_when_free"], core["until_s"] = wait_when_free, until_s
-        while True:
-            if asked and self._asking:
-                self._ask()
-            reason = advance(core.record, self._live)
-            self._asking = reason not in (LOG_FULL, UNTIL)
-            if reason == LOG_FULL:
-                self._logs.append(core.target("log"))
-                self._log_anew()
-            elif reason != ASK:
-                return reason
+    def place(self, rollout: int, time_s: float, stay_tokens: int = 0, pulled: bool = False) -> None:
+        """Let a rollout join the queue at `time_s`, for so many tokens (0: to its end); pulled: its KV comes along."""
+        record = self.core.record
+        if not place(record, rollout, time_s, stay_tokens, pulled):
+            self._queue_up(self._waiting.copy(), self._arriving.copy())
+            placed = place(record, rollout, time_s, stay_tokens, pulled)
+            assert placed, "there is room now"
+        self.asking |= self.plain  # it is admitted before the next step
+
+    def take_out(self, rollout: int) -> bool:
+        """Take a rollout out, wherever it is, with what it has emitted; False where it is not here (any more)."""
+        self.asking = True
+        return take_out(self.core.record, rollout)
+
+    def advance(self, wait_when_free: bool = False) -> int:
+        """Decode until nothing is left (IDLE) or, if asked to wait, a slot is free (FREED)."""
+        self.core["wait_when_free"], self.core["reason"] = wait_when_free, GOING
+        self._alone.advance(np.inf)
+        self.asking = True
+        return int(self.core["reason"])
+
+    @cached_property
+    def _alone(self) -> "Fleet":
+        return Fleet([self], watched=False)
+
+    def ready(self) -> None:
+        """Do what compiled code cannot: make room in the log, ask the policy."""
+        core = self.core
+        if core["reason"] == LOG_FULL:
+            self._logs.append(core.target("log"))
+            self._log_anew()
+        elif core["reason"] == ASK:
+            self.asking = True
+        if core["reason"] in (LOG_FULL, ASK):
+            core["reason"] = GOING
+        if core["asked"] and self.asking:
+            self._ask()
+            self.asking = False
 
     def view(self) -> BatchView:
         """What a policy may know of the batch now."""
@@ -171,8 +196,8 @@ class Replica:
             self.workload.requests,
         )  # fmt: skip
 
-    def check(self) -> None:
-        """Assert what must hold between decode steps, whatever happened before."""
+    def check(self, alone: bool = True) -> None:
+        """Assert what must hold between decode steps, whatever happened before; alone: its rollouts have been nowhere else."""
         core, slots = self.core, self._slots[: self.core["live"]]
         mine = self.ledger.rollouts[slots["rollout"]]
         assert 0 <= core["decoding"] <= core["live"] <= core["live"] + core["departed"] <= self.max_num_seqs
@@ -184,7 +209,8 @@ class Replica:
         assert (slots["position"] < slots["limit"])[: core["decoding"]].all()
         assert ((slots["budget"] >= 0) & (slots["budget"] <= UNLIMITED)).all()
         assert np.isnan(mine["finished_s"]).all()
-        self._check_tokens(slots)
+        if alone:
+            self._check_tokens(slots)
         if core["paged"]:
             departed = core.target("departures")[: core["departed"]]
             lines, held = (np.concatenate([slots[name], departed[name]]) for name in ("line", "held"))
@@ -212,6 +238,8 @@ class Replica:
         head = self._slots.size if self.core["paged"] else 0
         slack = len(self.workload) if self.workload.turns is not None else 0
         room = np.empty(arriving.size + self.ledger.turns.size + self._slots.size + waiting.size, np.int64)
+        if self._open:
+            slack, room = len(self.workload), np.empty(room.size + len(self.workload), np.int64)
         self.core.point(
             queue=np.concatenate([np.empty(head, np.int64), waiting, room]),
             arrivals=np.concatenate([np.empty(slack, np.int64), arriving]),
@@ -240,7 +268,7 @@ class Replica:
             answer = self.policy(self.view())
         except (Exception, SystemExit) as error:
             raise InputError(f"policy {name_of(self.policy)} raised {told(error)}: mend the policy") from error
-        core["asked_at"] = core["steps"]
+        core["asked_at"], core["stale"] = core["steps"], True
         budgets = checked(answer, live, self.policy)
         self._slots["budget"][:live] = budgets
         acceptance = self.workload.acceptance
@@ -250,6 +278,40 @@ class Replica:
             self._slots["shift"][:live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 
+class Fleet:
+    """Replicas that one clock moves together."""
+
+    def __init__(self, replicas: Sequence[Replica], watched: bool) -> None:
+        self.replicas, self.watched = replicas, watched
+        self.core = Pointing(FLEET, watched=watched, teller=NOBODY, told_s=np.inf)
+        self._heard: Int64 = np.empty((3, max(replica.core.target("told").size for replica in replicas)), np.int64)
+        self.core.point(
+            cores=np.array([replica.core.record.ctypes.data for replica in replicas], np.int64),
+            told=self._heard[0], emitted=self._heard[1], finished=self._heard[2],
+        )  # fmt: skip
+        self._live = replicas[0].live
+        self._asked = [replica for replica in replicas if replica.core["asked"]]
+
+    @property
+    def told_s(self) -> float:
+        """When the first of the steps ended that a replica has to tell of; infinite where there is none."""
+        return float(self.core["told_s"])
+
+    def advance(self, until_s: float) -> None:
+        """Let them decode until `until_s`, or until one has to tell of a step's end; steps begun before that are done."""
+        self.core["until_s"] = until_s
+        for replica in self._asked:
+            replica.ready()
+        while (number := advance(self.core.record, self._live)) != NOBODY:
+            self.replicas[number].ready()
+
+    def hear(self) -> tuple[int, list[list[int]]]:
+        """The replica whose step ended first, and who ended or left in it: [rollouts, tokens emitted, whether finished]."""
+        number = int(self.core["teller"])
+        self.replicas[number].asking = True
+        return number, self._heard[:, : hear(self.core.record)].tolist()
+
+
 def compiling(live: bool) -> AbstractContextManager[Callable[[], None]]:
     """`compiled.compiling_elsewhere` for the engine, which is most of what a run compiles; live: with a sibling index."""
-    return compiling_elsewhere(advance, records(CORE, 1), True if live else None)
+    return compiling_elsewhere(advance, records(FLEET, 1), True if live else None)

@@ -183,6 +183,8 @@ def admit(core: Core, left: int) -> None:
         if core.paged:
             hits, free_hits = found(pool, rollout, known)
             computed = hits * pool.block_size
+        if rollout.pulled:
+            computed = max(computed, known - 1)
         take = min(known - computed, left)
         if take < known - computed and not core.enable_chunked_prefill:
             break
@@ -198,6 +200,8 @@ def admit(core: Core, left: int) -> None:
         left -= take
         slot.rollout, slot.origin, slot.base, slot.take, slot.computed = number, origin, base, take, computed
         enter(core, slot, rollout)
+        rollout.cached += hits * pool.block_size
+        rollout.pulled = False
         if core.paged:
             publish_until(core, pool, slot, computed + take)
 
@@ -209,8 +213,10 @@ def enter(core: Core, slot: Slot, rollout: Rollout) -> None:
     slot.budget = slot.shift = slot.stage = 0
     slot.drafted = rollout.drafted
     slot.since = core.steps - rollout.steps
-    slot.stop = turns_of(core)[rollout.turn].end if rollout.turn < rollout.turns_end else rollout.end
-    rollout.cached += slot.computed
+    end = turns_of(core)[rollout.turn].end if rollout.turn < rollout.turns_end else rollout.end
+    slot.stop = min(end, rollout.stay_end)
+    if rollout.position > rollout.start or not np.isnan(rollout.admitted_s):
+        rollout.recomputed += known_tokens(slot) - slot.computed
     if np.isnan(rollout.admitted_s):
         rollout.admitted_s = core.now_s
 

@@ -10,12 +10,13 @@ from simulator.cost.kernel import COST, Cost
 from simulator.cost.work import Work
 from simulator.drafting.acceptance import DRAFT, Draft
 from simulator.drafting.live import SIBLINGS, Siblings
-from simulator.records import INT, Array, array_field, layout, record_field
+from simulator.records import INT, Array, array_field, layout, record_at, record_field
 
 NO_KEY = -1
 """Of a KV block that is not found by key."""
-IDLE, FREED, ASK, LOG_FULL, UNTIL, AGAIN = range(6)
-"""Why `advance` returned; AGAIN: it goes on."""
+GOING, IDLE, FREED, TOLD, ASK, LOG_FULL, AGAIN = range(7)
+"""Why a replica stopped; GOING: it was told to; AGAIN: it goes on."""
+NOBODY = -1
 NO_LIMIT = 1 << 62
 
 
@@ -51,12 +52,15 @@ class Rollout:
     own_key: int  # the first key that is its own
     position: int  # where it goes on
     turn: int  # its next turn
+    stay_end: int  # the position after which it leaves its replica; `end` if it stays
+    pulled: bool  # whether its KV comes from another replica
     replica: int  # that completed it; -1 before
     steps: int
     drafted: int
     accepted: int
     preempted: int
     cached: int  # tokens that it did not have to compute
+    recomputed: int  # tokens that it had to compute again
     arrival_s: float  # again after every turn
     queued_s: float  # when the engine first looked
     admitted_s: float
@@ -143,11 +147,16 @@ class Core:
     released: int  # departures, in this step
     # its clock
     now_s: float
+    next_s: float  # when its next step may begin
     visible_s: float  # arrivals until then are seen by the next step's scheduling
     until_s: float
     extrapolated_s: float
     # how it was called
     wait_when_free: bool
+    reason: int  # why it stopped
+    watched: bool  # whether it stops when a rollout ends or a stay of its
+    telling: int  # rollouts of the last step of which it has to tell
+    evicted: int  # rollouts taken out since the last step
     asked: bool  # whether budgets are the policy's answers, not its table
     every: int  # decode steps between questions; 0: only when the batch changes
     # its limits, by vLLM's names
@@ -177,6 +186,7 @@ class Core:
     arrivals: Array[int]
     turns: Array[Turn]
     departures: Array[Departure]
+    told: Array[int]
     log: Array[Step]
     padding: Array[int]  # the size that a batch of so many tokens runs at
     pool: Pool
@@ -195,8 +205,21 @@ class Core:
     siblings: Siblings
 
 
+class Fleet:
+    """Replicas under one clock, by the addresses of their cores."""
+
+    cores: Array[int]
+    until_s: float  # when somebody else must know
+    watched: bool  # whether anybody else must know what a step ends with
+    teller: int  # of those that have to tell of a step's end, whose ended first; NOBODY if none has
+    told_s: float  # when that was
+    told: Array[int]  # who ended or left in it
+    emitted: Array[int]  # how many tokens they have emitted
+    finished: Array[int]  # and whether they have finished
+
+
 SLOT, ROLLOUT, TURN, DEPARTURE, STEP = layout(Slot), layout(Rollout), layout(Turn), layout(Departure), layout(Step)
-BLOCK, POOL, CORE = layout(Block), layout(Pool), layout(Core)
+BLOCK, POOL, CORE, FLEET = layout(Block), layout(Pool), layout(Core), layout(Fleet)
 
 slots_of, rollouts_of, turns_of = (
     array_field("slots", SLOT),
@@ -219,6 +242,8 @@ pool_of, cost_of, draft_cost_of = (
     record_field("cost", COST),
     record_field("draft_cost", DRAFT_COST),
 )
+cores_of, core_at, told_of = array_field("cores", INT), record_at(CORE), array_field("told", INT)
+emitted_of, finished_of = array_field("emitted", INT), array_field("finished", INT)
 siblings_of = record_field("siblings", SIBLINGS)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
 spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)

@@ -47,6 +47,7 @@ class Workload:
     there at 0), in seconds after the first; turns: None where nobody waits; hashes: int64[], prefix block hashes of the
     prompts, in rollout i from hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of
     rollouts that were drawn more than once, which of their copies each is: copies share no prefix (None: there are none).
+    begun: tokens that each has emitted in an earlier RL step (None: nobody has).
     """
 
     prompt: Int64
@@ -60,11 +61,18 @@ class Workload:
     hashes: Int64 | None = None
     hash_offsets: Int64 | None = None
     copy: Int64 | None = None
+    begun: Int64 | None = None
 
     def __post_init__(self) -> None:
         """Assert that lengths and acceptance describe the same rollouts."""
         assert (np.diff(self.acceptance.offsets) == self.output_tokens).all()
         assert (self.output_tokens >= 1).all()
+        assert self.begun is None or ((self.begun >= 0) & (self.begun < self.output_tokens)).all()
+
+    @cached_property
+    def begun_tokens(self) -> Int64:
+        """Tokens that each rollout has emitted before."""
+        return np.zeros(len(self), np.int64) if self.begun is None else self.begun
 
     @cached_property
     def requests(self) -> Requests:
@@ -105,7 +113,7 @@ class Workload:
 
     def longest_prefill(self, preemptible: bool) -> int:
         """Tokens of the longest prefill: of a prompt, or of all but the last token of a rollout that can come back."""
-        comes_back = preemptible or self.turns is not None
+        comes_back = preemptible or self.turns is not None or self.begun is not None
         return int((np.maximum(self.prompt_tokens, 1) + (self.output_tokens - 1 if comes_back else 0)).max())
 
     def shared_blocks(self, block_size: int, caching: bool) -> tuple[Int64, Int64, Int64, int]:

@@ -26,7 +26,7 @@ from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.compare.batches import batch, profile
 from tests.engine.workloads import (
     BUDGETS,

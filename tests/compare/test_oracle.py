@@ -13,7 +13,7 @@ from simulator.compare.regret import Scale
 from simulator.cost.draft_cost import DraftCost
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.compare.batches import batch, profile
 from tests.engine.workloads import random_cost, random_rollout, workload_of
 

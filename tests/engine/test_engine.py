@@ -14,7 +14,7 @@ from simulator.budgets.view import BatchView
 from simulator.engine import replica
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.engine.workloads import (
     BUDGETS,
     Hidden,

@@ -10,7 +10,7 @@ from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.engine.workloads import (
     Hidden,
     affine_pair,
@@ -63,7 +63,7 @@ def test_a_policy_sees_what_happened_so_far_and_nothing_more(seed: int) -> None:
         return [3] * view.live
 
     workload = workload_of(rollouts, np.arange(10) // 4)
-    outcome = simulate(workload, spy, Deployment(UNIT, 4, dispatch="static"))
+    outcome = simulate(workload, spy, Deployment(UNIT, 4, placement="static"))
     result = reference.simulate(rollouts, UNIT_REFERENCE, spy_reference, 4, dispatch="static")
     steps = drafted = accepted = 0
     admitted_at = {rollout: i for i, view in reversed([*enumerate(expected)]) for rollout in view.rollouts}

@@ -11,7 +11,7 @@ from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.engine.workloads import context_of
 
 Int64 = npt.NDArray[np.int64]

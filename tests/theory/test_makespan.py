@@ -8,7 +8,7 @@ import pytest
 from simulator.budgets.policy import by_live
 from simulator.cost import Profile
 from simulator.engine.cluster import Outcome
-from simulator.scheduling.dispatch import Dispatch
+from simulator.limits import Dispatch
 from tests.engine.workloads import assert_equal
 from tests.theory.queues import UNIT, Int64, affine, iid_workload, lengths_only, run
 

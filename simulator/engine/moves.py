@@ -1,0 +1,143 @@
+"""What happens to a replica between its decode steps: rollouts are placed on it, taken from it, and counted."""
+
+import numpy as np
+
+from simulator.compiled import compiled, entry
+from simulator.engine.blocks import release
+from simulator.engine.kernel import furthest_behind
+from simulator.engine.schedule import expect, leave
+from simulator.engine.state import (
+    GOING,
+    IDLE,
+    Core,
+    Fleet,
+    arrivals_of,
+    core_at,
+    cores_of,
+    departures_of,
+    emitted_of,
+    finished_of,
+    pool_of,
+    queue_of,
+    rollouts_of,
+    slots_of,
+    told_of,
+    turns_of,
+)
+from simulator.records import Array
+
+
+@entry
+def place(cores: Array[Core], number: int, time_s: float, stay_tokens: int, pulled: bool) -> bool:
+    """Let a rollout join the replica's queue at `time_s`, for so many tokens (0: to its end); False where it has no room for it.
+
+    pulled: whether the replica was sent its KV.
+    """
+    core = cores[0]
+    rollouts, queue = rollouts_of(core), queue_of(core)
+    if queue.size - core.tail - (arrivals_of(core).size - core.next_arrival) <= turns_of(core).size:
+        return False
+    rollout = rollouts[number]
+    rollout.stay_end = min(rollout.position + stay_tokens, rollout.end) if stay_tokens > 0 else rollout.end
+    rollout.pulled = pulled
+    if core.plain:
+        if core.live == 0 and core.head == core.tail:
+            core.now_s = core.visible_s = max(core.now_s, time_s)
+        if np.isnan(rollout.queued_s):
+            rollout.queued_s = core.now_s
+        queue[core.tail] = number
+        core.tail += 1
+    else:
+        expect(core, number, time_s)
+    if core.reason == IDLE:
+        core.reason, core.next_s = GOING, max(core.now_s, time_s)
+    elif core.live == 0:
+        core.next_s = min(core.next_s, max(core.now_s, time_s))
+    return True
+
+
+@entry
+def take_out(cores: Array[Core], number: int) -> bool:
+    """Take a rollout out of the batch, the queue or the arrivals, with what it has emitted; whether it was there."""
+    core = cores[0]
+    slots, rollout = slots_of(core), rollouts_of(core)[number]
+    for i in range(core.live):
+        if slots[i].rollout == number:
+            leave(core, slots[i], rollout)
+            rollout.position = slots[i].position
+            evict(core, i)
+            return True
+    queue = queue_of(core)
+    for i in range(core.head, core.tail):
+        if queue[i] == number:
+            for later in range(i + 1, core.tail):
+                queue[later - 1] = queue[later]
+            core.tail -= 1
+            return True
+    arrivals = arrivals_of(core)
+    for i in range(core.next_arrival, arrivals.size):
+        if arrivals[i] == number:
+            for before in range(i, core.next_arrival, -1):
+                arrivals[before] = arrivals[before - 1]
+            core.next_arrival += 1
+            return True
+    return False
+
+
+@compiled
+def evict(core: Core, i: int) -> None:
+    """Empty slot i and close the gap, keeping the order; its blocks are free as after a rollout's end."""
+    slots, departures = slots_of(core), departures_of(core)
+    line, held = slots[i].line, slots[i].held
+    for later in range(i + 1, core.live):
+        slots[later - 1] = slots[later]
+    core.live -= 1
+    core.decoding -= i < core.decoding
+    core.evicted += 1
+    core.stale = True
+    if core.async_scheduling:
+        departures[core.departed].line, departures[core.departed].held = line, held
+        core.departed += 1
+    elif core.paged:
+        release(pool_of(core), line, held)
+
+
+@entry
+def count(
+    fleets: Array[Fleet], time_s: float, running: Array[int], waiting: Array[int], free_blocks: Array[int]
+) -> None:
+    """What each replica has at `time_s`: rollouts in its batch, those that leave with a step under way included; rollouts in its
+    queue, those that it has not looked at yet included; KV blocks that nobody refers to.
+    """  # fmt: skip
+    cores = cores_of(fleets[0])
+    for i in range(cores.size):
+        core = core_at(cores[i])
+        rollouts, arrivals = rollouts_of(core), arrivals_of(core)
+        running[i] = core.live
+        if core.now_s > time_s:
+            running[i] += core.completed + core.evicted
+        elif core.telling > 0:
+            running[i] += core.completed
+        waiting[i] = core.tail - core.head
+        at = core.next_arrival
+        while at < arrivals.size and rollouts[arrivals[at]].arrival_s <= time_s:
+            waiting[i] += 1
+            at += 1
+        free_blocks[i] = pool_of(core).free
+
+
+@entry
+def hear(fleets: Array[Fleet]) -> int:
+    """Take down what the fleet's teller has to tell; returns how many rollouts. It may go on then, and the next one may tell."""
+    fleet = fleets[0]
+    core = core_at(cores_of(fleet)[fleet.teller])
+    rollouts, news = rollouts_of(core), told_of(core)
+    told, emitted, finished = told_of(fleet), emitted_of(fleet), finished_of(fleet)
+    heard = core.telling
+    for i in range(heard):
+        rollout = rollouts[news[i]]
+        told[i], finished[i] = news[i], not np.isnan(rollout.finished_s)
+        emitted[i] = (rollout.end if finished[i] else rollout.position) - rollout.start
+    core.telling, core.reason = 0, GOING
+    furthest_behind(fleet)
+    return heard

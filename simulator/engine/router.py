@@ -1,0 +1,198 @@
+"""The router: asks the placement at every event, and does what it decides."""
+
+from collections import deque
+from heapq import heappop, heappush
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.engine.deployment import Deployment
+from simulator.engine.moves import count
+from simulator.engine.replica import Fleet
+from simulator.engine.workload import Workload
+from simulator.plugins import told
+from simulator.scheduling.placement import (
+    ANY,
+    CANCELLED,
+    FINISHED,
+    HELD,
+    QUEUED,
+    Cancel,
+    Event,
+    Kind,
+    Place,
+    Placement,
+    View,
+    events_of,
+    name_of,
+)
+from traces.errors import InputError
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Router:
+    """Where every rollout of a workload is, and how it gets there; what a `View` looks up. Times are the cluster's clock."""
+
+    def __init__(self, workload: Workload, fleet: Fleet, placement: Placement, deployment: Deployment) -> None:
+        self.fleet, self.replicas, self.deployment = fleet, fleet.replicas, deployment
+        self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
+        self.queue: deque[tuple[int, int, bool]] = deque()
+        self.requests, self.now_s = workload.requests, 0.0
+        self._turns, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
+        self._where = np.full(len(workload), HELD)
+        self._emitted = workload.begun_tokens.copy()
+        self._counts: Int64 = np.empty((4, len(self.replicas)), np.int64)
+        self.where, self.emitted_tokens = _shown(self._where), _shown(self._emitted)
+        self._shown = tuple(_shown(one) for one in self._counts)
+        self._last = [ANY] * len(workload)
+        self._transit: Int64 = np.zeros(len(self.replicas), np.int64)
+        self._landings: list[tuple[float, int, int, int]] = []
+        self._full = False
+        self._view = View(self, len(self.replicas), deployment.max_num_seqs)
+
+    @property
+    def queued(self) -> int:
+        """Rollouts in the common queue."""
+        return len(self.queue)
+
+    def counts(self) -> tuple[Int64, ...]:
+        """Running, waiting, room and free KV blocks of each replica, now."""
+        running, waiting, room, free = self._counts
+        count(self.fleet.core.record, self.now_s, running, waiting, free)
+        np.subtract(self.deployment.max_num_seqs, running + waiting + self._transit, out=room)
+        return self._shown
+
+    def tell(self, kind: Kind, rollouts: "list[int] | Int64", now_s: float, replica: int = ANY) -> None:
+        """Ask the placement, if it wants to be told of this, and do what it says."""
+        self.now_s = now_s
+        if kind not in self.events:
+            if kind != "arrival":
+                return
+            kind = "start"
+        try:
+            decisions = tuple(self.placement(Event(kind, np.asarray(rollouts, np.int64), replica), self._view))
+        except (Exception, SystemExit) as error:
+            raise InputError(f"placement {self.name} raised {told(error)}: mend the placement") from error
+        for decision in decisions:
+            if isinstance(decision, Place):
+                self._place(decision)
+            elif isinstance(decision, Cancel):
+                for rollout in _numbers(decision.rollout):
+                    self._check(rollout)
+                    self.cancel(rollout)
+            else:
+                raise InputError(f"placement {self.name}: answered {decision!r:.60}: return Place and Cancel")
+
+    def serve(self, preferred: int = ANY) -> None:
+        """Hand the common queue's head to the preferred replica while it has room, then to whoever has the fewest rollouts."""
+        queue = self.queue
+        if queue and preferred != ANY:
+            free = self._room(preferred)
+            while queue and free > 0:
+                rollout, stay_tokens, pulled = queue.popleft()
+                self._send(rollout, preferred, stay_tokens, pulled)
+                free -= 1
+        if not queue or (self._full and preferred != ANY):
+            self._full = bool(queue)
+            return
+        room = self.counts()[2].copy()
+        while queue and room.max() > 0:
+            chosen = int(room.argmax())
+            rollout, stay_tokens, pulled = queue.popleft()
+            self._send(rollout, chosen, stay_tokens, pulled)
+            room[chosen] -= 1
+        # who leaves for a turn frees a slot, and nobody is told
+        self._full = bool(queue) and not self._turns
+
+    def leave(self, rollout: int, emitted_tokens: int, finished: bool) -> bool:
+        """Note that a rollout left a replica; False where it was cancelled before it could be placed again."""
+        self._emitted[rollout] = emitted_tokens
+        if not finished and self._where[rollout] == CANCELLED:
+            return False
+        self._where[rollout] = FINISHED if finished else HELD
+        return True
+
+    def cancel(self, rollout: int) -> None:
+        """Stop a rollout, wherever it is."""
+        where = int(self._where[rollout])
+        if where in (FINISHED, CANCELLED):
+            return
+        self._where[rollout] = CANCELLED
+        self._full = False
+        if where == QUEUED:
+            self.queue = deque(one for one in self.queue if one[0] != rollout)
+        elif where >= 0 and not self.replicas[where].take_out(rollout):
+            on_the_way = [one for one in self._landings if one[2] == rollout]
+            self._landings = sorted(one for one in self._landings if one[2] != rollout)
+            self._transit[where] -= len(on_the_way)
+
+    @property
+    def next_landing_s(self) -> float:
+        """When the next rollout arrives with its KV."""
+        return self._landings[0][0] if self._landings else np.inf
+
+    def land(self, now_s: float) -> None:
+        """Let rollouts whose KV has been sent join their replicas."""
+        while self._landings and self._landings[0][0] <= now_s:
+            at_s, _, rollout, stay_tokens = heappop(self._landings)
+            replica = int(self._where[rollout])
+            self._transit[replica] -= 1
+            self.replicas[replica].place(rollout, at_s, stay_tokens, True)
+
+    def _room(self, number: int) -> int:
+        replica = self.replicas[number]
+        if replica.plain:
+            return replica.room - int(self._transit[number])
+        return int(self.counts()[2][number])
+
+    def _place(self, place: Place) -> None:
+        stay_tokens, pulled = int(place.stay_tokens), place.kv == "pull"
+        if stay_tokens < 0 or place.kv not in ("pull", "recompute"):
+            raise InputError(f"placement {self.name}: {place!r:.120}: give stay_tokens >= 0 and kv recompute or pull")
+        if pulled and self.deployment.pull_s_per_token is None:
+            raise InputError(f"placement {self.name} pulls KV, at a price that nothing says: use kv recompute")
+        rollouts, replicas = _numbers(place.rollout), _numbers(place.replica)
+        if len(replicas) != len(rollouts):
+            replicas = np.broadcast_to(replicas, len(rollouts)).tolist()
+        for rollout, replica in zip(rollouts, replicas, strict=True):
+            self._check(rollout)
+            if self._where[rollout] != HELD:
+                raise InputError(
+                    f"placement {self.name}: places rollout {rollout} twice: place one when it starts, arrives or has left"
+                )
+            if replica == ANY:
+                self._where[rollout] = QUEUED
+                self.queue.append((rollout, stay_tokens, pulled))
+            elif 0 <= replica < len(self.replicas):
+                self._send(rollout, replica, stay_tokens, pulled)
+            else:
+                most = len(self.replicas) - 1
+                raise InputError(
+                    f"placement {self.name}: replica {replica}: use 0 to {most}, or ANY for the common queue"
+                )
+
+    def _check(self, rollout: int) -> None:
+        if not 0 <= rollout < self._where.size:
+            raise InputError(f"placement {self.name}: rollout {rollout}: they are numbered 0 to {self._where.size - 1}")
+
+    def _send(self, rollout: int, replica: int, stay_tokens: int, pulled: bool) -> None:
+        last, self._last[rollout], self._where[rollout] = self._last[rollout], replica, replica
+        emitted = int(self._emitted[rollout])
+        pulled = pulled and last != ANY and emitted > 0
+        if pulled and last != replica and (per_token_s := self.deployment.pull_s_per_token):
+            known = max(int(self._prompt_tokens[rollout]), 1) + emitted - 1
+            self._transit[replica] += 1
+            heappush(self._landings, (self.now_s + known * per_token_s, rollout, rollout, stay_tokens))
+        else:
+            self.replicas[replica].place(rollout, self.now_s, stay_tokens, pulled)
+
+
+def _numbers(numbers: "int | Int64") -> list[int]:
+    return np.atleast_1d(numbers).tolist() if isinstance(numbers, np.ndarray) else [int(numbers)]
+
+
+def _shown(array: Int64) -> Int64:
+    view = array.view()
+    view.flags.writeable = False
+    return view
