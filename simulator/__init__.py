@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from simulator.replay import run
     from simulator.results import Result
     from simulator.scenario import Scenario
+    from simulator.system import System
     from traces.io import read as load_trace
 
-__all__ = ["Result", "Scenario", "load_profile", "load_trace", "run"]
+__all__ = ["Result", "Scenario", "System", "load_profile", "load_trace", "run"]
 
 _HOMES = {
     "Result": "simulator.results:Result",
     "Scenario": "simulator.scenario:Scenario",
+    "System": "simulator.system:System",
     "load_profile": "simulator.cost.profiles:load_profile",
     "load_trace": "traces.io:read",
     "run": "simulator.replay:run",

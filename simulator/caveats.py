@@ -10,9 +10,8 @@ from numpy.lib.recfunctions import structured_to_unstructured
 from simulator.cost.kernel import features_of
 from simulator.cost.model import Profile
 from simulator.cost.work import FEATURES, WORK_FIELDS
-from simulator.drafting.drafter import Drafter
 from simulator.engine.serving import Serving
-from simulator.summary import Episode
+from simulator.played import Played
 from traces.trace import Trace
 
 Records = npt.NDArray[Any]
@@ -20,16 +19,15 @@ Records = npt.NDArray[Any]
 
 def caveats(
     runs: Sequence[dict[str, Any]],
-    episodes: Sequence[Episode],
+    played: Sequence[Played],
     trace: Trace,
     steps: Sequence[int],
     cost: Profile,
-    drafter: Drafter,
     serving: Serving,
 ) -> list[str]:
     """Return one line for each reservation: extrapolated and derived costs, what is not shared, missing history, no drafts."""
     notes = []
-    logs = [log for episode in episodes for log in episode.outcome.logs]
+    logs = [log for one in played for step in one.steps for log in step.episode.outcome.logs]
     if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
         share = f"{most:.0%}" if most >= 0.005 else "0.5%"
         notes.append(
@@ -46,11 +44,23 @@ def caveats(
         for name in ("block_size", "scheduler_reserve_full_isl")
         if not serving.paged and getattr(serving, name) != Serving.model_fields[name].default
     ]
-    if "siblings" in drafter.learns_from:
+    if any("siblings" in one.drafter.learns_from for one in played):
         notes.append("acceptance by position is that of the frozen history: live drafts depend on when they are made")
-    idle = [run["policy"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
+    idle = [run["system"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")
+    for one in played:
+        if assumed := [f"{stage.name} {stage.basis}" for stage in one.stages if stage.basis.startswith("assumed")]:
+            notes.append(f"{one.system.name}: {'; '.join(assumed)}")
+        if len(one.steps) < len(steps):
+            notes.append(
+                f"{one.system.name}: the trace has rollouts for {len(one.steps)} of {len(steps)} RL steps: the rest were dropped"
+            )
+        if any(step.carried for step in one.steps):
+            notes.append(
+                f"{one.system.name}: rollouts that are carried over keep their recorded lengths; nobody knows what newer weights "
+                "would have written"
+            )
     return notes
 
 

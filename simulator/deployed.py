@@ -1,14 +1,20 @@
 """From what a scenario names to what rollouts are decoded on: costs, drafter, limits."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from simulator.catalogue import estimate, load_device, load_model
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
+from simulator.cost.shape import ModelShape
 from simulator.drafting.drafter import Drafter, ReservesSlots
 from simulator.drafting.pricing import priced
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
 from simulator.scenario import Scenario
+from simulator.system import System
+from simulator.training.stage import Prices
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -36,7 +42,36 @@ def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deploy
     """Everything that all policies have in common."""
     engine = scenario.engine
     serving = serving_of(scenario, drafter)
-    return Deployment(cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving)
+    return Deployment(
+        cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, _pull_s_per_token(scenario)
+    )
+
+
+def gpus_per_replica(scenario: Scenario, cost: Profile) -> int:
+    """GPUs of one replica."""
+    return int(cost.parallel.get("tensor_parallel_size", scenario.tensor_parallel_size))
+
+
+def prices_of(scenario: Scenario, system: System, trace: Trace, cost: Profile) -> Prices:
+    """What the costs of training follow from."""
+    shape, device = hardware_of(scenario)
+    gpus = system.train_gpus or scenario.engine.replicas * gpus_per_replica(scenario, cost)
+    return Prices(trace, cost, shape, device, gpus, scenario.seed)
+
+
+def hardware_of(scenario: Scenario) -> tuple[ModelShape, Mapping[str, Any]] | tuple[None, None]:
+    """Shape of the model and figures of the device, where the scenario names them."""
+    if scenario.model is None or scenario.device is None:
+        return None, None
+    return model_shape(load_model(scenario.model)), load_device(scenario.device)
+
+
+def _pull_s_per_token(scenario: Scenario) -> float | None:
+    """Seconds to send a token's KV over the device's link, each GPU its share; None where model and device are not named."""
+    shape, device = hardware_of(scenario)
+    if shape is None or device is None:
+        return None
+    return shape.kv_bytes_per_token / scenario.tensor_parallel_size / float(device["link_bandwidth_bytes_per_s"])
 
 
 def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
@@ -57,10 +92,10 @@ def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
 
 def _blocks_that_fit(scenario: Scenario) -> int | None:
     """KV blocks beside the model on the device, None where the scenario names neither; InputError where none fit."""
-    if scenario.model is None or scenario.device is None:
+    shape, device = hardware_of(scenario)
+    if shape is None or device is None:
         return None
-    engine, shape = scenario.engine, model_shape(load_model(scenario.model))
-    memory_bytes = int(load_device(scenario.device)["memory_bytes"])
+    engine, memory_bytes = scenario.engine, int(device["memory_bytes"])
     try:
         return shape.num_gpu_blocks(
             memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size

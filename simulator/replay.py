@@ -1,149 +1,139 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
+from itertools import zip_longest
 
-import numpy as np
-import numpy.typing as npt
-
-from simulator.budgets.answers import facts_of
-from simulator.budgets.context import Context
-from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
-from simulator.deployed import cost_of, deployment_of, drafter_of
+from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
-from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, past_rows
-from simulator.drafting.measure import DraftCurve, DraftProfile, draft_curve
-from simulator.engine.cluster import simulate
+from simulator.drafting.measure import DraftProfile
 from simulator.engine.deployment import Deployment
 from simulator.engine.replica import compiling
-from simulator.engine.workload import Workload, workload_of
-from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
+from simulator.played import Played
+from simulator.prepared import Phase, Preparing, Shared
+from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
-from simulator.summary import Episode, rl_step_rows, rollout_block, run_rows, step_blocks
+from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks
+from simulator.system import System
+from simulator.system_run import SystemRun
+from simulator.training.loop import Judges, Watches
+from simulator.training.resolve import resolve_loop, resolve_stage
 from traces.errors import InputError
 from traces.io import read
 from traces.trace import Trace
 
-Int64 = npt.NDArray[np.int64]
-
-POLICY_WINDOW = 16
-"""RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
-
 
 def run(scenario: Scenario, trace: Trace | None = None) -> Result:
-    """Replay the scenario's RL steps under each of its policies; InputError says what cannot be used and why.
+    """Play each of the scenario's systems over its RL steps; InputError says what cannot be used and why.
 
     Each RL step is drafted from the recorded steps in the window before it, frozen, and from each rollout's own output.
-    `trace` saves reading the file again. `seed` names the random numbers of drafters and policies that draw them.
+    `trace` saves reading the file again. `seed` names the random numbers of drafters, policies and stages that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
-    cost, steps = cost_of(scenario), chosen_steps(trace, scenario.steps)
-    drafter = drafter_of(scenario, trace, cost)
-    deployment = deployment_of(scenario, cost, drafter)
-    episodes: list[Episode] = []
-    rl_steps: list[RLStep] = []
-    drafts = DraftProfile()
-    policies: dict[str, BudgetPolicy] = {}
-    with compiling("siblings" in drafter.learns_from) as engine_ready:
-        for step in steps:
-            prepared = _prepare(scenario, trace, step, drafter, deployment)
-            engine_ready()  # before the clock starts, so that `wall_s` is the simulation's alone
-            episodes += _play(scenario, prepared, policies, deployment)
-            drafts.add(prepared.workload.acceptance)
+    cost, steps, shared = cost_of(scenario), chosen_steps(trace, scenario.steps), Shared()
+    systems, drafts, compared = scenario.compared, DraftProfile(), list[RLStep]()
+    ready: list[Callable[[], None]] = []
+    runs, playing, played = [], [], list[Played]()
+    for system in systems:
+        run_, one = _system_run(scenario, system, trace, steps, shared, lambda: ready[0]())
+        runs.append(run_)
+        playing.append(run_.play())
+        played.append(one)
+    live = any("siblings" in one.drafter.learns_from for one in played)
+    with compiling(live) as engine_ready:
+        ready.append(engine_ready)
+        for found in zip_longest(*playing):
+            for one, step in zip(played, found, strict=True):
+                if step is not None:
+                    one.steps.append(step)
+            if found[0] is not None:
+                for acceptance in runs[0].phase.acceptances:
+                    drafts.add(acceptance)
             if scenario.compare:
-                rl_steps += _repeated(scenario, trace, prepared, drafter)
-            else:
-                prepared.workload.acceptance.release()
-    comparison = _compared(scenario, rl_steps, deployment)
-    runs = run_rows(episodes, scenario.policies, drafter)
-    warnings = caveats(runs, episodes, trace, steps, cost, drafter, deployment.serving)
+                compared += _repeated(scenario, runs[0])
+            shared.made.clear()
+    deployment = runs[0].preparing.deployment
+    comparison = _compared(scenario, compared, deployment)
+    rows = run_rows(played)
+    together = zip_longest(*(one.steps for one in played))
+    episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
     return Result(
-        table(RUNS, runs),
-        table(RL_STEPS, rl_step_rows(episodes, scenario.policies[0])),
+        table(RUNS, rows),
+        table(RL_STEPS, rl_step_rows(played)),
         table(ROLLOUTS, (rollout_block(e, trace.prompt_ids) for e in episodes)),
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, drafts.blocks()),
+        table(SPANS, map(span_block, played)),
         {
             "rolloutsim": version("rolloutsim"),
             "seed": scenario.seed,
             "trace": {"path": trace.source, "sha256": trace.sha256},
             "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
             "scenario": scenario.model_dump(mode="json"),
-            "arrivals": any(e.arrival_s.any() for e in episodes),
-            "warnings": warnings,
+            "arrivals": any(
+                step.episode.arrival_s.any()
+                for run_ in runs
+                if not isinstance(run_.loop, Watches)
+                for step in run_.steps[: len(steps)]
+            ),
+            "warnings": caveats(rows, played, trace, steps, cost, deployment.serving),
         },
         comparison,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """One RL step before any policy has decoded it: its rollouts, and the history that is drafted from."""
-
-    step: int
-    rows: Int64
-    past: Int64
-    workload: Workload
-    context: Context
-
-
-def _prepare(scenario: Scenario, trace: Trace, step: int, drafter: Drafter, deployment: Deployment) -> _Prepared:
-    rows = np.flatnonzero(trace.step == step)
-    past = past_rows(trace, step, drafter.window)
-    known = past_rows(trace, step, max(drafter.window, POLICY_WINDOW))
-    acceptance = accepted(drafter, trace, rows, past, scenario.seed)
-    siblings = drafter.sibling_index(trace, rows, past) if isinstance(drafter, LiveDrafter) else None
-    workload = workload_of(trace, rows, acceptance, siblings, scenario.engine.arrivals)
-    filled = min(
-        deployment.max_num_seqs, -(-rows.size // deployment.replicas)
-    )  # the first may get one more than others
-    context = Context(
-        len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
-        deployment.cost, filled, _curve(drafter, trace, known, scenario.seed), drafter.cost, scenario.seed,
+def _system_run(
+    scenario: Scenario, system: System, trace: Trace, steps: list[int], shared: Shared, ready: Callable[[], None]
+) -> tuple[SystemRun, Played]:
+    """A system's run before it begins, and what will be told of it."""
+    own = scenario.of(system)
+    cost = cost_of(own)
+    drafter = drafter_of(own, trace, cost)
+    deployment, loop, prices = (
+        deployment_of(own, cost, drafter),
+        resolve_loop(system.loop),
+        prices_of(own, system, trace, cost),
+    )
+    if isinstance(loop, Judges):
+        _check_rewards(trace, system)
+    stages = [resolve_stage(stage, prices) for stage in system.stages]
+    preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared)
+    apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
+    placement = system.placement or own.engine.dispatch
+    one = Played(
+        system, drafter, placement, stages, deployment.replicas, gpus_per_replica(own, cost),
+        prices.train_gpus if apart and stages else 0,
     )  # fmt: skip
-    return _Prepared(step, rows, past, workload, context)
+    return SystemRun(system.name, preparing, loop, stages, ready), one
 
 
-def _play(
-    scenario: Scenario, prepared: _Prepared, policies: dict[str, BudgetPolicy], deployment: Deployment
-) -> Iterator[Episode]:
-    """Decode an RL step under each policy; `policies`: those of the RL step before, which give way to these."""
-    workload = prepared.workload
-    for spec in scenario.policies:
-        policy = policies[spec] = resolve_policy(spec, prepared.context, policies.get(spec))
-        if isinstance(policy, TablePolicy):
-            workload.acceptance.serve(np.unique(policy.budgets))
-        started = time.perf_counter()
-        outcome = simulate(workload, policy, deployment)
-        wall_s = time.perf_counter() - started
-        if not np.isfinite(outcome.makespan_s):
-            raise InputError(
-                f"profile {deployment.cost.name}: its costs add up to {outcome.makespan_s} s: correct them"
-            )
-        yield Episode(
-            spec, prepared.step, workload.requests, workload.output_tokens, outcome, wall_s, facts_of(policy),
-            workload.arrivals_s, workload.waits_s,
-        )  # fmt: skip
+def _check_rewards(trace: Trace, system: System) -> None:
+    column = trace.table.column("reward") if "reward" in trace.table.column_names else None
+    if column is None or column.null_count:
+        missing = "has no rewards" if column is None else f"has no reward in {column.null_count:,} of its rows"
+        raise InputError(
+            f"{trace.source}: {missing}, by which loop {system.loop} keeps groups: record them, or use another loop"
+        )
 
 
-def _repeated(scenario: Scenario, trace: Trace, prepared: _Prepared, drafter: Drafter) -> Iterator[RLStep]:
+def _repeated(scenario: Scenario, run_: SystemRun) -> Iterator[RLStep]:
     """The RL step under each seed of the comparison."""
     assert scenario.compare is not None
+    phase: Phase = run_.phase
     for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
-        workload = prepared.workload
+        workload = phase.workload
         if seed != scenario.seed:
-            drawn = accepted(drafter, trace, prepared.rows, prepared.past, seed)
-            workload = replace(workload, acceptance=drawn)
-        context = replace(prepared.context, seed=seed)
+            rows = run_.stream.rows[phase.numbers]
+            workload = replace(workload, acceptance=run_.preparing.accepted(rows, phase.past, seed))
+        context = replace(phase.context, seed=seed)
         makers = {spec: partial(resolve_policy, spec, context) for spec in scenario.policies}
-        yield RLStep(prepared.step, seed, workload, makers)
+        yield RLStep(phase.step, seed, workload, makers)
 
 
 def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment) -> Comparison | None:
@@ -151,11 +141,3 @@ def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment
     if asked is None:
         return None
     return compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
-
-
-def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
-    @cache
-    def measure() -> DraftCurve | None:
-        return draft_curve(drafter, trace, past, seed) if past.size else None
-
-    return measure

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from simulator.compare.report import Comparison
 
-TableName = Literal["runs", "rl_steps", "rollouts", "steps", "acceptance"]
+TableName = Literal["runs", "rl_steps", "rollouts", "steps", "acceptance", "spans"]
 TABLES = get_args(TableName)
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
@@ -30,16 +30,33 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
 PER_RL_STEP = (
     "rollouts", "makespan_s", "speedup", "decode_steps", "output_tokens", "drafted_tokens", "accepted_tokens",
     "mean_acceptance_length", "draft_acceptance_rate", "mean_live_batch", "straggler_s", "extrapolated_fraction", "draft_s",
+    "train_s", "sync_s", "idle_gpu_s", "staleness", "max_staleness", "carried", "carried_tokens", "recomputed_tokens",
 )  # fmt: skip
 
 _RUN_COLUMNS = (
+    ("system", pa.string(), "system, as it was named; a budget policy alone is its own name"),
     ("policy", pa.string(), "budget policy, as it was named"),
     ("drafter", pa.string(), "drafter and its settings"),
+    ("placement", pa.string(), "placement, as it was named"),
+    ("loop", pa.string(), "loop, as it was named"),
+    ("stages", pa.string(), "stages, as they were named"),
     ("lossless", pa.bool_(), "whether outputs keep the target model's distribution"),
     ("rl_steps", pa.int32(), "RL steps simulated, one after another"),
     ("rollouts", pa.int64(), "rollouts completed"),
     ("makespan_s", pa.float64(), "first admission to last completion, summed over RL steps"),
-    ("speedup", pa.float64(), "makespan of the first policy named / this makespan"),
+    ("speedup", pa.float64(), "makespan of the first system named / this makespan"),
+    ("run_s", pa.float64(), "from the start to the end of the last update"),
+    ("run_speedup", pa.float64(), "run_s of the first system named / this one"),
+    ("samples_per_s", pa.float64(), "rollouts trained on / run_s"),
+    ("train_s", pa.float64(), "seconds of the stages of the trainer"),
+    ("sync_s", pa.float64(), "seconds in which replicas take up new weights"),
+    ("gpus", pa.int64(), "GPUs that generate or train"),
+    ("idle_gpu_s", pa.float64(), "GPU-seconds in which a GPU neither decodes nor trains"),
+    ("staleness", pa.float64(), "RL steps between the weights that sampled a token and the update, mean over tokens trained on"),
+    ("max_staleness", pa.int64(), "the most of them"),
+    ("carried", pa.int64(), "rollouts that went on in a later RL step, once for each"),
+    ("carried_tokens", pa.int64(), "tokens that they had by then"),
+    ("recomputed_tokens", pa.int64(), "tokens prefilled again: after moves, RL steps, turns and preemptions"),
     ("decode_steps", pa.int64(), "forward passes, over all replicas"),
     ("sequence_steps", pa.int64(), "decode steps in which a rollout emitted, summed over rollouts"),
     ("output_tokens", pa.int64(), "tokens emitted"),
@@ -60,6 +77,7 @@ _RUN_COLUMNS = (
     ("latency_p99_s", pa.float64(), "99th percentile of it"),
     ("preemptions", pa.int64(), "times that a rollout lost its KV and was recomputed"),
     ("cached_tokens", pa.int64(), "tokens that a prefix cache saved from being computed"),
+    ("basis", pa.string(), "what the seconds of each stage rest on, JSON by stage"),
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
 )  # fmt: skip
@@ -67,13 +85,18 @@ _RUN_COLUMNS = (
 RUNS = _schema(*_RUN_COLUMNS)
 
 RL_STEPS = _schema(
-    ("policy", pa.string(), "budget policy, as it was named"),
+    ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
+    ("start_s", pa.float64(), "when its generation began, on the run's clock"),
+    ("trained_s", pa.float64(), "when its update was done"),
+    ("step_s", pa.float64(), "seconds since the update before"),
+    ("reward_s", pa.float64(), "seconds after generation until the last reward was there"),
+    ("trained", pa.int64(), "rollouts trained on"),
     *(column for column in _RUN_COLUMNS if column[0] in PER_RL_STEP),
 )
 
 ROLLOUTS = _schema(
-    ("policy", pa.string(), "budget policy, as it was named"),
+    ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
     ("prompt_id", pa.string(), "prompt, as in the trace"),
     ("sample", pa.int32(), "index within the group"),
@@ -93,7 +116,7 @@ ROLLOUTS = _schema(
 )  # fmt: skip
 
 STEPS = _schema(
-    ("policy", pa.string(), "budget policy, as it was named"),
+    ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
     ("replica", pa.int32(), "which inference engine instance"),
     ("start_s", pa.float64(), "seconds after the RL step's start"),
@@ -128,10 +151,20 @@ ACCEPTANCE = _schema(
 )  # fmt: skip
 
 
+SPANS = _schema(
+    ("system", pa.string(), "system, as it was named"),
+    ("step", pa.int32(), "RL step"),
+    ("who", pa.string(), "a replica, or a stage"),
+    ("what", pa.string(), "decode, batch (a stage of the trainer) or sync"),
+    ("start_s", pa.float64(), "on the run's clock"),
+    ("end_s", pa.float64(), "on the run's clock"),
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Tables of one run: `runs` has a row per policy, `rl_steps` per policy and RL step, `rollouts` per policy and rollout,
-    `steps` per decode step.
+    """Tables of one run: `runs` has a row per system, `rl_steps` per system and RL step, `rollouts` per system and rollout,
+    `steps` per decode step, `spans` per stretch of time in which a replica or stage was busy.
 
     `acceptance` describes the drafter, whatever the policy. `about` says what was run: scenario, trace and profile with
     their SHA-256, versions, seed, and in `warnings` what a reader must know; it goes into every table's metadata.
@@ -143,12 +176,13 @@ class Result:
     rollouts: pa.Table
     steps: pa.Table
     acceptance: pa.Table
+    spans: pa.Table
     about: Mapping[str, Any]
     comparison: "Comparison | None" = None
 
     def __repr__(self) -> str:
-        """How the policies did, in one line."""
-        told = [f"{run['policy']} {run['makespan_s']:.2f} s ({run['speedup']:.3f}x)" for run in self.runs.to_pylist()]
+        """How the systems did, in one line."""
+        told = [f"{run['system']} {run['makespan_s']:.2f} s ({run['speedup']:.3f}x)" for run in self.runs.to_pylist()]
         of = f"{self.runs['rollouts'][0]} rollouts in {self.runs['rl_steps'][0]} RL step(s)" if told else "nothing"
         warnings = len(self.about.get("warnings", ()))
         return f"<Result of {of}: {', '.join(told)}{f'; {warnings} warning(s) in about' if warnings else ''}>"
@@ -173,7 +207,7 @@ class Result:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
         for run in runs:
-            run["facts"] = json.loads(run["facts"])
+            run["facts"], run["basis"] = json.loads(run["facts"]), json.loads(run["basis"])
         document = {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
         if self.comparison:
             document["comparison"] = {"policies": self.comparison.table.to_pylist(), "notes": self.comparison.notes}

@@ -22,6 +22,7 @@ from simulator.limits import (
     Dispatch,
 )
 from simulator.strict_yaml import load_mapping, load_value
+from simulator.system import System, load_system
 from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
 
@@ -87,7 +88,8 @@ class DrafterOnly(Validated):
 class Scenario(DrafterOnly):
     """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace.
 
-    `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
+    `systems`: what is compared, a row each; `policies` is short for systems that differ in their budget policy alone, which come
+    first. `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
     catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, with
     one they give the memory that `num_gpu_blocks: auto` is derived from. Raises InputError for what cannot be run.
     """
@@ -98,7 +100,8 @@ class Scenario(DrafterOnly):
     model: str | None = None
     device: str | None = None
     tensor_parallel_size: Annotated[int, within(TENSOR_PARALLEL)] = 1
-    policies: Annotated[list[str], Field(min_length=1)]
+    policies: list[str] = Field(default_factory=list)
+    systems: list[System] = Field(default_factory=list)
     steps: Annotated[list[Annotated[int, within(STEPS)]], Field(min_length=1)] | None = None
     engine: EngineSettings = EngineSettings()
     seed: Annotated[int, within(SEED)] = 0
@@ -135,12 +138,45 @@ class Scenario(DrafterOnly):
         return policies
 
     @model_validator(mode="after")
+    def _systems_are_told_apart(self) -> Self:
+        names = [system.name for system in self.compared]
+        if not names:
+            raise ValueError("policies: missing: name a policy, or a system")
+        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise ValueError(
+                f"systems: {twice[0]!r} is named twice: give each system, and each policy, a name of its own"
+            )
+        for number, system in enumerate(self.systems):
+            try:
+                self.of(system)
+            except SettingError as error:
+                raise SettingError(("systems", str(number), *error.path), error.rest) from None
+        return self
+
+    @model_validator(mode="after")
     def _baseline_is_a_policy(self) -> Self:
+        if self.compare and self.systems:
+            raise ValueError(
+                "compare: intervals are resampled for budget policies alone: leave systems out, or compare"
+            )
         if self.compare and self.compare.baseline not in (None, *self.policies):
             raise ValueError(
                 f"compare.baseline = {self.compare.baseline!r} is none of the policies: use one of {', '.join(self.policies)}"
             )
         return self
+
+    @property
+    def compared(self) -> list[System]:
+        """The systems, those that policies stand for first."""
+        return [*(System(name=policy, policy=policy) for policy in self.policies), *self.systems]
+
+    def of(self, system: System) -> "Scenario":
+        """The scenario as it is for one of its systems."""
+        given = {name: getattr(self.engine, name) for name in self.engine.model_fields_set} | system.engine
+        return self.model_copy(update={
+            "policies": [system.policy], "systems": [], "compare": None, "drafter": system.drafter or self.drafter,
+            "engine": EngineSettings(**given) if system.engine else self.engine,
+        })  # fmt: skip
 
     def yaml(self) -> str:
         """The file that `load` reads back to this scenario."""
@@ -165,7 +201,9 @@ def load(path: Path, overrides: list[str] | None = None) -> Scenario:
 
 
 def build(document: dict[Any, Any]) -> Scenario:
-    """Validate plain data into a scenario; InputError names the first fault by its key."""
+    """Validate plain data into a scenario; InputError names the first fault by its key. A system may be a file's name."""
+    if isinstance(systems := document.get("systems"), list):
+        document = document | {"systems": [load_system(one) if isinstance(one, str) else one for one in systems]}
     scenario: Scenario = made(Scenario, document)
     return scenario
 

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.view import Requests
-from simulator.drafting.drafter import Drafter
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import STEP
 from simulator.records import joined
+
+if TYPE_CHECKING:
+    from simulator.played import Played
 
 Int64 = npt.NDArray[np.int64]
 
@@ -19,10 +21,13 @@ STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
 
 
-class Episode(NamedTuple):
-    """One policy's simulation of one RL step."""
+SUMS = ("sync_s", "train_s", "carried", "carried_tokens", "recomputed_tokens")
 
-    policy: str
+
+class Episode(NamedTuple):
+    """One system's simulation of one RL step."""
+
+    system: str
     step: int
     requests: Requests
     output_tokens: Int64
@@ -43,7 +48,7 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
     decode_steps = sum(map(len, logs))
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
-        "policy": episodes[0].policy,
+        "system": episodes[0].system,
         "rollouts": rollouts.size,
         "makespan_s": sum(e.outcome.makespan_s for e in episodes),
         "decode_steps": decode_steps,
@@ -52,11 +57,13 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "drafted_tokens": drafted,
         "accepted_tokens": accepted,
         "wasted_tokens": drafted - accepted,
-        "mean_acceptance_length": output / sequence_steps,
+        "mean_acceptance_length": output / sequence_steps if sequence_steps else None,
         "draft_acceptance_rate": accepted / drafted if drafted else None,
-        "mean_live_batch": sum(float(log["live"].sum()) for log in logs) / decode_steps,
+        "mean_live_batch": sum(float(log["live"].sum()) for log in logs) / decode_steps if decode_steps else None,
         "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
-        "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s,
+        "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s
+        if busy_s
+        else 0.0,
         "draft_s": sum(float(log["draft_s"].sum()) for log in logs),
         "preemptions": int(rollouts["preempted"].sum()),
         "cached_tokens": int(rollouts["cached"].sum()),
@@ -84,24 +91,54 @@ def _latencies(episodes: Sequence[Episode], rollouts: "npt.NDArray[Any]") -> dic
     return stats
 
 
-def run_rows(episodes: Sequence[Episode], policies: Sequence[str], drafter: Drafter) -> list[dict[str, Any]]:
-    """Return a row of `runs` per policy, speed-ups against the first."""
+def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
+    """Return a row of `runs` per system, speed-ups against the first."""
     rows = []
-    for policy in policies:
-        mine = [e for e in episodes if e.policy == policy]
-        facts = json.dumps({str(e.step): e.facts for e in mine if e.facts}, allow_nan=False)
-        about = {"drafter": drafter.describe(), "lossless": drafter.lossless, "rl_steps": len(mine), "facts": facts}
-        rows.append(summed(mine) | about)
+    for run in runs:
+        steps = run.steps
+        facts = json.dumps(
+            {str(step.number): step.episode.facts for step in steps if step.episode.facts}, allow_nan=False
+        )
+        trained, run_s = sum(step.trained for step in steps), steps[-1].trained_s
+        tokens = [step.trained_tokens for step in steps]
+        rows.append(summed([step.episode for step in steps]) | {
+            "policy": run.system.policy, "drafter": run.drafter.describe(), "lossless": run.drafter.lossless,
+            "placement": run.placement, "loop": run.system.loop, "stages": ", ".join(run.system.stages),
+            "rl_steps": len(steps), "facts": facts, "run_s": run_s, "samples_per_s": trained / run_s,
+            "idle_gpu_s": sum(run.idle_gpu_s(j) for j in range(len(steps))), "gpus": run.gpus,
+            "staleness": float(np.average([step.stale_mean for step in steps], weights=tokens)),
+            "max_staleness": max(step.stale_max for step in steps),
+            "basis": json.dumps({stage.name: stage.basis for stage in run.stages}),
+            **{name: sum(getattr(step, name) for step in steps) for name in SUMS},
+        })  # fmt: skip
     for row in rows:
         row["speedup"] = rows[0]["makespan_s"] / row["makespan_s"]
+        row["run_speedup"] = rows[0]["run_s"] / row["run_s"]
     return rows
 
 
-def rl_step_rows(episodes: Sequence[Episode], baseline: str) -> Iterator[dict[str, Any]]:
-    """Yield a row of `rl_steps` per policy and RL step, speed-ups against the baseline in the same RL step."""
-    base_s = {e.step: e.outcome.makespan_s for e in episodes if e.policy == baseline}
-    for e in episodes:
-        yield summed([e]) | {"step": e.step, "speedup": base_s[e.step] / e.outcome.makespan_s}
+def rl_step_rows(runs: Sequence["Played"]) -> Iterator[dict[str, Any]]:
+    """Yield a row of `rl_steps` per RL step and system, speed-ups against the first system in the same RL step."""
+    base_s = [step.episode.outcome.makespan_s for step in runs[0].steps]
+    for j in range(max(len(run.steps) for run in runs)):
+        for run in (run for run in runs if j < len(run.steps)):
+            step, makespan_s = run.steps[j], run.steps[j].episode.outcome.makespan_s
+            yield summed([step.episode]) | {
+                "step": step.number, "speedup": base_s[j] / makespan_s if j < len(base_s) and makespan_s > 0 else None,
+                "start_s": step.start_s, "trained_s": step.trained_s, "step_s": step.trained_s - run.begun_s(j),
+                "reward_s": max(step.rewarded_s - step.end_s, 0.0), "idle_gpu_s": run.idle_gpu_s(j),
+                "staleness": step.stale_mean, "max_staleness": step.stale_max, "trained": step.trained,
+                **{name: getattr(step, name) for name in SUMS},
+            }  # fmt: skip
+
+
+def span_block(run: "Played") -> dict[str, Any]:
+    """Return the block of `spans` of one system: what its replicas and stages did when."""
+    spans = [*run.spans()]
+    return {"system": run.system.name, **{
+        name: np.array([getattr(span, name) for span in spans], kind)
+        for name, kind in (("step", np.int64), ("who", object), ("what", object), ("start_s", float), ("end_s", float))
+    }}  # fmt: skip
 
 
 def straggling(outcome: Outcome) -> tuple[npt.NDArray[np.bool_], float]:
@@ -115,7 +152,7 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
     """Return the block of `rollouts` of one episode."""
     rollouts, requests = episode.outcome.rollouts, episode.requests
     return {
-        "policy": episode.policy,
+        "system": episode.system,
         "step": episode.step,
         "prompt_id": np.array(prompt_ids, dtype=object)[requests.prompt],
         "sample": requests.sample,
@@ -138,6 +175,6 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
 def step_blocks(episode: Episode) -> list[dict[str, Any]]:
     """Return the blocks of `steps` of one episode, one per replica."""
     return [
-        {"policy": episode.policy, "step": episode.step, "replica": replica} | {name: log[name] for name in STEP.names}
+        {"system": episode.system, "step": episode.step, "replica": replica} | {name: log[name] for name in STEP.names}
         for replica, log in enumerate(episode.outcome.logs)
     ]

@@ -1,13 +1,14 @@
-"""Conformance checks for anybody's policy, drafter or cost model: run them in your tests; AssertionError says what fails."""
+"""Conformance checks for anybody's parts: run them in your tests; AssertionError says what fails."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from simulator.budgets.context import Context
-from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.policy import BudgetPolicy, by_live
 from simulator.budgets.resolve import prepared
 from simulator.budgets.view import BatchView
 from simulator.cost.draft_cost import DraftCost
@@ -23,6 +24,14 @@ from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
 from simulator.limits import LARGEST_BUDGET
+from simulator.prepared import Preparing, Shared
+from simulator.scenario import Scenario
+from simulator.scheduling.placement import Event, Placement, View, events_of
+from simulator.scheduling.resolve import prepared_placement
+from simulator.system_run import SystemRun
+from simulator.training.resolve import resolve_stage
+from simulator.training.stage import PreparesStage, Prices, Rollouts
+from simulator.training.trainer import asked
 from traces.io import from_table
 from traces.synthesis import synth
 from traces.trace import Trace
@@ -66,6 +75,131 @@ def check_policy(policy: Any, trace: Trace | None = None, cost: CostModel | None
             assert first == again, "the same run gives the same result: seed what is random, keep no state"
             assert outcomes[0].makespan_s == outcomes[1].makespan_s
     _check_causal(policy, trace, cost)
+
+
+def check_placement(placement: Any, trace: Trace | None = None, cost: CostModel | None = None) -> None:
+    """Assert that a placement keeps its contract, on one replica and several, with slots for all and for few.
+
+    placement: what `module:attr` would name. Checked: every rollout is placed and completes, with every token emitted once and
+    every invariant of the engine intact; the same run gives the same result again; and no decision depends on how long a
+    rollout will go on.
+    """
+    trace, cost = trace or example_trace(), cost or example_cost()
+    for step in (trace.steps[0], trace.steps[-1]):
+        for max_num_seqs, replicas in ((64, 1), (4, 2), (3, 3), (64, 3)):
+            outcomes = []
+            for _ in range(2):
+                workload, context = _rl_step(trace, step, cost, max_num_seqs)
+                ready = prepared_placement(placement, context, repr(placement))
+                deployment = Deployment(cost, max_num_seqs, replicas, ready, pull_s_per_token=1e-6)
+                outcomes.append(simulate(workload, by_live([2]), deployment, check=True))
+            emitted = int(sum(log["emitted_tokens"].sum() for log in outcomes[0].logs))
+            assert emitted == int(workload.output_tokens.sum()), "every token is emitted once"
+            first, again = (o.rollouts.tobytes() for o in outcomes)
+            assert first == again, "the same run gives the same result: seed what is random, keep no state"
+    _check_causal_placement(placement, trace, cost)
+
+
+def check_loop(loop: Any, trace: Trace | None = None, cost: CostModel | None = None) -> None:
+    """Assert that a loop keeps its contract, over the RL steps of a trace with rewards and a stage of each kind.
+
+    Checked: every RL step comes to an end with as many groups as it needs, or the run says that the trace has no more; no
+    rollout is trained on twice, nor before it has finished; the same run gives the same result again.
+    """
+    trace, cost = with_rewards(trace or example_trace()), cost or example_cost()
+    for max_num_seqs, replicas in ((64, 1), (3, 2)):
+        runs = []
+        for _ in range(2):
+            run = _system_run(loop, trace, cost, max_num_seqs, replicas)
+            runs.append(list(run.play()))
+            assert run.ran_dry or len(runs[-1]) == len(trace.steps), "every RL step ends"
+            trained = np.concatenate(run.batches)
+            assert np.unique(trained).size == trained.size, "nothing is trained on twice"
+            assert run.stream.finished[trained].all(), "what is trained on has finished"
+            for step, batch in zip(runs[-1], run.batches, strict=False):
+                assert batch.size > 0, "an RL step trains on something"
+                assert step.start_s <= step.end_s <= step.trained_s, "time goes on"
+        first, again = ([(step.start_s, step.end_s, step.trained_s) for step in steps] for steps in runs)
+        assert first == again, "the same run gives the same result: seed what is random, keep no state"
+
+
+def check_stage(stage: Any, trace: Trace | None = None) -> None:
+    """Assert that a stage keeps its contract: seconds are finite, 0 or more, one for each rollout or for all, and no dice.
+
+    stage: what `module:attr` would name, with `prepare` where it has one.
+    """
+    trace = trace or example_trace()
+    if isinstance(stage, PreparesStage):
+        stage = stage.prepare(Prices(trace, cast(Profile, example_cost()), None, None, 1, SEED))
+    assert stage.per in ("rollout", "batch", "sync"), "per is rollout, batch or sync"
+    assert stage.name, "it has a name"
+    assert stage.basis, "basis says what its seconds rest on"
+    for rows in (np.arange(len(trace)), np.arange(3), np.arange(0)):
+        rollouts = Rollouts(
+            rows, trace.prompt_tokens[rows].astype(np.int64), trace.output_tokens[rows].astype(np.int64)
+        )
+        seconds = np.asarray(asked(stage, rollouts), np.float64)
+        assert seconds.shape in ((), rows.shape), "seconds are one number, or one for each rollout"
+        assert stage.per == "rollout" or seconds.shape == (), "a stage of the batch takes so many seconds in all"
+        assert np.array_equal(seconds, np.asarray(asked(stage, rollouts))), "the same rollouts take the same time"
+        if stage.per == "rollout" and rows.size > 1 and seconds.shape:
+            part = Rollouts(*(column[1:] for column in (rows, rollouts.prompt_tokens, rollouts.output_tokens)))
+            assert np.array_equal(seconds[1:], np.asarray(asked(stage, part))), (
+                "a rollout takes its time whoever is beside it"
+            )
+
+
+def with_rewards(trace: Trace) -> Trace:
+    """Return a trace with rewards: 1 for the samples of even number of all prompts but the first, where all are 0."""
+    if "reward" in trace.table.column_names:
+        return trace
+    rewards = ((trace.sample % 2 == 0) & (trace.prompt > 0)).astype(np.float64)
+    return from_table(trace.table.append_column("reward", pa.array(rewards)), trace.source)
+
+
+def _system_run(loop: Any, trace: Trace, cost: CostModel, max_num_seqs: int, replicas: int) -> SystemRun:
+    scenario = Scenario(trace="example", profile="example", policies=["fixed:2"], drafter={"kind": "suffix"})  # type: ignore[arg-type]
+    deployment = Deployment(cost, max_num_seqs, replicas)
+    stages = [
+        resolve_stage(stage, Prices(trace, cast(Profile, cost), None, None, 1, SEED))
+        for stage in ("reward:seconds=0.25,servers=2", "update:seconds=0.5", "sync:seconds=0.125")
+    ]
+    preparing = Preparing(scenario, trace, trace.steps, Suffix(), deployment, None, Shared())
+    return SystemRun("loop", preparing, loop, stages, lambda: None)
+
+
+def _check_causal_placement(placement: Any, trace: Trace, cost: CostModel) -> None:
+    """Two runs whose rollouts differ only in how long they go on are placed alike until one of them shows it."""
+    step, rows = trace.steps[-1], np.flatnonzero(trace.step == trace.steps[-1])
+    short = int(trace.output_tokens[rows].min())
+    seen: list[list[tuple[float, str]]] = []
+    for extra in (0, 40):
+        workload, context = _rl_step(trace, step, cost, rows.size)
+        lengths = np.full(rows.size, short + extra)
+        nothing = Acceptance(
+            np.concatenate([[0], np.cumsum(lengths)]), partial(_no_drafts, int(lengths.sum())), prefix=True
+        )
+        same = Workload(workload.prompt, workload.sample, workload.prompt_tokens, lengths, nothing)
+        ready = prepared_placement(placement, context, repr(placement))
+        spy = _PlacementSpy(ready)
+        outcome = simulate(same, by_live([0]), Deployment(cost, rows.size, 2, spy, pull_s_per_token=1e-6))
+        if extra == 0:
+            until_s = float(outcome.rollouts["finished_s"].min())
+        seen.append([told for told in spy.answers if told[0] < until_s])
+    assert seen[0] == seen[1], "a placement must not depend on how long a rollout will go on"
+
+
+class _PlacementSpy:
+    """A placement that writes down what another one decides."""
+
+    def __init__(self, placement: Placement) -> None:
+        self.placement, self.events = placement, events_of(placement)
+        self.answers: list[tuple[float, str]] = []
+
+    def __call__(self, event: Event, view: View) -> Any:
+        decisions = tuple(self.placement(event, view))
+        self.answers.append((view.time_s, repr((event, decisions))))
+        return decisions
 
 
 def check_drafter(drafter: Drafter, trace: Trace | None = None) -> None:

@@ -33,6 +33,8 @@ from simulator.limits import (
 )
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from simulator.results import Result
     from simulator.scenario import Scenario
 
@@ -61,9 +63,12 @@ if TYPE_CHECKING:
 @click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
 @click.option("--draft-cost", "cost", help="Measured cost of suffix drafting: a name, a file of `rolloutsim calibrate drafter`, "
               f"or none [default: {SUFFIX.cost}].")  # fmt: skip
-@click.option("--policy", "policies", multiple=True, required=True,
+@click.option("--policy", "policies", multiple=True,
               help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
               " The first is the baseline of every speed-up.")  # fmt: skip
+@click.option("--system", "systems", multiple=True, metavar="FILE",
+              help="A way of doing rollouts, repeatable: a YAML file of policy, drafter, placement, loop, stages, engine; "
+              "all keys: docs/formats.md.")  # fmt: skip
 @click.option(
     "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to simulate, such as 1 or 2,4-7 [default: all]."
 )
@@ -98,11 +103,12 @@ if TYPE_CHECKING:
 @output_options
 def replay(
     trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int, limits: tuple[str, ...],
-    drafter: dict[str, Any], policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
-    replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
-    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    drafter: dict[str, Any], policies: tuple[str, ...], systems: tuple[str, ...], steps: list[int] | None,
+    max_num_seqs: int | None, replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None,
+    bootstrap: int | None, profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None,
+    as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
-    """Simulate the rollouts recorded in TRACE under each --policy and compare makespans.
+    """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
     Every RL step is drafted from the recorded steps in the window before it and from each rollout's own output.
     """
@@ -118,11 +124,13 @@ def replay(
         "profile_error": profile_error,
         "seeds": seeds,
     }
+    if not policies and not systems:
+        raise click.UsageError("nothing to simulate: give --policy none, or another, or --system FILE")
     comparing = {key: value for key, value in comparing.items() if value is not None}
     with refusing_flags():
         scenario = build({
             "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
-            "policies": list(policies), "steps": steps, "seed": seed,
+            "policies": list(policies), "systems": list(systems), "steps": steps, "seed": seed,
             "drafter": with_flags(drafter, settings),
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),
             "compare": comparing if compare or comparing else None,
@@ -172,14 +180,15 @@ def _print(result: "Result", out: Path | None) -> None:
     about = result.about
     first = runs[0]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = ("policy", "makespan s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
+    kind = "system" if any(run["system"] != run["policy"] for run in runs) else "policy"
+    headings = (kind, "makespan s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
                 "draft acc.\nrate", "wasted\ndrafts", "straggler s")  # fmt: skip
     for heading in headings:
-        grid.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
+        grid.add_column(heading, justify="left" if heading == kind else "right", no_wrap=True)
     for run in runs:
         rate = run["draft_acceptance_rate"]
         grid.add_row(
-            Text(run["policy"]), f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
+            Text(run["system"]), f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
             f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
             "-" if rate is None else f"{rate:.3f}", f"{run['wasted_tokens']:,}", f"{run['straggler_s']:.2f}",
         )  # fmt: skip
@@ -189,20 +198,45 @@ def _print(result: "Result", out: Path | None) -> None:
         f"{first['rl_steps']} RL step(s)\nprofile {about['profile']['name']}, drafter {first['drafter']}"
     )
     console.print(grid)
+    if any(run["stages"] or run["loop"] != "sync" or run["placement"] != first["placement"] for run in runs):
+        console.print(_where_time_goes(result))
     for run in runs:
         if told := _served(run, bool(about["arrivals"])):
-            console.print(f"{run['policy']}: {told}", soft_wrap=True)
+            console.print(f"{run['system']}: {told}", soft_wrap=True)
         for step, facts in list(json.loads(run["facts"]).items())[-1:]:
             told = ", ".join(
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
             )
-            console.print(f"{run['policy']} in RL step {step}: {told}", soft_wrap=True)
+            console.print(f"{run['system']} in RL step {step}: {told}", soft_wrap=True)
     if result.comparison:
         console.print(result.comparison.text() + "\n", soft_wrap=True)
     for warning in about["warnings"]:
         console.print(f"note: {warning}", soft_wrap=True)
     if out is not None:
         console.print(f"tables and plots: {out}")
+
+
+def _where_time_goes(result: "Result") -> "Table":
+    """Seconds of the run by what took them, and what its rollouts were worth."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = ("system", "RL\nsteps", "run s", "speed-up", "rollout s", "reward s", "train s", "sync s", "samples\nper s",
+                "idle\nGPUs", "stale-\nness", "carried", "recomputed\ntokens")  # fmt: skip
+    for heading in headings:
+        grid.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
+    reward_s = result.rl_steps.group_by("system").aggregate([("reward_s", "sum")]).to_pylist()
+    waited_s = {row["system"]: row["reward_s_sum"] for row in reward_s}
+    for run in result.runs.to_pylist():
+        grid.add_row(
+            Text(run["system"]), str(run["rl_steps"]), f"{run['run_s']:.2f}", f"{run['run_speedup']:.3f}",
+            f"{run['makespan_s']:.2f}", f"{waited_s[run['system']]:.2f}", f"{run['train_s']:.2f}", f"{run['sync_s']:.2f}",
+            f"{run['samples_per_s']:.2f}", f"{run['idle_gpu_s'] / (run['gpus'] * run['run_s']):.0%}",
+            f"{run['staleness']:.2f}", f"{run['carried']:,}", f"{run['recomputed_tokens']:,}",
+        )  # fmt: skip
+    return grid
 
 
 def _served(run: dict[str, Any], arrivals: bool) -> str:

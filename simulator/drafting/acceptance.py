@@ -49,12 +49,12 @@ class Acceptance:
     def __post_init__(self) -> None:
         """Start with the table that serves every budget, or with none."""
         self.table_of = np.full(LARGEST_BUDGET + 1, NO_TABLE, np.int64)
-        self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
         if self.prefix:
-            self.tables[0] = self._table(LARGEST_BUDGET)
+            self.tables = self._table(LARGEST_BUDGET)[None]
             self.table_of[:] = 0
             self.release()
         else:
+            self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
             self.table_of[0] = 0
 
     def serve(self, budgets: Iterable[int]) -> None:
@@ -68,17 +68,17 @@ class Acceptance:
         """The table of a budget; InputError where a drafter made something else."""
         assert self.compute, "released"
         table = self.compute(budget)
-        if not (isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape == self.tables.shape[1:]):
+        shape = (int(self.offsets[-1]), 2)
+        if not (isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape == shape):
             kind = f"{table.dtype}{list(table.shape)}" if isinstance(table, np.ndarray) else type(table).__name__
-            raise InputError(
-                f"a drafter's table is {kind}: it must be uint8{list(self.tables.shape[1:])}, accepted and drafted"
-            )
+            raise InputError(f"a drafter's table is {kind}: it must be uint8{list(shape)}, accepted and drafted")
         if (table[:, 0] > table[:, 1]).any():
             position = int((table[:, 0] > table[:, 1]).argmax())
             raise InputError(
                 f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
             )
-        return table
+        own = table.flags.owndata and table.flags.writeable and table.flags.c_contiguous
+        return table if own else np.array(table, order="C")
 
     def drafts(self, budget: int) -> Array[Draft]:
         """The table that serves a budget, as compiled code reads it."""

@@ -1,4 +1,4 @@
-"""The clock of a run: SimPy's, with events at absolute times, and a zero that moves to where everything is at rest."""
+"""The clock of a run: SimPy's, with events at absolute times."""
 
 from heapq import heappush
 
@@ -9,13 +9,10 @@ OWN, OTHERS, LAST = 0, 1, 2
 
 
 class Clock(simpy.Environment):
-    """SimPy's clock, with events at an absolute time: `now + delay` would round equal times apart.
+    """SimPy's clock, with events at an absolute time: `now + delay` would round equal times apart."""
 
-    origin_s: what stands at zero. Where nothing is going on `rest` moves it to now: step times that are added to a large
-    number lose their last bits.
-    """
-
-    origin_s = 0.0
+    def __init__(self) -> None:
+        super().__init__(0.0)
 
     def at(self, time_s: float, priority: int) -> simpy.Event:
         """Return an event at `time_s`; of events at the same instant, the lowest priority number comes first."""
@@ -23,9 +20,3 @@ class Clock(simpy.Environment):
         event._ok, event._value = True, None
         heappush(self._queue, (time_s, priority, next(self._eid), event))  # type: ignore[misc]
         return event
-
-    def rest(self) -> None:
-        """Move the zero to now, unless something is still to come."""
-        if not self._queue:
-            self.origin_s += self._now
-            self._now = 0.0

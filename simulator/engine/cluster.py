@@ -32,23 +32,25 @@ class Outcome:
     """What a workload's rollouts did on a cluster, times on its clock.
 
     rollouts: `state.Rollout`[n], in queue order; logs: `state.Step`[steps] of each replica; busy_s, extrapolated_s:
-    float64[replicas], seconds that each replica decoded, and those outside the profile's valid range.
+    float64[replicas], seconds that each replica decoded, and those outside the profile's valid range. over_s: when it was over,
+    from 0 on, where that was not for the last completion.
     """
 
     rollouts: Records
     logs: list[Records]
     busy_s: Float64
     extrapolated_s: Float64
+    over_s: float | None = None
 
     @property
     def start_s(self) -> float:
         """When the first rollout was admitted."""
-        return float(self.rollouts["admitted_s"].min())
+        return 0.0 if self.over_s is not None else float(self.rollouts["admitted_s"].min())
 
     @property
     def makespan_s(self) -> float:
-        """Seconds from the first admission to the last completion."""
-        return float(self.rollouts["finished_s"].max()) - self.start_s
+        """Seconds from the first admission to the last completion, or to when it was over."""
+        return self.over_s if self.over_s is not None else float(self.rollouts["finished_s"].max()) - self.start_s
 
 
 def simulate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False) -> Outcome:
@@ -80,6 +82,8 @@ class Cluster:
         self.clock, self.workload, self._listener, self._checks = clock, workload, listener, check
         self.ledger = Ledger(workload, policy)
         self._submitted = np.arange(len(workload)) if submitted is None else submitted
+        self._known = np.zeros(len(workload), np.bool_)
+        self._known[self._submitted] = True
         events = events_of(placement)
         watched = listener is not None or bool(events & {"left", "finished"})
         self._ahead = not watched and (workload.arrival_s is None or "arrival" not in events)
@@ -102,18 +106,19 @@ class Cluster:
 
     def submit(self, rollouts: Int64) -> None:
         """Let rollouts of the workload come in now."""
+        self._known[rollouts] = True
         self.router.tell("arrival", rollouts, self.clock.now)
         self.router.serve()
 
-    def stop(self) -> None:
-        """Let nothing but the steps under way go on; what they do not finish keeps what it has emitted."""
-        now_s = self.clock.now
+    def stop(self) -> list[int]:
+        """Let nothing but the steps under way go on: returns who finishes in those. Others keep what they have emitted."""
+        now_s, finished = self.clock.now, list[int]()
         self._stopped = True
         self.quiet_s = max([now_s, *(replica.now_s for replica in self.replicas)])
         while self.router.fleet.told_s < np.inf:
-            self._news()
-        for rollout in np.flatnonzero(self.router.where > FINISHED).tolist():
-            self.router.cancel(rollout)
+            finished += self._news()[2]
+        self.router.stop(np.flatnonzero(self._known & (self.router.where > FINISHED)).tolist())
+        return finished
 
     def outcome(self) -> Outcome:
         """What happened so far."""
@@ -218,15 +223,12 @@ class Cluster:
 
     def _check_all_done(self) -> None:
         router = self.router
-        if (left := np.flatnonzero(router.where == HELD)).size:
-            left = np.intersect1d(left, self._submitted)
-        if left.size:
+        if (left := np.flatnonzero(self._known & (router.where == HELD))).size:
             raise InputError(
                 f"placement {router.name} leaves {left.size} rollouts without a replica, the first of them {left[0]}: "
                 "place each that it is told of"
             )
-        if router.queue:
-            raise InputError(f"placement {router.name}: {len(router.queue)} rollouts wait in the common queue for ever")
+        assert not router.queue, "who has room takes from the common queue"
 
     def check(self) -> None:
         """Assert what must hold between events."""

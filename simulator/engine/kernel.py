@@ -121,7 +121,7 @@ def decode(core: Core, live: bool | None) -> int:
         core.stale = core.scheduled < core.decoding or core.preempted > preempted  # budgets follow how many are live
         changed = not core.plain and core.admitted + core.preempted > 0
         quiet = core.drafting == 0 and core.scheduled == core.live and core.released == 0 and not changed
-        if live is None and quiet and coast(core) > 0 and not core.plain:
+        if live is None and quiet and coast(core) > 0 and (not core.plain or core.now_s >= core.until_s):
             continue  # what would be scheduled next may have changed
 
         step = log[core.logged]

@@ -53,7 +53,8 @@ class Ledger:
             before = np.concatenate([[0], np.cumsum(turns.generated_tokens)])[turns.offsets[:-1]]
             starts = np.repeat(offsets[:-1] - before, np.diff(turns.offsets))
             self.turns["end"], self.turns["wait_s"] = starts + np.cumsum(turns.generated_tokens), turns.wait_s
-            one["turn"] = turns.offsets[:-1]
+            over = self.turns["end"] <= np.repeat(one["position"], np.diff(turns.offsets))
+            one["turn"] = turns.offsets[:-1] + np.diff(np.concatenate([[0], np.cumsum(over)])[turns.offsets])
             one["turns_end"] = np.maximum(turns.offsets[1:] - 1, turns.offsets[:-1])
 
 

@@ -39,7 +39,7 @@ class Router:
         self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
         self.queue: deque[tuple[int, int, bool]] = deque()
         self.requests, self.now_s = workload.requests, 0.0
-        self._turns, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
+        self._silent, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
         self._where = np.full(len(workload), HELD)
         self._emitted = workload.begun_tokens.copy()
         self._counts: Int64 = np.empty((4, len(self.replicas)), np.int64)
@@ -102,14 +102,14 @@ class Router:
             rollout, stay_tokens, pulled = queue.popleft()
             self._send(rollout, chosen, stay_tokens, pulled)
             room[chosen] -= 1
-        # who leaves for a turn frees a slot, and nobody is told
-        self._full = bool(queue) and not self._turns
+        # who leaves for a turn, or is cancelled, frees a slot, and nobody is told
+        self._full = bool(queue) and not self._silent
 
     def leave(self, rollout: int, emitted_tokens: int, finished: bool) -> bool:
         """Note that a rollout left a replica; False where it was cancelled before it could be placed again."""
-        self._emitted[rollout] = emitted_tokens
         if not finished and self._where[rollout] == CANCELLED:
             return False
+        self._emitted[rollout] = emitted_tokens
         self._where[rollout] = FINISHED if finished else HELD
         return True
 
@@ -119,13 +119,24 @@ class Router:
         if where in (FINISHED, CANCELLED):
             return
         self._where[rollout] = CANCELLED
-        self._full = False
+        self._full, self._silent = False, True
         if where == QUEUED:
             self.queue = deque(one for one in self.queue if one[0] != rollout)
         elif where >= 0 and not self.replicas[where].take_out(rollout):
             on_the_way = [one for one in self._landings if one[2] == rollout]
             self._landings = sorted(one for one in self._landings if one[2] != rollout)
             self._transit[where] -= len(on_the_way)
+
+    def stop(self, rollouts: list[int]) -> None:
+        """Stop these, which are all that there are."""
+        self.queue.clear()
+        self._landings.clear()
+        self._transit[:] = 0
+        for rollout in rollouts:
+            where = int(self._where[rollout])
+            self._where[rollout] = CANCELLED
+            if where >= 0:
+                self.replicas[where].take_out(rollout)
 
     @property
     def next_landing_s(self) -> float:

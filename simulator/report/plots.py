@@ -120,7 +120,7 @@ def _draw_live(axes: Axes, series: Sequence[LiveBatch]) -> int:
 def _makespan(result: Result) -> Figure:
     """Draw a bar a policy, split into the time before and the time of the stragglers."""
     runs = result.runs
-    names = [_short(name) for name in runs["policy"].to_pylist()]
+    names = [_short(name) for name in runs["system"].to_pylist()]
     makespan_s, straggler_s, speedup = (runs[name].to_numpy() for name in ("makespan_s", "straggler_s", "speedup"))
     others_s = makespan_s - straggler_s
     left, right = 0.35 + INCH_PER_LETTER * max(map(len, names)), 1.9

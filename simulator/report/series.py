@@ -29,7 +29,7 @@ class LiveBatch:
 
 def live_batches(steps: pa.Table) -> list[LiveBatch]:
     """Sum `live` of `results.STEPS` over replicas, for each policy in order of appearance; loses no change."""
-    names = steps["policy"].combine_chunks().dictionary_encode()
+    names = steps["system"].combine_chunks().dictionary_encode()
     policy = names.indices.to_numpy()
     columns = ("step", "replica", "start_s", "duration_s", "live")
     step, replica, start_s, duration_s, live = (steps[name].to_numpy() for name in columns)

@@ -1,7 +1,7 @@
 """From a placement's name to the placement: a built-in, an installed entry point, or `module:attr`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from simulator.budgets.context import Context
 from simulator.plugins import calling, load
@@ -52,11 +52,15 @@ def resolve_placement(spec: str, context: Context | None = None) -> Placement:
     name, _, argument = spec.partition(":")
     if entry := BUILT_IN.get(name):
         return entry.build(argument, context)
-    placement = load(spec, ENTRY_POINTS, "placement", list(BUILT_IN))
+    return prepared_placement(load(spec, ENTRY_POINTS, "placement", list(BUILT_IN)), context, spec)
+
+
+def prepared_placement(placement: Any, context: Context | None, spec: str) -> Placement:
+    """Return a user's placement after its `prepare`, where it has one and something is known."""
     if context is not None and isinstance(placement, PreparesPlacement):
         with calling(f"placement {spec!r}: prepare", "mend the placement"):
             placement = placement.prepare(context)
-    if not callable(placement):
+    if not callable(placement) and not isinstance(placement, PreparesPlacement):
         raise InputError(
             f"placement {spec!r} is a {type(placement).__name__}: it must be callable, (Event, View) -> decisions"
         )

@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("start", "engine", "serving", "policies", "sweep", "drafting")
+PARTS = ("start", "engine", "serving", "systems", "policies", "sweep", "drafting")
 MORE_IS_BETTER = ("/s", "x")
 ROUNDS = 5
 COMMAND = "import simulator.cli as cli; getattr(cli, 'command', cli.main)()"

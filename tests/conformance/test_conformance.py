@@ -1,5 +1,6 @@
 """The published checks pass for what is built in and for a third-party package, and fail for what breaks the contract."""
 
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,21 @@ from simulator.drafting.recorded import Recorded
 from simulator.drafting.suffix import Suffix
 from simulator.replay import run
 from simulator.scenario import build
-from simulator.testing import check_cost_model, check_drafter, check_policy, example_trace
+from simulator.scheduling.placement import Event, Place, View
+from simulator.scheduling.resolve import resolve_placement
+from simulator.testing import (
+    check_cost_model,
+    check_drafter,
+    check_loop,
+    check_placement,
+    check_policy,
+    check_stage,
+    example_cost,
+    example_trace,
+)
+from simulator.training.resolve import resolve_loop, resolve_stage
+from simulator.training.stage import Prices
+from traces.errors import InputError
 from traces.io import from_table
 
 PLUGIN = Path(__file__).parents[1] / "example_plugin"
@@ -40,6 +55,16 @@ EXAMPLES = {
 
 
 CURVE = AcceptanceCurve((0.8, 0.7, 0.6), spread=0.1)
+
+
+@dataclass(frozen=True)
+class NamedPlacement:
+    """A built-in placement behind its name."""
+
+    spec: str
+
+    def prepare(self, context: Context) -> Any:
+        return resolve_placement(self.spec, context)
 
 
 @dataclass(frozen=True)
@@ -98,6 +123,98 @@ def test_shipped_profiles_conform(name: str) -> None:
     check_cost_model(load_profile(name))
 
 
+@pytest.mark.parametrize("spec", ["shared", "static", "round_robin", "least_loaded", "longest_first", "divided:stay=7"])
+def test_built_in_placements_conform(spec: str) -> None:
+    check_placement(NamedPlacement(spec))
+
+
+def test_pulled_kv_conforms() -> None:
+    check_placement(NamedPlacement("divided:stay=11,kv=pull"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["sync", "one_step_async", "partial:rollouts=7", "refill", "streaming:rollouts=9", "streaming:rollouts=30,lag=2"],
+)
+def test_built_in_loops_conform(spec: str) -> None:
+    check_loop(resolve_loop(spec))
+
+
+@pytest.mark.parametrize(
+    "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
+             "sync:seconds=0"],
+)  # fmt: skip
+def test_built_in_stages_conform(spec: str) -> None:
+    check_stage(resolve_stage(spec, Prices(example_trace(), example_cost(), None, None, 4, 0)))  # type: ignore[arg-type]
+
+
+class Restless:
+    """Breaks the contract: stays depend on how often it was asked before, over runs."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, event: Event, view: View) -> Any:
+        self.asked += 1
+        return [Place(event.rollouts, 0, 1 + self.asked % 3)] if event.kind != "finished" else []
+
+
+def test_placements_that_break_the_contract_are_caught() -> None:
+    with pytest.raises(AssertionError, match="same result"):
+        check_placement(Restless())
+    with pytest.raises(InputError, match="without a replica"):
+        check_placement(lambda event, view: [])
+    with pytest.raises(InputError, match="places rollout 0 twice"):
+        check_placement(lambda event, view: [Place(0, 0), Place(0, 0)])
+    with pytest.raises(InputError, match="replica 9: use 0 to 0"):
+        check_placement(lambda event, view: [Place(event.rollouts, 9)])
+
+
+class Idle:
+    """Breaks the contract: it offers nothing, and never has enough."""
+
+    lag, interrupts = 0, False
+
+    def offer(self, view: Any) -> int:
+        return 0
+
+    def enough(self, view: Any) -> bool:
+        return False
+
+
+def test_loops_that_break_the_contract_are_caught() -> None:
+    with pytest.raises(InputError, match="never ends"):
+        check_loop(Idle())
+
+
+class Dice:
+    name, per, basis = "dice", "rollout", "dice"
+
+    def seconds(self, rollouts: Any) -> Any:
+        return np.random.default_rng().random(rollouts.rows.size)
+
+
+class Batched:
+    name, per, basis = "batched", "batch", "given"
+
+    def seconds(self, rollouts: Any) -> Any:
+        return rollouts.output_tokens * 1.0
+
+
+class Negative(Batched):
+    def seconds(self, rollouts: Any) -> Any:
+        return -1.0
+
+
+def test_stages_that_break_the_contract_are_caught() -> None:
+    with pytest.raises(AssertionError, match="same time"):
+        check_stage(Dice())
+    with pytest.raises(AssertionError, match="in all"):
+        check_stage(Batched())
+    with pytest.raises(InputError, match="finite seconds"):
+        check_stage(Negative())
+
+
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the example package where an installer would: the code and its entry points on sys.path."""
@@ -127,10 +244,38 @@ def test_a_third_party_package_plugs_in_by_its_entry_points() -> None:
     assert result[1]["accepted_tokens"] > 0
     assert result[1]["draft_s"] > 0
     import rolloutsim_example
+    from rolloutsim_example import loop, placement, stage
 
+    check_placement(placement.halves)
+    check_loop(loop.ahead)
+    check_stage(stage.length_filter)
     check_policy(rolloutsim_example.cautious)
     check_drafter(rolloutsim_example.Bigram())
     check_cost_model(load_profile("toy-gpu"))
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_system_is_made_of_third_party_parts_by_name() -> None:
+    system = {
+        "name": "mine",
+        "policy": "cautious",
+        "placement": "halves",
+        "loop": "ahead",
+        "stages": ["filter", "update:seconds=1"],
+    }
+    document = {
+        "trace": "example",
+        "profile": "toy-gpu",
+        "policies": ["none"],
+        "systems": [system],
+        "engine": {"replicas": 2},
+    }
+    result = run(build(document), example_trace())
+    plain, mine = result.runs.to_pylist()
+    assert mine["output_tokens"] == plain["output_tokens"]
+    assert mine["recomputed_tokens"] > 0
+    assert mine["train_s"] == 3.0
+    assert json.loads(mine["basis"]) == {"filter": "given: 0.1 ms a token", "update": "given"}
 
 
 class Clock:

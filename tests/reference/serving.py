@@ -125,11 +125,19 @@ class ServingResult:
 
 @dataclass(eq=False)
 class Rollout:
-    """What the engine knows of a request; p: tokens emitted."""
+    """What the engine knows of a request; p: tokens emitted.
+
+    start: of them, those it came with; stay_end: it leaves with so many; pulled: its KV is there when it is next admitted;
+    wait_s: of the turn that it ended last.
+    """
 
     index: int
     request: Request
     p: int = 0
+    start: int = 0
+    stay_end: float = math.inf
+    pulled: bool = False
+    wait_s: float = math.nan
     computed: int = 0
     decoding: bool = False
     table: list[int] = field(default_factory=list)
@@ -139,6 +147,8 @@ class Rollout:
     finished_s: float = math.nan
     preemptions: int = 0
     hit_tokens: int = 0
+    admissions: int = 0
+    recomputed: int = 0
     steps: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -148,7 +158,7 @@ class Rollout:
         return max(self.request.prompt_tokens, 1) + self.p
 
     def turn_end(self) -> tuple[int, float]:
-        """(tokens emitted when it next leaves the engine, seconds until it comes back)."""
+        """(tokens emitted when its turn ends, seconds until it comes back)."""
         end = 0
         for tokens, wait_s in self.request.turns:
             end += tokens
@@ -156,27 +166,69 @@ class Rollout:
                 return end, wait_s
         return self.request.output_tokens, math.inf
 
+    def leaves_at(self) -> int:
+        """Tokens emitted when it next leaves the engine."""
+        return int(min(self.turn_end()[0], self.stay_end))
+
     def key(self, block: int) -> Hashable:
         keys = self.request.keys
         return ("shared", keys[block]) if block < len(keys) else ("private", self.index, block)
 
 
 class Engine:
-    """The state of one replica and what happens to it between two steps."""
+    """The state of one replica and what happens to it from step to step.
 
-    def __init__(self, requests: Sequence[Request], settings: Settings) -> None:
+    rollouts: all there are, here or not; by_number: those that come at one time are queued by number, or as they joined.
+    """
+
+    def __init__(self, rollouts: Sequence[Rollout], settings: Settings, by_number: bool = True) -> None:
+        self.rollouts = rollouts
         self.settings = settings
+        self.by_number = by_number
         self.pool = Pool(settings.num_gpu_blocks)
-        self.rollouts = [Rollout(index, request) for index, request in enumerate(requests)]
-        self.coming = {rollout: rollout.request.arrival_s for rollout in self.rollouts}
+        self.coming: dict[Rollout, float] = {}
         self.waiting: deque[Rollout] = deque()
         self.running: list[Rollout] = []
-        self.leaving: list[Rollout] = []  # done with their output or turn; still of the running ones
+        self.leaving: list[Rollout] = []  # done with their output, turn or stay; still of the running ones
+        self.shares: list[Share] = []  # of the next step, where it is scheduled already
+        self.victims: list[int] = []
+        self.log: list[Step] = []
+
+    def begin(self, now_s: float, cost: Cost) -> Step | None:
+        """Start a step, which is over once `release` is called; None with nothing to do."""
+        if not self.shares:
+            self.look(now_s)
+            if not self.waiting and not self.running:
+                return None
+            self.shares, more = self.schedule()
+            self.victims = self.victims + more
+            assert self.shares, f"stuck at {now_s} s: rollout {self.waiting[0].index} cannot be admitted, ever"
+        shares, victims = self.shares, self.victims
+        if self.settings.check:
+            self.check(shares)
+
+        work = work_of(shares, self.settings.cudagraph_capture_sizes)
+        dt_s = cost(work) + self.settings.step_overhead_s
+        assert 0.0 < dt_s < math.inf, f"a step must take time, not {dt_s} s"
+        for share in shares:
+            if math.isnan(self.rollouts[share.rollout].admitted_s):
+                self.rollouts[share.rollout].admitted_s = now_s
+        free = len(self.pool.free) if self.pool.limited else None
+        emitted = sum(share.emitted for share in shares)
+        step = Step(now_s, dt_s, work, emitted, len(victims), free, tuple(victims), tuple(shares))
+        self.log.append(step)
+
+        self.emit(shares, now_s + dt_s)
+        self.shares, self.victims = [], []
+        if self.settings.async_scheduling:
+            self.look(now_s)
+            self.shares, self.victims = self.schedule()
+        return step
 
     def look(self, now_s: float) -> None:
         """Queue what has arrived."""
         here = [(arrival_s, rollout.index) for rollout, arrival_s in self.coming.items() if arrival_s <= now_s]
-        for _, index in sorted(here):
+        for _, index in sorted(here) if self.by_number else sorted(here, key=lambda item: item[0]):
             rollout = self.rollouts[index]
             del self.coming[rollout]
             self.waiting.append(rollout)
@@ -220,7 +272,8 @@ class Engine:
                 whole = self.blocks(rollout.needed()) - len(hits)
                 if whole + unreferenced > self.pool.available():
                     break
-            computed = len(hits) * self.settings.block_size
+            hit_tokens = len(hits) * self.settings.block_size
+            computed = rollout.needed() - 1 if rollout.pulled else hit_tokens
             take = int(min(rollout.needed() - computed, token_budget))
             if not self.settings.enable_chunked_prefill and take < rollout.needed() - computed:
                 break
@@ -231,7 +284,11 @@ class Engine:
                 self.pool.touch(block)
             rollout.table = hits + self.pool.allocate(new)
             rollout.computed = computed
-            rollout.hit_tokens += computed
+            rollout.hit_tokens += hit_tokens
+            if rollout.admissions > 0 or rollout.start > 0:
+                rollout.recomputed += rollout.needed() - computed
+            rollout.admissions += 1
+            rollout.pulled = False
             self.running.append(self.waiting.popleft())
             shares.append(self.share(rollout, take))
             token_budget -= take
@@ -270,8 +327,8 @@ class Engine:
         if rollout.decoding:
             if rollout.request.accepted:
                 accepted = min(self.settings.budget, rollout.request.accepted[rollout.p], take - 1)
-            accepted = min(accepted, rollout.turn_end()[0] - rollout.p)
-            emitted = min(accepted + 1, rollout.turn_end()[0] - rollout.p)
+            accepted = min(accepted, rollout.leaves_at() - rollout.p)
+            emitted = min(accepted + 1, rollout.leaves_at() - rollout.p)
         elif rollout.computed + take == rollout.needed():
             emitted = 1
         if self.settings.enable_prefix_caching:
@@ -283,21 +340,24 @@ class Engine:
     def emit(self, shares: Sequence[Share], now_s: float) -> None:
         for share in shares:
             rollout = self.rollouts[share.rollout]
-            end, wait_s = rollout.turn_end()
+            end, (turn_end, wait_s) = rollout.leaves_at(), rollout.turn_end()
             rollout.computed = rollout.needed() - 1 + share.emitted if share.decoding else share.computed + share.take
             rollout.p += share.emitted
             rollout.steps += share.emitted > 0
             rollout.drafted += share.take - 1 if share.decoding else 0
             rollout.accepted += share.accepted
             rollout.decoding = share.emitted > 0
-            if rollout.p > 0 and math.isnan(rollout.first_token_s):
+            if share.emitted > 0 and math.isnan(rollout.first_token_s):
                 rollout.first_token_s = now_s
             if rollout.p == end:
                 self.leaving.append(rollout)
                 if rollout.p == rollout.request.output_tokens:
                     rollout.finished_s = now_s
-                else:
+                elif rollout.p == turn_end:
                     self.coming[rollout] = now_s + wait_s
+                    rollout.wait_s = wait_s
+                    if rollout.p == rollout.stay_end:
+                        rollout.stay_end = math.inf
 
     def release(self) -> None:
         """Let go of those that left with the last step."""
@@ -307,14 +367,13 @@ class Engine:
 
     def check(self, shares: Sequence[Share]) -> None:
         """What must hold while a step runs."""
-        pool, tables = self.pool, Counter(block for rollout in self.rollouts for block in rollout.table)
+        pool, tables = self.pool, Counter(block for rollout in self.running for block in rollout.table)
         assert pool.references == {block: tables[block] for block in pool.references}, "references are table entries"
         assert sorted(pool.free) == [block for block in pool.references if tables[block] == 0], "free: unreferenced"
         listed = {block: key for key, blocks in pool.copies.items() for block in blocks}
         assert pool.key_of == listed, "a block is listed under its key"
-        finished = [rollout for rollout in self.rollouts if rollout.p == rollout.request.output_tokens]
-        places = [*self.coming, *self.waiting, *self.running, *[r for r in finished if r not in self.running]]
-        assert sorted(rollout.index for rollout in places) == list(range(len(self.rollouts))), "one place for each"
+        places = [*self.coming, *self.waiting, *self.running]
+        assert len(set(places)) == len(places), "one place for each"
         assert not any(rollout.table for rollout in places if rollout not in self.running), "only running ones hold KV"
         assert len(self.running) <= self.settings.max_num_seqs, "more than max_num_seqs"
         assert sum(share.take for share in shares) <= (self.settings.max_num_batched_tokens or math.inf), "token budget"
@@ -347,56 +406,36 @@ def work_of(shares: Sequence[Share], capture_sizes: Sequence[int] | None) -> Wor
     )
 
 
-def simulate(requests: Sequence[Request], settings: Settings, cost: Cost) -> ServingResult:
-    """Serve the requests to the last completion; AssertionError for those that can never be served."""
-    engine = Engine(requests, settings)
+def assert_servable(requests: Sequence[Request], settings: Settings) -> None:
+    """AssertionError for a request that can never be served."""
     usable = math.inf if settings.num_gpu_blocks is None else settings.num_gpu_blocks - 1
     for i, request in enumerate(requests):
         assert len(request.keys) <= request.prompt_tokens // settings.block_size, (
             f"request {i}: a key without a full block"
         )
         most = max(request.prompt_tokens, 1) + request.output_tokens + settings.budget + settings.lookahead_tokens
-        assert engine.blocks(most) <= usable, (
-            f"request {i} needs up to {engine.blocks(most)} blocks, never has {usable}"
-        )
+        blocks = math.ceil(most / settings.block_size)
+        assert blocks <= usable, f"request {i} needs up to {blocks} blocks, never has {usable}"
 
-    log: list[Step] = []
+
+def simulate(requests: Sequence[Request], settings: Settings, cost: Cost) -> ServingResult:
+    """Serve the requests to the last completion; AssertionError for those that can never be served."""
+    assert_servable(requests, settings)
+    rollouts = [Rollout(index, request) for index, request in enumerate(requests)]
+    engine = Engine(rollouts, settings)
+    engine.coming = {rollout: rollout.request.arrival_s for rollout in rollouts}
     now_s = 0.0
-    shares: list[Share] = []
-    victims: list[int] = []
     while True:
-        if not shares:
-            engine.look(now_s)
-            if not engine.waiting and not engine.running:
-                if not engine.coming:
-                    break
-                now_s = min(engine.coming.values())
-                continue
-            shares, more = engine.schedule()
-            victims = victims + more
-            assert shares, f"stuck at {now_s} s: rollout {engine.waiting[0].index} cannot be admitted, ever"
-        if settings.check:
-            engine.check(shares)
+        step = engine.begin(now_s, cost)
+        if step is not None:
+            engine.release()
+            now_s += step.dt_s
+        elif engine.coming:
+            now_s = min(engine.coming.values())
+        else:
+            break
+    assert all(rollout.p == rollout.request.output_tokens for rollout in rollouts), "lost"
 
-        work = work_of(shares, settings.cudagraph_capture_sizes)
-        dt_s = cost(work) + settings.step_overhead_s
-        assert 0.0 < dt_s < math.inf, f"a step must take time, not {dt_s} s"
-        for share in shares:
-            if math.isnan(engine.rollouts[share.rollout].admitted_s):
-                engine.rollouts[share.rollout].admitted_s = now_s
-        free = len(engine.pool.free) if engine.pool.limited else None
-        emitted = sum(share.emitted for share in shares)
-        log.append(Step(now_s, dt_s, work, emitted, len(victims), free, tuple(victims), tuple(shares)))
-
-        engine.emit(shares, now_s + dt_s)
-        shares, victims = [], []
-        if settings.async_scheduling:
-            engine.look(now_s)
-            shares, victims = engine.schedule()
-        engine.release()
-        now_s += dt_s
-
-    rollouts = engine.rollouts
     return ServingResult(
         queued_s=[rollout.queued_s for rollout in rollouts],
         admitted_s=[rollout.admitted_s for rollout in rollouts],
@@ -407,6 +446,6 @@ def simulate(requests: Sequence[Request], settings: Settings, cost: Cost) -> Ser
         steps=[rollout.steps for rollout in rollouts],
         drafted=[rollout.drafted for rollout in rollouts],
         accepted=[rollout.accepted for rollout in rollouts],
-        log=log,
+        log=engine.log,
         pool=engine.pool,
     )

@@ -19,7 +19,7 @@ from simulator.report.series import (
     tail_start_s,
     thinned,
 )
-from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, STEPS, Result, table
+from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import build
 from traces.errors import InputError
 
@@ -44,7 +44,7 @@ def step_table(seed=1):
         for policy in POLICIES:
             for replica in range(REPLICAS):
                 start_s, duration_s, live = decode_log(rng)
-                made = {"policy": policy, "step": step, "replica": replica, "start_s": start_s, "duration_s": duration_s,
+                made = {"system": policy, "step": step, "replica": replica, "start_s": start_s, "duration_s": duration_s,
                         "live": live, "emitted_tokens": live, "extrapolated": False}  # fmt: skip
                 blocks.append(dict.fromkeys(STEP.names, 0) | made)
     steps = table(STEPS, blocks)
@@ -58,18 +58,21 @@ def acceptance_table():
     return table(ACCEPTANCE, (dict(zip(ACCEPTANCE.names, row, strict=True)) for row in rows))
 
 
+TEXTS = {"placement": "shared", "loop": "sync", "stages": "", "basis": "{}"}
+
+
 def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, extrapolated=0.25):
     """A result whose makespans are those of its decode steps."""
     steps = step_table()
     ends_s = {series.policy: float(series.ends_s[-1]) for series in live_batches(steps)}
     makespans_s = [ends_s[name] for name in POLICIES]
     names = dict(zip(POLICIES, policies, strict=True))
-    column = pa.array([names[name] for name in steps["policy"].to_pylist()])
+    column = pa.array([names[name] for name in steps["system"].to_pylist()])
     rows = []
     for name, makespan_s in zip(policies, makespans_s, strict=True):
         row = dict.fromkeys(RUNS.names, 1)
-        rows.append(row | {"policy": name, "drafter": drafter, "lossless": True, "facts": "{}", "rl_steps": 2,
-                           "makespan_s": makespan_s, "straggler_s": 0.1 * makespan_s,
+        rows.append(row | TEXTS | {"system": name, "policy": name, "drafter": drafter, "lossless": True,
+                           "facts": "{}", "rl_steps": 2, "makespan_s": makespan_s, "straggler_s": 0.1 * makespan_s,
                            "speedup": makespans_s[0] / makespan_s, "extrapolated_fraction": extrapolated})  # fmt: skip
     about = {
         "trace": {"path": "folder/some_trace.parquet"},
@@ -81,8 +84,9 @@ def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, e
         table(RUNS, rows),
         RL_STEPS.empty_table(),
         ROLLOUTS.empty_table(),
-        steps.set_column(0, "policy", column),
+        steps.set_column(0, "system", column),
         acceptance,
+        SPANS.empty_table(),
         about,
     )
 
@@ -102,7 +106,7 @@ def test_live_batch_is_the_sum_over_replicas_at_any_moment():
     steps = step_table()
     frame = steps.to_pandas()
     for series in live_batches(steps):
-        mine = frame[frame.policy == series.policy]
+        mine = frame[frame.system == series.policy]
         begins_s = np.append(0.0, series.ends_s[:-1])
         for step, begin_s, end_s in zip(STEP_NUMBERS, begins_s, series.ends_s, strict=True):
             rows = mine[mine.step == step]
@@ -117,7 +121,7 @@ def test_integral_of_the_live_batch_is_live_times_duration():
     steps = step_table()
     frame = steps.to_pandas()
     for series in live_batches(steps):
-        rows = frame[frame.policy == series.policy]
+        rows = frame[frame.system == series.policy]
         assert series.live[-1] == 0
         assert (series.live >= 0).all()
         assert (np.diff(series.time_s) > 0).all()
@@ -128,7 +132,7 @@ def test_integral_of_the_live_batch_is_live_times_duration():
 def test_policies_and_rl_steps_of_one_replica_stay_apart():
     row = {**dict.fromkeys(STEPS.names, 0), "extrapolated": False, "duration_s": 2.0}
     decoded = [("z", 0, 0.0, 4), ("a", 0, 0.0, 4), ("z", 1, 0.5, 4), ("a", 1, 1.0, 3)]
-    blocks = [row | dict(zip(("policy", "step", "start_s", "live"), values, strict=True)) for values in decoded]
+    blocks = [row | dict(zip(("system", "step", "start_s", "live"), values, strict=True)) for values in decoded]
     z, a = live_batches(table(STEPS, blocks))
     assert (z.policy, z.time_s.tolist(), z.live.tolist()) == ("z", [0.0, 2.0, 2.5, 4.5], [4, 0, 4, 0])
     assert (a.policy, a.time_s.tolist(), a.live.tolist()) == ("a", [0.0, 2.0, 3.0, 5.0], [4, 0, 3, 0])
@@ -136,7 +140,7 @@ def test_policies_and_rl_steps_of_one_replica_stay_apart():
 
 
 def test_rounding_between_decode_steps_is_no_gap():
-    row = {**dict.fromkeys(STEPS.names, 0), "policy": "none", "extrapolated": False}
+    row = {**dict.fromkeys(STEPS.names, 0), "system": "none", "extrapolated": False}
     start_s = np.array([0.0, 0.1, 0.1 + 0.2 + 1e-13])
     (series,) = live_batches(
         table(STEPS, [row | {"start_s": start_s, "duration_s": np.array([0.1, 0.2, 0.1]), "live": np.array([5, 5, 2])}])
@@ -281,7 +285,7 @@ def test_series_of_a_replay_agree_with_its_tables(replayed, tmp_path):
     frame = replayed.steps.to_pandas()
     runs = replayed.runs.to_pydict()
     for series, makespan_s in zip(live_batches(replayed.steps), runs["makespan_s"], strict=True):
-        rows = frame[frame.policy == series.policy]
+        rows = frame[frame.system == series.policy]
         assert series.ends_s[-1] == series.time_s[-1] == pytest.approx(makespan_s, rel=1e-12)
         assert series.live.max() == 64
         drawn = series.live[:-1] @ np.diff(series.time_s)

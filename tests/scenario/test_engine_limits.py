@@ -31,7 +31,7 @@ def made(**columns: list[object]) -> Trace:
 
 def rollouts_of(trace: Trace, **engine: object) -> dict[str, np.ndarray]:
     result = run(build(BASE | {"engine": engine}), trace)
-    return {name: result.rollouts[name].to_numpy() for name in result.rollouts.column_names if name != "policy"}
+    return {name: result.rollouts[name].to_numpy() for name in result.rollouts.column_names if name != "system"}
 
 
 def test_rollouts_arrive_as_recorded_unless_told_otherwise() -> None:

@@ -31,8 +31,8 @@ def test_tables_agree(trace: Trace, match: str) -> None:
     assert runs["policy"].tolist() == POLICIES
     assert (runs["output_tokens"] == trace.output_tokens.sum()).all()
     for run_ in runs.itertuples():
-        mine = rollouts[rollouts["policy"] == run_.policy]
-        log = steps[steps["policy"] == run_.policy]
+        mine = rollouts[rollouts["system"] == run_.policy]
+        log = steps[steps["system"] == run_.policy]
         assert len(mine) == run_.rollouts == len(trace)
         assert mine["drafted_tokens"].sum() == log["drafted_tokens"].sum() == run_.drafted_tokens
         assert mine["accepted_tokens"].sum() == log["accepted_tokens"].sum() == run_.accepted_tokens
@@ -49,7 +49,7 @@ def test_tables_agree(trace: Trace, match: str) -> None:
     assert runs["speedup"].iloc[0] == 1
     by_step = result.rl_steps.to_pandas()
     assert len(by_step) == len(POLICIES) * 3
-    sums = by_step.groupby("policy")[["makespan_s", "drafted_tokens", "straggler_s"]].sum()
+    sums = by_step.groupby("system")[["makespan_s", "drafted_tokens", "straggler_s"]].sum()
     assert np.allclose(sums.loc[runs["policy"]], runs[["makespan_s", "drafted_tokens", "straggler_s"]])
     assert runs.loc[runs["policy"] == "none", "drafted_tokens"].item() == 0
 

@@ -1,4 +1,4 @@
-"""A third-party package as small as it can be: one policy, one drafter and one cost profile for rolloutsim."""
+"""A third-party package as small as it can be: one of every part of rolloutsim."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass

@@ -1,0 +1,54 @@
+"""Acceptance of rollouts of which nobody knows yet how many will be decoded: tables are made as they are submitted."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.drafting.acceptance import NO_TABLE, Acceptance
+
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+
+class Growing:
+    """The acceptance of n rollouts, made in parts.
+
+    acceptance: of all of them, right for those that `reach` was asked for; parts: what it is made of. make: from the first
+    rollout and the one after the last to the acceptance of those between; cuts: int64[], where parts begin, ascending from 0;
+    offsets: int64[n + 1].
+    """
+
+    def __init__(self, make: Callable[[int, int], Acceptance], offsets: Int64, cuts: Int64) -> None:
+        self._make, self._offsets = make, offsets
+        self._cuts = np.append(np.unique(cuts), offsets.size - 1).tolist()
+        self.parts: list[Acceptance] = [make(self._cuts[0], self._cuts[1])]
+        self.acceptance = Acceptance(offsets, self._table, self.parts[0].prefix)
+
+    def reach(self, count: int) -> None:
+        """See to it that the first `count` rollouts have tables."""
+        while len(self.parts) < len(self._cuts) - 1 and self._cuts[len(self.parts)] < count:
+            number = len(self.parts)
+            part = self._make(self._cuts[number], self._cuts[number + 1])
+            self.parts.append(part)
+            whole, span = self.acceptance, self._span(number)
+            for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
+                if whole.prefix or whole.table_of[budget] > 0:
+                    whole.tables[whole.table_of[budget], span] = _of(part, budget)
+                if whole.prefix:
+                    break
+
+    def _span(self, number: int) -> slice:
+        return slice(self._offsets[self._cuts[number]], self._offsets[self._cuts[number + 1]])
+
+    def _table(self, budget: int) -> UInt8:
+        table = np.zeros((int(self._offsets[-1]), 2), np.uint8)
+        for number, part in enumerate(self.parts):
+            table[self._span(number)] = _of(part, budget)
+        return table
+
+
+def _of(part: Acceptance, budget: int) -> UInt8:
+    part.serve([budget])
+    table: UInt8 = part.tables[part.table_of[budget]]
+    return table

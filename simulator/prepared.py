@@ -1,0 +1,186 @@
+"""What a system run is made of before anything moves: rollouts, their drafts, and what policies and placements know."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.context import Context
+from simulator.budgets.policy import BudgetPolicy, TablePolicy
+from simulator.budgets.resolve import resolve_policy
+from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows
+from simulator.drafting.growing import Growing
+from simulator.drafting.measure import DraftCurve, draft_curve
+from simulator.engine.deployment import Deployment
+from simulator.engine.workload import Workload, workload_of
+from simulator.scenario import Scenario
+from simulator.scheduling.resolve import FIRST_COME, resolve_placement
+from simulator.training.stream import Stream
+from traces.errors import InputError
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+
+POLICY_WINDOW = 16
+"""RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """An RL step's generation before it begins.
+
+    step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
+    them begun earlier; past: rows of the history that is drafted from; reach: is called before more of them are submitted.
+    """
+
+    step: int
+    numbers: Int64
+    carried: int
+    past: Int64
+    workload: Workload
+    context: Context
+    reach: Callable[[int], None] = lambda count: None
+    growing: Growing | None = None
+
+    @property
+    def acceptances(self) -> Sequence[Acceptance]:
+        """The acceptance of those that were submitted."""
+        return self.growing.parts if self.growing else [self.workload.acceptance]
+
+
+@dataclass
+class Shared:
+    """What systems that draft alike from the same rollouts need not make twice."""
+
+    made: dict[Any, Any] = field(default_factory=dict)
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made under this key, or make it."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+
+class Preparing:
+    """Makes the phases of one system. scenario: as it is for this system; shared: with the others, cleared between RL steps."""
+
+    def __init__(
+        self, scenario: Scenario, trace: Trace, steps: list[int], drafter: Drafter, deployment: Deployment,
+        placement: str | None, shared: Shared,
+    ) -> None:  # fmt: skip
+        self.scenario, self.trace, self.steps, self.drafter, self.shared = scenario, trace, steps, drafter, shared
+        self.deployment, self._placement = deployment, placement or scenario.engine.dispatch
+        self.policy_spec = scenario.policies[0]
+        self.stream = Stream(trace, steps)
+
+    def phase(self, j: int, watched: bool) -> Phase:
+        """RL step j of the run; watched: rollouts are submitted one by one, from those carried over to the end of the trace."""
+        return self._watched(j) if watched else self._whole(j)
+
+    def policy(self, phase: Phase, previous: BudgetPolicy | None) -> BudgetPolicy:
+        """The budget policy for a phase; previous: that of the RL step before."""
+        policy = resolve_policy(self.policy_spec, phase.context, previous)
+        if isinstance(policy, TablePolicy):
+            phase.workload.acceptance.serve(np.unique(policy.budgets))
+        return policy
+
+    def placed(self, phase: Phase) -> Deployment:
+        """The deployment with its placement prepared for a phase."""
+        spec = self._placement
+        return replace(
+            self.deployment, placement=spec if spec in FIRST_COME else resolve_placement(spec, phase.context)
+        )
+
+    def workload(self, rows: Int64, past: Int64, seed: int) -> Workload:
+        """These rows of the trace, drafted for from those past."""
+        key = ("workload", self._drafts, self.scenario.engine.arrivals, rows.tobytes(), past.tobytes(), seed)
+
+        def make() -> Workload:
+            acceptance = self.accepted(rows, past, seed)
+            siblings = (
+                self.drafter.sibling_index(self.trace, rows, past) if isinstance(self.drafter, LiveDrafter) else None
+            )
+            return workload_of(self.trace, rows, acceptance, siblings, self.scenario.engine.arrivals)
+
+        found: Workload = self.shared.get(key, make)
+        return found
+
+    def accepted(self, rows: Int64, past: Int64, seed: int) -> Acceptance:
+        """What is drafted and accepted for these rows."""
+        return accepted(self.drafter, self.trace, rows, past, seed)
+
+    @property
+    def _drafts(self) -> str:
+        return self.scenario.drafter.model_dump_json()
+
+    def _whole(self, j: int) -> Phase:
+        step, stream = self.steps[j], self.stream
+        numbers = np.arange(stream.ends[j - 1] if j else 0, stream.ends[j])
+        past = past_rows(self.trace, step, self.drafter.window)
+        known = past_rows(self.trace, step, max(self.drafter.window, POLICY_WINDOW))
+        rows = stream.rows[numbers]
+        workload = self.workload(rows, past, self.scenario.seed)
+        return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
+
+    def _watched(self, j: int) -> Phase:
+        step, stream, trace = self.steps[j], self.stream, self.trace
+        if "arrival_s" in trace.table.column_names and self.scenario.engine.arrivals:
+            raise InputError(
+                f"{trace.source}: says when rollouts arrive (arrival_s), but the loop submits them: set engine.arrivals to false"
+            )
+        carried = stream.carried()
+        numbers = np.concatenate([carried, np.arange(stream.next, len(stream))])
+        rows = stream.rows[numbers]
+        past = self._finished_by_now(step, self.drafter.window)
+        known = self._finished_by_now(step, max(self.drafter.window, POLICY_WINDOW))
+        seed = self.scenario.seed
+
+        def make(first: int, end: int) -> Any:
+            return self.accepted(rows[first:end], past, seed)
+
+        offsets = offsets_of(trace, rows)
+        cuts = np.searchsorted(numbers[carried.size :], stream.ends) + carried.size
+        growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]))
+        siblings = self.drafter.sibling_index(trace, rows, past) if isinstance(self.drafter, LiveDrafter) else None
+        workload = workload_of(trace, rows, growing.acceptance, siblings, arrivals=False)
+        workload = replace(workload, begun=stream.emitted[numbers])
+        ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)
+        return Phase(step, numbers, carried.size, past, workload, self._context(ahead, known), growing.reach, growing)
+
+    def _finished_by_now(self, step: int, window: int) -> Int64:
+        """Rows of the history that this run has: those recorded before it, and of its own those that have finished."""
+        trace, stream = self.trace, self.stream
+        before = [s for s in trace.steps if s < step][-window:] if window else []
+        mine = np.zeros(len(trace), np.bool_)
+        mine[stream.rows] = True
+        done = np.zeros(len(trace), np.bool_)
+        done[stream.rows[stream.finished]] = True
+        recent = np.isin(trace.step, before) & (~mine | done)
+        if window:
+            recent |= done & (trace.step >= step)
+        rows = np.flatnonzero(recent)
+        return rows[np.lexsort((trace.sample[rows], trace.prompt_rank[trace.prompt[rows]], trace.step[rows]))]
+
+    def _context(self, rollouts: int, known: Int64) -> Context:
+        trace, deployment, seed = self.trace, self.deployment, self.scenario.seed
+        # the first may get one more than others
+        filled = min(deployment.max_num_seqs, -(-rollouts // deployment.replicas))
+        curve = self.shared.get(
+            ("curve", self._drafts, known.tobytes(), seed), lambda: _curve(self.drafter, trace, known, seed)
+        )
+        return Context(
+            len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
+            deployment.cost, filled, curve, self.drafter.cost, seed,
+        )  # fmt: skip
+
+
+def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
+    @cache
+    def measure() -> DraftCurve | None:
+        return draft_curve(drafter, trace, past, seed) if past.size else None
+
+    return measure

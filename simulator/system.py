@@ -1,0 +1,93 @@
+"""A system: one way of doing RL rollouts, as one small value. A comparison has a row for each."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from simulator.budgets.resolve import check_spec
+from simulator.drafting.settings import DrafterSettings, with_kind
+from simulator.limits import TRAIN_GPUS
+from simulator.scheduling.resolve import resolve_placement
+from simulator.strict_yaml import load_mapping
+from simulator.training.resolve import resolve_loop, resolve_stage
+from simulator.validated import SettingError, Validated, made, within
+from traces.errors import InputError
+
+
+class System(Validated):
+    """Drafter, budget policy, placement, loop and stages, each by name or `module:attr`; what is left out is the scenario's.
+
+    name: how results call it; policy: budget policy; drafter: instead of the scenario's; placement: `scheduling.resolve`, in
+    place of the engine's dispatch; loop: `training.resolve`; stages: what happens after the last token, in order, such as
+    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; engine: settings that differ from the scenario's;
+    train_gpus: GPUs of the trainer (None: as many as generate; they are the same ones where the loop waits for the update).
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    policy: str = "none"
+    drafter: DrafterSettings | None = None
+    placement: str | None = None
+    loop: str = "sync"
+    stages: tuple[str, ...] = ()
+    engine: dict[str, Any] = Field(default_factory=dict)
+    train_gpus: Annotated[int, within(TRAIN_GPUS)] | None = None
+
+    @field_validator("drafter", mode="before")
+    @classmethod
+    def _kind(cls, settings: Any) -> Any:
+        return None if settings is None else with_kind(settings)
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_known(cls, policy: str) -> str:
+        return _known(policy, check_spec)
+
+    @field_validator("placement")
+    @classmethod
+    def _placement_is_known(cls, placement: str | None) -> str | None:
+        return None if placement is None else _known(placement, resolve_placement)
+
+    @field_validator("loop")
+    @classmethod
+    def _loop_is_known(cls, loop: str) -> str:
+        return _known(loop, resolve_loop)
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages_are_known(cls, stages: Any) -> Any:
+        if not isinstance(stages, list | tuple) or not all(isinstance(one, str) for one in stages):
+            raise ValueError(f"{stages!r:.60}: give a list such as [log_probs, update]")
+        for number, stage in enumerate(stages):
+            try:
+                resolve_stage(stage)
+            except InputError as error:
+                raise SettingError((str(number),), f": {error}") from None
+        return tuple(stages)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it differs from others in its budget policy alone."""
+        return self == System(name=self.name, policy=self.policy)
+
+
+def load_system(name: str) -> dict[str, Any]:
+    """The settings in a system's YAML file; InputError names file, key and fix."""
+    path = Path(name)
+    try:
+        document = load_mapping(path.read_text("utf-8"), "policy: das")
+        document = {"name": path.stem, **document}
+        made(System, document)
+        return document
+    except OSError as error:
+        raise InputError(f"system {name!r}: cannot be read ({error.strerror}): give a YAML file") from None
+    except (InputError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _known(spec: str, check: Any) -> str:
+    try:
+        check(spec)
+    except InputError as error:
+        raise ValueError(f": {error}") from None
+    return spec

@@ -1,0 +1,78 @@
+"""The built-in loops. Each ends every RL step with as many groups as the trace's has."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.training.loop import LoopView
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An RL step's rollouts all at once, and all of them: `sync` (lag 0) and `one_step_async` (lag 1, as StreamRL)."""
+
+    lag: int = 0
+    interrupts = False
+
+
+@dataclass(frozen=True)
+class Partial:
+    """So many rollouts in flight; over with enough whole groups, what is unfinished goes on in the next RL step (CoPRIS).
+
+    The groups that finished first are trained on; those that did besides count for the next RL step.
+    """
+
+    rollouts: int
+    lag = 0
+    interrupts = False
+
+    def offer(self, view: LoopView) -> int:
+        """Fill up what is in flight."""
+        return min(self.rollouts - view.in_flight, view.fresh)
+
+    def enough(self, view: LoopView) -> bool:
+        """With as many groups as are needed."""
+        return view.complete >= view.needed
+
+
+@dataclass(frozen=True)
+class Refill:
+    """Groups that are all right or all wrong teach nothing: they are dropped, and others begin instead (DAPO, BroRL)."""
+
+    lag = 0
+    interrupts = False
+
+    def offer(self, view: LoopView) -> int:
+        """As many groups as are missing."""
+        return int(view.next_groups[: max(view.needed - view.complete - view.begun, 0)].sum())
+
+    def enough(self, view: LoopView) -> bool:
+        """With as many groups as are needed, or with all that there are."""
+        return view.complete >= view.needed or (view.in_flight == 0 and view.fresh == 0 and view.begun == 0)
+
+    def keep(self, rewards: Float64) -> bool:
+        """Unless all rewards are the same."""
+        return bool((rewards != rewards[0]).any())
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Generation never waits: so many rollouts in flight, up to `lag` RL steps ahead; training takes groups as they complete.
+
+    New weights are taken up as soon as they are there: what is in flight goes on under them, its KV computed again.
+    """
+
+    rollouts: int
+    lag: int = 1
+    interrupts = True
+
+    def offer(self, view: LoopView) -> int:
+        """Fill up what is in flight, as far as the lag allows."""
+        return min(self.rollouts - view.in_flight, view.due)
+
+    def enough(self, view: LoopView) -> bool:
+        """Never: an update ends the phase."""
+        return False

@@ -1,0 +1,105 @@
+"""What the trainer does with an RL step's rollouts, and how its weights reach the replicas."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from simulator.cost.shape import ModelShape
+from simulator.spec import number, read, whole
+from simulator.training.stage import Per, Prices, Rollouts
+from traces.errors import InputError
+
+MFU = 0.4
+"""Share of a device's peak that training reaches unless told otherwise: an assumption."""
+FORWARD, TRAIN = 2, 6
+"""FLOPs per active parameter and token: of a forward pass, and of one with its backward pass (twice as much again)."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over all tokens of the RL step's rollouts, at so many seconds a token."""
+
+    name: str
+    s_per_token: float
+    basis: str
+    fixed_s: float = 0.0
+    per: Per = "batch"
+
+    def seconds(self, rollouts: Rollouts) -> float:
+        """Of the batch."""
+        return self.fixed_s + self.s_per_token * rollouts.tokens
+
+
+@dataclass(frozen=True)
+class WeightSync:
+    """New weights on their way to the replicas."""
+
+    seconds_s: float
+    basis: str
+    name = "sync"
+    per: Per = "sync"
+
+    def seconds(self, rollouts: Rollouts) -> float:
+        """Whatever the rollouts."""
+        return self.seconds_s
+
+
+SECONDS = number(0, 1e6)
+PASS_READERS = {"seconds": SECONDS, "s_per_token": number(0, 1), "passes": whole(1, 1000), "mfu": number(0.001, 1)}
+
+
+def log_probs(argument: str, prices: Prices | None) -> Pass:
+    """`log_probs:passes=N,mfu=F|seconds=S|s_per_token=S`: forward passes over the rollouts (old and reference policy: passes=2).
+
+    Without seconds the profile's measured pass (`logprob_pass_s_per_token`), spread over the GPUs that train; where it has
+    none, 2 FLOPs a parameter and token at `mfu` of the device's peak.
+    """  # fmt: skip
+    given = read("log_probs", argument, PASS_READERS, "stage")
+    return _priced("log_probs", given, prices, FORWARD)
+
+
+def update(argument: str, prices: Prices | None) -> Pass:
+    """`update:passes=EPOCHS,mfu=F|seconds=S|s_per_token=S`: forward and backward passes.
+
+    Without seconds 6 FLOPs an active parameter and token at `mfu` of the device's peak, on the GPUs that train.
+    """
+    given = read("update", argument, PASS_READERS, "stage")
+    return _priced("update", given, prices, TRAIN)
+
+
+def sync(argument: str, prices: Prices | None) -> WeightSync:
+    """`sync:seconds=S|gb_per_s=B`: the model's weights over a link of so many GB/s (default: the device's own)."""
+    given = read("sync", argument, {"seconds": SECONDS, "gb_per_s": number(0.001, 1e6)}, "stage")
+    if "seconds" in given or prices is None:
+        return WeightSync(given.get("seconds", 0.0), "given")
+    shape, device = _known("sync", prices)
+    given_b = "gb_per_s" in given
+    bytes_per_s = 1e9 * given["gb_per_s"] if given_b else float(device["link_bandwidth_bytes_per_s"])
+    over = f"{bytes_per_s / 1e9:g} GB/s{'' if given_b else ' of the device, assumed'}"
+    return WeightSync(
+        shape.weight_bytes / bytes_per_s, f"assumed: {shape.weight_bytes / 1e9:.1f} GB of weights at {over}"
+    )
+
+
+def _priced(name: str, given: Mapping[str, Any], prices: Prices | None, flops: int) -> Pass:
+    passes = given.get("passes", 1)
+    if "seconds" in given or "s_per_token" in given or prices is None:
+        return Pass(name, passes * given.get("s_per_token", 0.0), "given", passes * given.get("seconds", 0.0))
+    measured = prices.profile.measured.get("logprob_pass_s_per_token")
+    if flops == FORWARD and measured is not None and "mfu" not in given:
+        return Pass(name, passes * measured / prices.train_gpus, f"measured: profile {prices.profile.name}")
+    shape, device = _known(name, prices)
+    mfu = given.get("mfu", MFU)
+    flops_per_s = prices.train_gpus * mfu * float(device["peak_flops_per_s"])
+    how = f"{flops} FLOPs a parameter and token at {mfu:.0%} of {prices.train_gpus} GPU(s)' peak"
+    return Pass(name, passes * flops * shape.active_parameters / flops_per_s, f"assumed: {how}")
+
+
+def _known(name: str, prices: Prices) -> tuple[ModelShape, Mapping[str, Any]]:
+    if prices.shape is None or prices.device is None:
+        _unpriced(name)
+    return prices.shape, prices.device
+
+
+def _unpriced(name: str) -> NoReturn:
+    raise InputError(f"stage {name} has no price: name model and device to derive one, or say it: {name}:seconds=10")

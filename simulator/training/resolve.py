@@ -1,0 +1,119 @@
+"""From the names of loops and stages to what they name: built-ins, installed entry points, or `module:attr`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from simulator.plugins import calling, load
+from simulator.spec import read, refuse, whole
+from simulator.training.loop import Loop
+from simulator.training.loops import Partial, Refill, Streaming, Whole
+from simulator.training.passes import log_probs, sync, update
+from simulator.training.rewards import reward
+from simulator.training.stage import PreparesStage, Prices, Stage
+from traces.errors import InputError
+
+
+class BuiltIn(NamedTuple):
+    """build: from the argument of the name (and, for a stage, what its price follows from); usage: how to name it."""
+
+    build: Callable[..., Any]
+    usage: str
+    source: str
+
+
+MOST = 1_000_000
+
+
+def _sync(argument: str) -> Loop:
+    """All rollouts, then the update, then the next."""
+    return _whole("sync", argument, 0)
+
+
+def _one_step_async(argument: str) -> Loop:
+    """The next RL step's rollouts while this one's are trained on."""
+    return _whole("one_step_async", argument, 1)
+
+
+def _whole(name: str, argument: str, lag: int) -> Loop:
+    if argument:
+        refuse(name, argument, "takes no settings", "loop")
+    return Whole(lag)
+
+
+def _partial(argument: str) -> Loop:
+    """So many rollouts in flight; what is unfinished when enough groups are whole is carried over."""
+    given = read("partial", argument, {"rollouts": whole(1, MOST)}, "loop")
+    if "rollouts" not in given:
+        refuse("partial", argument, "needs the rollouts in flight: write partial:rollouts=1024", "loop")
+    return Partial(given["rollouts"])
+
+
+def _refill(argument: str) -> Loop:
+    """Groups that are all right or all wrong are dropped, and others begin instead."""
+    if argument:
+        refuse("refill", argument, "takes no settings", "loop")
+    return Refill()
+
+
+def _streaming(argument: str) -> Loop:
+    """So many rollouts in flight all the time, trained on as groups complete; new weights are taken up at once."""
+    given = read("streaming", argument, {"rollouts": whole(1, MOST), "lag": whole(0, 1000)}, "loop")
+    if "rollouts" not in given:
+        refuse("streaming", argument, "needs the rollouts in flight: write streaming:rollouts=1024", "loop")
+    return Streaming(given["rollouts"], given.get("lag", 1))
+
+
+LOOPS = {
+    "sync": BuiltIn(_sync, "sync", "baseline"),
+    "one_step_async": BuiltIn(_one_step_async, "one_step_async", "StreamRL, arXiv 2504.15930"),
+    "partial": BuiltIn(_partial, "partial:rollouts=N", "CoPRIS, arXiv 2511.05589"),
+    "refill": BuiltIn(_refill, "refill", "DAPO, arXiv 2503.14476; BroRL, arXiv 2510.01180"),
+    "streaming": BuiltIn(_streaming, "streaming:rollouts=N,lag=L", "AReaL, arXiv 2505.24298"),
+}
+STAGES = {
+    "reward": BuiltIn(reward, "reward:seconds=S,servers=C", ""),
+    "log_probs": BuiltIn(log_probs, "log_probs", ""),
+    "update": BuiltIn(update, "update", ""),
+    "sync": BuiltIn(sync, "sync:gb_per_s=B", ""),
+}
+LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
+
+
+def resolve_loop(spec: str) -> Loop:
+    """Return the loop that `spec` names; InputError says what is wrong with the name."""
+    name, _, argument = spec.partition(":")
+    if entry := LOOPS.get(name):
+        loop: Loop = entry.build(argument)
+        return loop
+    found: Loop = load(spec, LOOP_ENTRY_POINTS, "loop", list(LOOPS))
+    if not (isinstance(getattr(found, "lag", None), int) and found.lag >= 0 and isinstance(found.interrupts, bool)):
+        raise InputError(
+            f"loop {spec!r}: lag and interrupts are missing: say lag, 0 or more, and interrupts, True or False"
+        )
+    return found
+
+
+def resolve_stage(spec: str, prices: Prices | None = None) -> Stage:
+    """Return the stage that `spec` names, priced where `prices` are given; InputError says what is wrong with it."""
+    name, _, argument = spec.partition(":")
+    if entry := STAGES.get(name):
+        stage: Stage = entry.build(argument, prices)
+        return stage
+    found = load(spec, STAGE_ENTRY_POINTS, "stage", list(STAGES))
+    if prices is not None and isinstance(found, PreparesStage):
+        with calling(f"stage {spec!r}: prepare", "mend the stage"):
+            found = found.prepare(prices)
+    return _checked(found, spec)
+
+
+def _checked(stage: Any, spec: str) -> Stage:
+    if isinstance(stage, PreparesStage):
+        made: Stage = stage  # type: ignore[assignment]
+        return made
+    for member in ("name", "per", "basis", "seconds"):
+        if not hasattr(stage, member):
+            raise InputError(f"stage {spec!r} has no {member}: a stage has name, per, basis and seconds(rollouts)")
+    if stage.per not in ("rollout", "batch", "sync"):
+        raise InputError(f"stage {spec!r}: per = {stage.per!r}: use rollout, batch or sync")
+    checked: Stage = stage
+    return checked

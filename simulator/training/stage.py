@@ -1,0 +1,96 @@
+"""The interface of a stage: what happens to rollouts between their last token and the weights that they change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.cost.model import Profile
+from simulator.cost.shape import ModelShape
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+Per = Literal["rollout", "batch", "sync"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Rollouts that a stage works on: rows of the trace, prompt and output tokens; int64[k] each."""
+
+    rows: Int64
+    prompt_tokens: Int64
+    output_tokens: Int64
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all."""
+        return int(self.prompt_tokens.sum() + self.output_tokens.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """What costs of training can follow from.
+
+    shape: the model's, and device: the catalogue's figures of the GPU (None where the scenario names none); profile: with
+    figures that were measured; train_gpus: GPUs that train; seed: names random numbers.
+    """
+
+    trace: Trace
+    profile: Profile
+    shape: ModelShape | None
+    device: Mapping[str, Any] | None
+    train_gpus: int
+    seed: int
+
+
+class Stage(Protocol):
+    """A stage of the RL step.
+
+    per: `rollout`, as each finishes, on servers (`Serves`); `batch`, once for the RL step's rollouts, one stage after another,
+    before the next update; `sync`, when replicas take up new weights, while nothing decodes. basis: what its seconds rest on:
+    measured, given, or assumed how.
+    """
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    def per(self) -> Per:
+        """When it works."""
+
+    @property
+    def basis(self) -> str:
+        """What its seconds rest on."""
+
+    def seconds(self, rollouts: Rollouts) -> npt.ArrayLike:
+        """Seconds: of each rollout, float64[k], or of the batch."""
+
+
+@runtime_checkable
+class Serves(Protocol):
+    """A stage per rollout with so many servers, first come first served. Others have one for each rollout."""
+
+    servers: int
+
+
+@runtime_checkable
+class Retries(Protocol):
+    """A stage per rollout that can fail."""
+
+    backoff_s: float
+
+    def failures(self, rollouts: Rollouts) -> Int64:
+        """How many tries of each rollout fail, int64[k]. After try i it waits backoff_s 2^(i-1), then queues again."""
+
+
+@runtime_checkable
+class PreparesStage(Protocol):
+    """What makes a stage for a run."""
+
+    def prepare(self, prices: Prices) -> Stage:
+        """Return the stage at the prices of this run."""

@@ -1,0 +1,110 @@
+"""The stages on the clock: servers that judge rollouts as they finish, and a trainer that turns RL steps into weights."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from simulator.engine.clock import OTHERS, Clock
+from simulator.plugins import calling
+from simulator.training.stage import Retries, Rollouts, Serves, Stage
+from traces.errors import InputError
+
+Int64 = npt.NDArray[np.int64]
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a replica or a stage did in an RL step, from when to when on the run's clock."""
+
+    step: int
+    who: str
+    what: str
+    start_s: float
+    end_s: float
+
+
+class Judging:
+    """The stages that rollouts pass through one by one, each with servers of its own."""
+
+    def __init__(
+        self, clock: Clock, stages: Sequence[Stage], rollouts: Callable[[Int64], Rollouts], count: int
+    ) -> None:
+        self._clock, self._stages, self._rollouts = clock, stages, rollouts
+        self.done_s = np.full(count, np.nan)
+        self._servers = [
+            simpy.Resource(clock, stage.servers) if isinstance(stage, Serves) else None for stage in stages
+        ]
+        self._next = clock.event()
+
+    def all_done(self, numbers: Int64) -> Process:
+        """Wait until these have been through all stages; as a SimPy process."""
+        while np.isnan(self.done_s[numbers]).any():
+            yield self._next
+
+    def judge(self, numbers: Int64, at_s: npt.NDArray[np.float64], told: Callable[[int], None] | None = None) -> None:
+        """Let rollouts come in at those times, none of them past; told: is called as each is done."""
+        if not self._stages:
+            self.done_s[numbers] = at_s
+            return
+        rollouts = self._rollouts(numbers)
+        plans = [(self._seconds(stage, rollouts), *_failures(stage, rollouts)) for stage in self._stages]
+        for place in np.lexsort((numbers, at_s)).tolist():
+            each = [(float(seconds[place]), int(failed[place]), backoff_s) for seconds, failed, backoff_s in plans]
+            self._clock.process(self._pass(int(numbers[place]), float(at_s[place]), each, told))
+
+    def _pass(
+        self, number: int, at_s: float, plans: list[tuple[float, int, float]], told: Callable[[int], None] | None
+    ) -> Process:
+        """One rollout's way through the stages."""
+        clock = self._clock
+        yield clock.at(at_s, OTHERS)
+        for servers, (seconds, failures, backoff_s) in zip(self._servers, plans, strict=True):
+            for attempt in range(failures + 1):
+                if servers is None:
+                    yield clock.timeout(seconds)
+                else:
+                    with servers.request() as served:
+                        yield served
+                        yield clock.timeout(seconds)
+                if attempt < failures:
+                    yield clock.timeout(backoff_s * 2.0**attempt)
+        self.done_s[number] = clock.now
+        done, self._next = self._next, clock.event()
+        done.succeed()
+        if told is not None:
+            told(number)
+
+    def _seconds(self, stage: Stage, rollouts: Rollouts) -> npt.NDArray[np.float64]:
+        found = np.asarray(asked(stage, rollouts), np.float64)
+        if found.shape not in ((), rollouts.rows.shape):
+            raise InputError(
+                f"stage {stage.name}: seconds has shape {found.shape}: give one number, or one for each of the "
+                f"{rollouts.rows.size} rollouts"
+            )
+        return np.broadcast_to(found, rollouts.rows.shape)
+
+
+def asked(stage: Stage, rollouts: Rollouts) -> npt.ArrayLike:
+    """A stage's seconds; InputError where they are none."""
+    with calling(f"stage {stage.name}: seconds", "mend the stage"):
+        found = stage.seconds(rollouts)
+        seconds = np.asarray(found, np.float64)
+    if not (np.isfinite(seconds).all() and (seconds >= 0).all()):
+        raise InputError(
+            f"stage {stage.name}: seconds = {seconds.ravel()[:3].tolist()}: give finite seconds, 0 or more"
+        )
+    return found
+
+
+def _failures(stage: Stage, rollouts: Rollouts) -> tuple[Int64, float]:
+    if not isinstance(stage, Retries):
+        return np.zeros(rollouts.rows.size, np.int64), 0.0
+    with calling(f"stage {stage.name}: failures", "mend the stage"):
+        return np.broadcast_to(np.asarray(stage.failures(rollouts), np.int64), rollouts.rows.shape), float(
+            stage.backoff_s
+        )
