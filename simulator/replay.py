@@ -58,6 +58,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             if scenario.compare:
                 compared += _repeated(scenario, runs[0])
             shared.made.clear()
+    for one in played:
+        if not one.steps:
+            raise InputError(
+                f"{trace.source}: loop {one.system.loop} keeps too few groups for one RL step: record more, or use another"
+            )
     deployment = runs[0].preparing.deployment
     comparison = _compared(scenario, compared, deployment)
     rows = run_rows(played)

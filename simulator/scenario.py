@@ -150,7 +150,7 @@ class Scenario(DrafterOnly):
             try:
                 self.of(system)
             except SettingError as error:
-                raise SettingError(("systems", str(number), *error.path), error.rest) from None
+                raise SettingError(("systems", str(number), "engine", *error.path), error.rest) from None
         return self
 
     @model_validator(mode="after")

@@ -89,5 +89,5 @@ def _known(spec: str, check: Any) -> str:
     try:
         check(spec)
     except InputError as error:
-        raise ValueError(f": {error}") from None
+        raise ValueError(str(error)) from None
     return spec

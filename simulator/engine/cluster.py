@@ -167,19 +167,20 @@ class Cluster:
         coming = self._coming()
         router.tell("start", self._submitted if not coming else self._submitted[:0], clock.now)
         router.serve()
+        fleet, peek = router.fleet, clock.peek
         while not self._stopped:
-            next_s = coming[-1][0] if coming else np.inf
-            until_s = min(next_s, router.next_landing_s, clock.peek())
-            if clock.peek() <= clock.now:
+            others_s = peek()
+            if others_s <= clock.now:
                 yield clock.at(clock.now, LAST)
                 continue
-            router.fleet.advance(until_s)
-            at_s = min(until_s, router.fleet.told_s)
+            until_s = min(others_s, router.next_landing_s, coming[-1][0] if coming else np.inf)
+            fleet.advance(until_s)
+            at_s = min(until_s, fleet.told_s)
             if at_s == np.inf:
                 self._check_all_done()
                 return
             yield clock.at(at_s, OWN)
-            finished = self._ends(at_s)
+            finished = self._ends(at_s) if fleet.watched else []
             router.land(at_s)
             if coming and coming[-1][0] <= at_s:
                 router.tell("arrival", coming.pop()[1], at_s)

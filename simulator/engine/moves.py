@@ -1,6 +1,9 @@
 """What happens to a replica between its decode steps: rollouts are placed on it, taken from it, and counted."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import release
@@ -103,27 +106,26 @@ def evict(core: Core, i: int) -> None:
 
 
 @entry
-def count(
-    fleets: Array[Fleet], time_s: float, running: Array[int], waiting: Array[int], free_blocks: Array[int]
-) -> None:
-    """What each replica has at `time_s`: rollouts in its batch, those that leave with a step under way included; rollouts in its
-    queue, those that it has not looked at yet included; KV blocks that nobody refers to.
+def count(fleets: Array[Fleet], time_s: float, counts: "npt.NDArray[Any]") -> None:
+    """What each replica has at `time_s`, int64[5, replicas]: rollouts in its batch, those that leave with a step under way
+    included; in its queue, those that it has not looked at yet included; that it has slots for besides; KV blocks that nobody
+    refers to. The last row is given: rollouts on their way to it.
     """  # fmt: skip
     cores = cores_of(fleets[0])
     for i in range(cores.size):
         core = core_at(cores[i])
         rollouts, arrivals = rollouts_of(core), arrivals_of(core)
-        running[i] = core.live
+        running, waiting, at = core.live, core.tail - core.head, core.next_arrival
         if core.now_s > time_s:
-            running[i] += core.completed + core.evicted
+            running += core.completed + core.evicted
         elif core.telling > 0:
-            running[i] += core.completed
-        waiting[i] = core.tail - core.head
-        at = core.next_arrival
+            running += core.completed
         while at < arrivals.size and rollouts[arrivals[at]].arrival_s <= time_s:
-            waiting[i] += 1
+            waiting += 1
             at += 1
-        free_blocks[i] = pool_of(core).free
+        counts[0, i], counts[1, i] = running, waiting
+        counts[2, i] = core.max_num_seqs - running - waiting - counts[4, i]
+        counts[3, i] = pool_of(core).free
 
 
 @entry

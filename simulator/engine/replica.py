@@ -290,17 +290,18 @@ class Fleet:
             cores=np.array([replica.core.record.ctypes.data for replica in replicas], np.int64),
             told=self._heard[0], emitted=self._heard[1], finished=self._heard[2],
         )  # fmt: skip
+        self._told_s, self._until_s = self.core.record["told_s"], self.core.record["until_s"]
         self._live = replicas[0].live
         self._asked = [replica for replica in replicas if replica.core["asked"]]
 
     @property
     def told_s(self) -> float:
         """When the first of the steps ended that a replica has to tell of; infinite where there is none."""
-        return float(self.core["told_s"])
+        return float(self._told_s[0])
 
     def advance(self, until_s: float) -> None:
         """Let them decode until `until_s`, or until one has to tell of a step's end; steps begun before that are done."""
-        self.core["until_s"] = until_s
+        self._until_s[0] = until_s
         for replica in self._asked:
             replica.ready()
         while (number := advance(self.core.record, self._live)) != NOBODY:

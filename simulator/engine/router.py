@@ -42,11 +42,12 @@ class Router:
         self._silent, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
         self._where = np.full(len(workload), HELD)
         self._emitted = workload.begun_tokens.copy()
-        self._counts: Int64 = np.empty((4, len(self.replicas)), np.int64)
+        self._counts: Int64 = np.zeros((5, len(self.replicas)), np.int64)
+        self._transit = self._counts[4]
         self.where, self.emitted_tokens = _shown(self._where), _shown(self._emitted)
-        self._shown = tuple(_shown(one) for one in self._counts)
+        running, waiting, room, free, _ = (_shown(one) for one in self._counts)
+        self._shown = running, waiting, room, free
         self._last = [ANY] * len(workload)
-        self._transit: Int64 = np.zeros(len(self.replicas), np.int64)
         self._landings: list[tuple[float, int, int, int]] = []
         self._full = False
         self._view = View(self, len(self.replicas), deployment.max_num_seqs)
@@ -56,11 +57,9 @@ class Router:
         """Rollouts in the common queue."""
         return len(self.queue)
 
-    def counts(self) -> tuple[Int64, ...]:
+    def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Running, waiting, room and free KV blocks of each replica, now."""
-        running, waiting, room, free = self._counts
-        count(self.fleet.core.record, self.now_s, running, waiting, free)
-        np.subtract(self.deployment.max_num_seqs, running + waiting + self._transit, out=room)
+        count(self.fleet.core.record, self.now_s, self._counts)
         return self._shown
 
     def tell(self, kind: Kind, rollouts: "list[int] | Int64", now_s: float, replica: int = ANY) -> None:
@@ -162,7 +161,9 @@ class Router:
         if stay_tokens < 0 or place.kv not in ("pull", "recompute"):
             raise InputError(f"placement {self.name}: {place!r:.120}: give stay_tokens >= 0 and kv recompute or pull")
         if pulled and self.deployment.pull_s_per_token is None:
-            raise InputError(f"placement {self.name} pulls KV, at a price that nothing says: use kv recompute")
+            raise InputError(
+                f"placement {self.name} pulls KV, at a price that nothing says: name a model and a device, or recompute"
+            )
         rollouts, replicas = _numbers(place.rollout), _numbers(place.replica)
         if len(replicas) != len(rollouts):
             replicas = np.broadcast_to(replicas, len(rollouts)).tolist()

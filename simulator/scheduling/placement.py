@@ -80,7 +80,7 @@ class State(Protocol):
     def where(self) -> Int64:
         """Of every rollout."""
 
-    def counts(self) -> tuple[Int64, ...]:
+    def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Running, waiting, room and free blocks of each replica."""
 
 
@@ -123,8 +123,7 @@ class View:
         """Of each replica, int64[replicas]: rollouts in its batch, in its own queue, that it has room for besides, and KV blocks
         that nobody refers to (0 where they are not counted).
         """  # fmt: skip
-        running, waiting, room, free = self._state.counts()
-        return running, waiting, room, free
+        return self._state.counts()
 
 
 class Placement(Protocol):

@@ -24,7 +24,7 @@ class AtRest:
     now_s: float = 0.0
     queued: int = 0
 
-    def counts(self) -> tuple[Int64, ...]:
+    def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Nobody runs or waits, and every slot is free."""
         none = np.zeros_like(self.room)
         return none, none, self.room, none
