@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.benchmarks.experiments import batch, closed_forms, long_tails, paper_shape, scopes
+from tests.benchmarks.experiments import batch, closed_forms, long_tails, paper_shape, scopes, systems
 
 EXPERIMENTS = {
     "scopes": scopes.main,
@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "batch": batch.main,
     "closed_forms": closed_forms.main,
     "long_tails": long_tails.main,
+    "systems": systems.main,
 }
 
 names = sys.argv[1:] or list(EXPERIMENTS)

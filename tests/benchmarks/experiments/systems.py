@@ -1,4 +1,4 @@
-"""Four ways of doing RL rollouts side by side, and where the time goes: `python -m tests.benchmarks.experiments.systems`.
+"""Four ways of doing RL rollouts side by side, and where the time goes.
 
 On the recording in traces/data, and on made-up rollouts with the shape of a real run: 512 prompts x 16 samples x 6 RL steps,
 lognormal lengths (median 2,500, half of the variance the prompt's) cut at 16,384 tokens, 16 replicas.
@@ -79,7 +79,3 @@ def main() -> None:
     begun = time.perf_counter()
     result = compared(made(), list(range(STEPS)), "none", "none", 256, 16, 2048)
     tell("made up, 16 replicas of 256 slots, no speculation", result, time.perf_counter() - begun)
-
-
-if __name__ == "__main__":
-    main()
