@@ -112,8 +112,10 @@ class SystemRun:
         for step in self.steps:
             try:
                 self.clock.run(until=step.over)
-            except RuntimeError:  # nothing is left to happen
-                if self.ran_dry:
+            except RuntimeError:
+                if self.clock.peek() < np.inf:
+                    raise
+                if self.ran_dry:  # nothing is left to happen
                     return
                 kind = type(self.loop).__name__
                 raise InputError(
@@ -165,9 +167,7 @@ class SystemRun:
         started = time.perf_counter()
         outcome = simulate(phase.workload, self._policy, self.preparing.placed(phase))
         step.wall_s = time.perf_counter() - started
-        if not np.isfinite(outcome.makespan_s):
-            cost = self.preparing.deployment.cost.name
-            raise InputError(f"profile {cost}: its costs add up to {outcome.makespan_s} s: correct them")
+        self.check_finite(outcome.makespan_s)
         done_s = step.start_s + outcome.rollouts["finished_s"]
         self._judging.judge(phase.numbers, done_s)
         self.sampled(phase.numbers, phase.workload.output_tokens)
@@ -183,6 +183,13 @@ class SystemRun:
         step.end_s = float(done_s.max())
         yield self.clock.at(step.end_s, OTHERS)
         self.form_batch(j)
+
+    def check_finite(self, seconds: float) -> None:
+        """Raise InputError for costs that add up to no time."""
+        if not np.isfinite(seconds):
+            raise InputError(
+                f"profile {self.preparing.deployment.cost.name}: its costs add up to {seconds} s: correct them"
+            )
 
     def _nothing_left(self, step: Step) -> None:
         """Everything has been generated; what is left is to train on it."""
@@ -272,6 +279,7 @@ class _Generation:
         if not self._ended:
             yield from cluster.decode()
         step.wall_s = time.perf_counter() - started
+        run.check_finite(cluster.quiet_s)
         if self._ended:
             self._close(cluster)
 

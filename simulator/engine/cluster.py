@@ -209,7 +209,8 @@ class Cluster:
                 router.tell("left", left, now_s, number)
             if finished:
                 router.tell("finished", finished, now_s, number)
-            router.serve(number)
+            if left or finished:
+                router.serve(number)
             ended += finished
         return ended
 

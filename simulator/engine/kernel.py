@@ -108,7 +108,7 @@ def decode(core: Core, live: bool | None) -> int:
             return LOG_FULL
         if core.now_s >= core.until_s:
             return GOING
-        core.completed = 0
+        core.completed = core.returned = 0
         preempted = core.preempted
         form_batch(core, live)
         if core.live == 0:
@@ -420,6 +420,7 @@ def retire(core: Core) -> None:
                 rollout.turn += 1
                 if slot.stop == rollout.stay_end:
                     rollout.stay_end = rollout.end
+                core.returned += turns[rollout.turn - 1].wait_s == 0.0
                 expect(core, slot.rollout, core.now_s + turns[rollout.turn - 1].wait_s)
             else:
                 tell(core, slot.rollout)

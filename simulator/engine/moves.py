@@ -106,23 +106,25 @@ def evict(core: Core, i: int) -> None:
 
 
 @entry
-def count(fleets: Array[Fleet], time_s: float, counts: "npt.NDArray[Any]") -> None:
+def count(fleets: Array[Fleet], time_s: float, heard: int, counts: "npt.NDArray[Any]") -> None:
     """What each replica has at `time_s`, int64[5, replicas]: rollouts in its batch, those that leave with a step under way
     included; in its queue, those that it has not looked at yet included; that it has slots for besides; KV blocks that nobody
-    refers to. The last row is given: rollouts on their way to it.
+    refers to. The last row is given: rollouts on their way to it. heard: up to which replica the ends of steps of this very
+    moment have been told.
     """  # fmt: skip
     cores = cores_of(fleets[0])
     for i in range(cores.size):
         core = core_at(cores[i])
         rollouts, arrivals = rollouts_of(core), arrivals_of(core)
         running, waiting, at = core.live, core.tail - core.head, core.next_arrival
-        if core.now_s > time_s:
-            running += core.completed + core.evicted
-        elif core.telling > 0:
-            running += core.completed
         while at < arrivals.size and rollouts[arrivals[at]].arrival_s <= time_s:
             waiting += 1
             at += 1
+        if core.now_s > time_s:
+            running += core.completed + core.evicted
+        elif core.now_s == time_s and i > heard:
+            running += core.completed + core.evicted
+            waiting -= core.returned
         counts[0, i], counts[1, i] = running, waiting
         counts[2, i] = core.max_num_seqs - running - waiting - counts[4, i]
         counts[3, i] = pool_of(core).free

@@ -49,7 +49,7 @@ class Router:
         self._shown = running, waiting, room, free
         self._last = [ANY] * len(workload)
         self._landings: list[tuple[float, int, int, int]] = []
-        self._full = False
+        self._full, self._heard = False, len(self.replicas)
         self._view = View(self, len(self.replicas), deployment.max_num_seqs)
 
     @property
@@ -59,12 +59,12 @@ class Router:
 
     def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Running, waiting, room and free KV blocks of each replica, now."""
-        count(self.fleet.core.record, self.now_s, self._counts)
+        count(self.fleet.core.record, self.now_s, self._heard, self._counts)
         return self._shown
 
     def tell(self, kind: Kind, rollouts: "list[int] | Int64", now_s: float, replica: int = ANY) -> None:
         """Ask the placement, if it wants to be told of this, and do what it says."""
-        self.now_s = now_s
+        self.now_s, self._heard = now_s, len(self.replicas) if replica == ANY else replica
         if kind not in self.events:
             if kind != "arrival":
                 return

@@ -178,7 +178,8 @@ class Core:
     longest_draft: int
     ended: int  # sequences that reached their limit
     first_tokens: int  # prefills that were completed
-    completed: int  # rollouts, or turns of theirs
+    completed: int  # rollouts, or turns or stays of theirs
+    returned: int  # of those, turns after which nothing waits
     # its arrays
     slots: Array[Slot]
     rollouts: Array[Rollout]

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
+import simpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulator.budgets.policy import by_live
-from simulator.engine.clock import Clock
-from simulator.engine.cluster import Cluster, Outcome
+from simulator.engine.clock import OTHERS, Clock
+from simulator.engine.cluster import Cluster, Outcome, simulate
 from simulator.engine.deployment import Deployment
 from simulator.scheduling.placement import Cancel, Event, Place, View
 from tests.engine.test_serving import PROFILE, WORK, cost, serving_of, workload_of
@@ -26,8 +28,9 @@ Told = tuple[float, str, tuple[int, ...], int]
 class Rule:
     """Decides by what it is told and sees, and by nothing else: stays, moves, holds, cancels. Both sides share one each."""
 
-    def __init__(self, seed: int, replicas: int, ahead: bool) -> None:
-        self.seed, self.replicas, self.ahead, self.pulls = seed, replicas, ahead, seed % 2 == 0
+    def __init__(self, seed: int, replicas: int, ahead: bool, turns: bool) -> None:
+        self.seed, self.replicas, self.ahead, self.turns, self.pulls = seed, replicas, ahead, turns, seed % 2 == 0
+        self.until_s = np.inf
         self.told: list[Told] = []
         self.held: list[int] = []
         self.known: list[int] = []
@@ -36,11 +39,13 @@ class Rule:
         self, kind: str, rollouts: Sequence[int], replica: int, time_s: float, seen: Sequence[Sequence[int]]
     ) -> Any:
         """(what, rollout, replica, stay, kv) of each decision."""
+        if time_s > self.until_s:  # the reference goes on telling what steps under way finish
+            return
         self.told.append((time_s, kind, tuple(rollouts), replica))
         if (
             self.ahead
         ):  # a step is scheduled while the one before runs: who is in the batch by then is a matter of definition
-            seen = [[a + b for a, b in zip(seen[0], seen[1], strict=True)], *seen[2:]]
+            seen = seen[3:] if self.turns else [[a + b for a, b in zip(seen[0], seen[1], strict=True)], *seen[2:]]
         rng = random.Random(repr((self.seed, kind, list(rollouts), replica, time_s, [list(one) for one in seen])))
         if kind != "finished":
             self.held += rollouts
@@ -145,7 +150,8 @@ def test_moves_are_those_of_the_reference(
     drawn: tuple[list[Request], Settings, int, list[int] | None, bool, int],
 ) -> None:
     requests, limits, replicas, begun, arrivals, seed = drawn
-    rules = [Rule(seed, replicas, limits.async_scheduling) for _ in range(2)]
+    turns = any(request.turns for request in requests)
+    rules = [Rule(seed, replicas, limits.async_scheduling, turns) for _ in range(2)]
     expected = reference.simulate(
         requests, limits, cost, replicas, rules[1].there, PULL_S, begun, arrivals,
         by_number=not is_plain(limits, requests, arrivals),
@@ -153,3 +159,121 @@ def test_moves_are_those_of_the_reference(
     _, outcome = simulated(requests, limits, replicas, rules[0], begun, arrivals)
     assert rules[0].told == rules[1].told
     compare(outcome, expected)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    clusters(),
+    st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.75, 4.0]), min_size=1, max_size=3),
+    st.sampled_from([0.75, 1.5, 3.0]),
+)
+def test_what_is_submitted_late_and_stopped_is_as_in_the_reference(
+    drawn: tuple[list[Request], Settings, int, list[int] | None, bool, int], later_s: list[float], stop_s: float
+) -> None:
+    """Some rollouts are submitted at times of their own, and at some time everything is stopped with the tokens that it has."""
+    requests, limits, replicas, begun, _, seed = drawn
+    limits = replace(limits, async_scheduling=False)
+    rules = [Rule(seed - seed % 3, replicas, False, False) for _ in range(2)]
+    rules[1].until_s = stop_s
+    late = {at_s: list(range(1 + i, len(requests), 5)) for i, at_s in enumerate(sorted(set(later_s))) if at_s < stop_s}
+    first = [i for i in range(len(requests)) if not any(i in rollouts for rollouts in late.values())]
+
+    env = simpy.Environment(0.0)
+    by_number = not is_plain(limits, requests, False)
+    there = reference.Cluster(env, requests, limits, cost, replicas, rules[1].there, PULL_S, begun, by_number)
+    there.start(first)
+    for at_s, rollouts in late.items():
+        env.process(there.submission(rollouts, at_s))
+    quiet = []
+
+    def stopping(env: simpy.Environment) -> Any:
+        yield env.timeout(stop_s)
+        yield there.stop()
+        quiet.append(env.now)
+
+    env.process(stopping(env))
+    env.run()
+
+    load = workload_of(requests, arrivals=False)
+    load = load if begun is None else replace(load, begun=np.array(begun))
+    clock = Clock()
+    serving = serving_of(limits)
+    where = Deployment(PROFILE, limits.max_num_seqs, replicas, rules[0].here, serving=serving, pull_s_per_token=PULL_S)
+    here = Cluster(clock, load, by_live([limits.budget]), where, True, lambda finished: None, np.array(first, np.int64))
+
+    def others() -> Any:
+        for at_s, rollouts in late.items():
+            yield clock.at(at_s, OTHERS)
+            here.submit(np.array(rollouts, np.int64))
+        yield clock.at(stop_s, OTHERS)
+        here.stop()
+
+    clock.process(here.decode())
+    clock.process(others())
+    clock.run()
+    assert rules[0].told == rules[1].told
+    compare(here.outcome(), there.result())
+    assert here.quiet_s == quiet[0]
+
+
+def test_the_next_phase_carries_on_where_the_last_was_stopped() -> None:
+    """Stopped again and again, with nothing but the tokens kept, every rollout ends with the tokens that it has."""
+    requests = [Request(3, 4 + 5 * i) for i in range(6)]
+    begun, emitted = np.zeros(6, np.int64), np.zeros(6, np.int64)
+    lengths = np.array([request.output_tokens for request in requests])
+    for _ in range(40):
+        mine = np.flatnonzero(begun < lengths)
+        if not mine.size:
+            break
+        load = replace(workload_of([requests[i] for i in mine], arrivals=False), begun=begun[mine])
+        clock = Clock()
+        cluster = Cluster(
+            clock, load, by_live([0]), Deployment(PROFILE, 2, 2, "divided:stay=3"), True, lambda finished: None
+        )
+
+        def stopping(cluster: Cluster = cluster, clock: Clock = clock) -> Any:
+            yield clock.at(1.0, OTHERS)
+            cluster.stop()
+
+        clock.process(cluster.decode())
+        clock.process(stopping())
+        clock.run()
+        ended = cluster.ledger.rollouts
+        after = np.where(np.isnan(ended["finished_s"]), ended["position"], ended["end"]) - ended["start"]
+        emitted[mine] += after - begun[mine]
+        assert sum(log["emitted_tokens"].sum() for log in cluster.outcome().logs) == (after - begun[mine]).sum()
+        begun[mine] = after
+    assert (emitted == lengths).all()
+
+
+def test_a_placement_is_told_only_of_what_it_asks_for() -> None:
+    told: list[str] = []
+
+    class Quiet:
+        events = frozenset({"start", "left"})
+        name = "quiet"
+
+        def __call__(self, event: Event, view: View) -> list[Place]:
+            told.append(event.kind)
+            return [Place(event.rollouts, stay_tokens=2)]
+
+    simulate(
+        workload_of([Request(1, 5)] * 3, arrivals=False), by_live([0]), Deployment(PROFILE, 3, 2, Quiet()), check=True
+    )
+    assert set(told) == {"start", "left"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_replicas_that_go_ahead_and_together_agree(seed: int) -> None:
+    """The common queue, served ahead of the clock and in step with it."""
+    rng = np.random.default_rng(seed)
+    load = workload_of([Request(2, int(n)) for n in rng.integers(1, 60, 40)], arrivals=False)
+
+    def shared(event: Event, view: View) -> list[Place]:
+        return [Place(event.rollouts)] if event.kind == "start" else []
+
+    ahead, together = (
+        simulate(load, by_live([0]), Deployment(PROFILE, 3, 4, where), check=True) for where in ("shared", shared)
+    )
+    assert ahead.rollouts["finished_s"].tolist() == together.rollouts["finished_s"].tolist()
+    assert ahead.rollouts["replica"].tolist() == together.rollouts["replica"].tolist()
