@@ -1,15 +1,61 @@
-"""What came of a system run: its RL steps, and what its GPUs did meanwhile."""
+"""What comes of a system run: its RL steps, and what its GPUs do meanwhile."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import simpy
 
 from simulator.drafting.drafter import Drafter
+from simulator.summary import Episode
 from simulator.system import System
-from simulator.system_run import Step
 from simulator.training.stage import Stage
 from simulator.training.trainer import Span
+
+
+@dataclass(eq=False)
+class Step:
+    """An RL step as it was played; times on the run's clock.
+
+    number: of the trace; start_s, end_s: from when its rollouts are submitted to when the loop has enough; rewarded_s: when all
+    rewards of what is trained on are there; trained_s: when its update is done; sync_s, train_s: seconds of those stages.
+    carried: rollouts begun in an earlier RL step, and carried_tokens that they had then; recomputed_tokens: prefilled again.
+    trained: rollouts trained on; stale: RL steps between the weights that sampled their tokens and the update: mean, most.
+    episode: what the rollouts that finished in it did, times since start_s.
+    """
+
+    number: int
+    over: simpy.Event
+    start_s: float = 0.0
+    end_s: float = 0.0
+    rewarded_s: float = 0.0
+    trained_s: float = 0.0
+    sync_s: float = 0.0
+    train_s: float = 0.0
+    carried: int = 0
+    carried_tokens: int = 0
+    recomputed_tokens: int = 0
+    trained: int = 0
+    trained_tokens: int = 0
+    stale_mean: float = 0.0
+    stale_max: int = 0
+    spans: list[Span] = field(default_factory=list)
+    wall_s: float = 0.0
+    _episode: Episode | None = None
+    _updated: bool = False
+
+    @property
+    def episode(self) -> Episode:
+        """What its rollouts did."""
+        assert self._episode is not None, "it is over"
+        return self._episode
+
+    def close(self, episode: Episode | None = None) -> None:
+        """Note that generation (with its episode) or the update is done; with both the RL step is over."""
+        self._episode = episode or self._episode
+        self._updated |= episode is None
+        if self._episode is not None and self._updated:
+            self.over.succeed()
 
 
 @dataclass(eq=False)

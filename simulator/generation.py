@@ -1,0 +1,192 @@
+"""An RL step's generation that a loop watches: it submits more as rollouts finish, and says when there are enough."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.answers import facts_of
+from simulator.budgets.view import Requests
+from simulator.engine.cluster import Cluster, Outcome, Process
+from simulator.engine.state import ROLLOUT
+from simulator.played import Step
+from simulator.plugins import calling
+from simulator.prepared import Phase
+from simulator.records import records
+from simulator.summary import Episode
+from simulator.training.loop import Judges, Loop, LoopView, Watches
+
+if TYPE_CHECKING:
+    from simulator.system_run import SystemRun
+
+Int64 = npt.NDArray[np.int64]
+
+TIMES = ("queued_s", "admitted_s", "first_token_s", "finished_s")
+COUNTED = ("steps", "drafted", "accepted", "preempted", "cached", "recomputed")
+"""What becomes of a rollout, summed over the phases that it was decoded in."""
+
+
+def nothing_yet(count: int) -> npt.NDArray[Any]:
+    """What becomes of so many rollouts over all phases, before the first: `state.Rollout`[count]."""
+    sums = records(ROLLOUT, count)
+    for name in (*TIMES, "arrival_s"):
+        sums[name] = np.nan
+    return sums
+
+
+class Generation:
+    """A phase in which a loop watches what finishes: it submits more, or has enough."""
+
+    def __init__(self, run: SystemRun, j: int, step: Step, phase: Phase, loop: Loop) -> None:
+        assert isinstance(loop, Watches)
+        assert run.policy is not None
+        self._run, self._j, self._step, self._phase, self._watch, self._loop = run, j, step, phase, loop, loop
+        self._stream, self._policy = run.stream, run.policy
+        self._first_new = self._stream.next
+        self._offered = self._in_flight = 0
+        self._cluster: Cluster | None = None
+        self._ended = False
+
+    def play(self) -> Process:
+        """Decode until the loop has enough; as a SimPy process."""
+        run, step, phase = self._run, self._step, self._phase
+        step.carried = phase.carried
+        step.carried_tokens = int(phase.workload.begun_tokens.sum())
+        started = time.perf_counter()
+        if self._loop.interrupts and run.version > self._j:
+            self.stop()  # the next weights are there already
+        first = 0 if self._ended or self._has_enough() else self._take(self._offer())
+        cluster = self._cluster = Cluster(
+            run.clock, phase.workload, self._policy, run.preparing.placed(phase),
+            listener=self._finished, submitted=np.arange(first),
+        )  # fmt: skip
+        if not self._ended:
+            yield from cluster.decode()
+        step.wall_s = time.perf_counter() - started
+        run.check_finite(cluster.quiet_s)
+        if self._ended:
+            self._close(cluster)
+
+    def stop(self) -> None:
+        """End the phase now."""
+        if self._ended:
+            return
+        self._ended = True
+        self._step.end_s = self._run.clock.now
+        if self._cluster is not None and (late := self._cluster.stop()):
+            self._note(np.array(late))
+
+    def _view(self) -> LoopView:
+        carried = max(self._phase.carried - self._offered, 0)
+        return self._stream.view(self._j, self._loop.lag if self._loop.interrupts else 0, carried, self._in_flight)
+
+    def _has_enough(self) -> bool:
+        with calling(f"loop {type(self._loop).__name__}: enough", "mend the loop"):
+            enough = bool(self._watch.enough(self._view()))
+        if enough:
+            self.stop()
+        return enough
+
+    def _offer(self) -> int:
+        view = self._view()
+        with calling(f"loop {type(self._loop).__name__}: offer", "mend the loop"):
+            return min(max(int(self._watch.offer(view)), 0), view.fresh)
+
+    def _take(self, count: int) -> int:
+        """Count so many rollouts as submitted; returns how many are now."""
+        self._offered += count
+        self._in_flight += count
+        self._phase.reach(self._offered)
+        self._stream.next = max(self._stream.next, self._first_new + self._offered - self._phase.carried)
+        mine = self._phase.numbers[self._offered - count : self._offered]
+        arrival_s = self._run.sums["arrival_s"]
+        arrival_s[mine] = np.where(np.isnan(arrival_s[mine]), self._run.clock.now, arrival_s[mine])
+        return self._offered
+
+    def _consult(self) -> None:
+        if self._ended or self._has_enough():
+            return
+        if (count := self._offer()) > 0 and self._cluster is not None:
+            first = self._offered
+            self._cluster.submit(np.arange(first, self._take(count)))
+
+    def _finished(self, finished: list[int]) -> None:
+        """What the cluster tells."""
+        self._note(np.array(finished))
+        self._consult()
+
+    def _note(self, finished: Int64) -> None:
+        """Note what finished; groups that are whole are complete, or are judged when their rewards are there."""
+        run, numbers = self._run, self._phase.numbers[finished]
+        self._in_flight -= finished.size
+        assert self._cluster is not None
+        done_s = self._cluster.ledger.rollouts["finished_s"][finished]
+        run.sampled(numbers, self._stream.lengths[numbers] - self._stream.emitted[numbers])
+        whole = self._stream.finish(numbers)
+        judges = isinstance(self._loop, Judges)
+        run.judging.judge(numbers, done_s, self._judged if judges else None)
+        for group in whole:
+            if not judges:
+                self._stream.complete(group)
+            elif not run.stages["rollout"]:
+                self._decide(group)
+        if self._loop.interrupts:
+            run.form_batches()
+
+    def _judged(self, number: int) -> None:
+        """A reward is there: with the last of its group the group is kept or dropped."""
+        group = int(self._stream.group[number])
+        members = self._stream.members(group)
+        if self._stream.left[group] == 0 and not np.isnan(self._run.judging.done_s[members]).any():
+            self._decide(group)
+            generation = self._run.generation
+            if generation is not None:
+                generation._consult()
+
+    def _decide(self, group: int) -> None:
+        assert isinstance(self._loop, Judges)
+        trace = self._run.preparing.trace
+        rows = self._stream.rows[self._stream.members(group)]
+        rewards = trace.table.column("reward").to_numpy()[rows]
+        with calling(f"loop {type(self._loop).__name__}: keep", "mend the loop"):
+            self._stream.complete(group, bool(self._loop.keep(rewards.astype(np.float64))))
+
+    def _close(self, cluster: Cluster) -> None:
+        """Sum up what the phase did, and hand its groups to the trainer."""
+        run, step, phase, stream = self._run, self._step, self._phase, self._stream
+        outcome, workload = cluster.outcome(), phase.workload
+        ended = outcome.rollouts
+        finished = ~np.isnan(ended["finished_s"])
+        emitted = np.where(finished, ended["end"], ended["position"]) - ended["start"]
+        run.sampled(phase.numbers[~finished], (emitted - workload.begun_tokens)[~finished])
+        step.recomputed_tokens = int(ended["recomputed"].sum())
+        stream.emitted[phase.numbers] = emitted
+        sums = run.sums
+        for name in COUNTED:
+            sums[name][phase.numbers] += ended[name]
+        for name in TIMES:
+            earlier = sums[name][phase.numbers]
+            sums[name][phase.numbers] = np.where(np.isnan(earlier), ended[name], earlier)
+        sums["replica"][phase.numbers] = ended["replica"]
+        mine = phase.numbers[finished]
+        done = sums[mine]
+        for name in (*TIMES, "arrival_s"):
+            done[name] -= step.start_s
+        for log in outcome.logs:
+            log["start_s"] -= step.start_s
+        trace, rows = run.preparing.trace, stream.rows[mine]
+        columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
+        step.close(Episode(
+            run.name, step.number, Requests(*columns), stream.lengths[mine],
+            Outcome(done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, step.end_s - step.start_s),
+            step.wall_s, facts_of(self._policy), done["arrival_s"], workload.waits_s[finished],
+        ))  # fmt: skip
+        if self._loop.interrupts:
+            return
+        if stream.waiting < stream.groups[self._j]:
+            run.ran_dry = True
+        else:
+            run.form_batch(self._j)
