@@ -10,6 +10,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
+from simulator.cost.model import Profile
 from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.measure import DraftProfile
@@ -36,38 +37,20 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     `trace` saves reading the file again. `seed` names the random numbers of drafters, policies and stages that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
-    cost, steps, shared = cost_of(scenario), chosen_steps(trace, scenario.steps), Shared()
-    systems, drafts, compared = scenario.compared, DraftProfile(), list[RLStep]()
-    ready: list[Callable[[], None]] = []
-    runs, playing, played = [], [], list[Played]()
-    for system in systems:
-        run_, one = _system_run(scenario, system, trace, steps, shared, lambda: ready[0]())
-        runs.append(run_)
-        playing.append(run_.play())
-        played.append(one)
-    live = any("siblings" in one.drafter.learns_from for one in played)
-    with compiling(live) as engine_ready:
-        ready.append(engine_ready)
-        for found in zip_longest(*playing):
-            for one, step in zip(played, found, strict=True):
-                if step is not None:
-                    one.steps.append(step)
-            if found[0] is not None:
-                for acceptance in runs[0].phase.acceptances:
-                    drafts.add(acceptance)
-            if scenario.compare:
-                compared += _repeated(scenario, runs[0])
-            shared.made.clear()
-    for one in played:
-        if not one.steps:
-            raise InputError(
-                f"{trace.source}: loop {one.system.loop} keeps too few groups for one RL step: record more, or use another"
-            )
-    deployment = runs[0].preparing.deployment
-    comparison = _compared(scenario, compared, deployment)
-    rows = run_rows(played)
+    cost, steps = cost_of(scenario), chosen_steps(trace, scenario.steps)
+    engine = _Ready()
+    shared = Shared()
+    begun = [_system_run(scenario, one, trace, cost, steps, shared, engine) for one in scenario.compared]
+    runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
+    drafts, rl_steps = _play(scenario, runs, played, shared, engine)
+    if empty := next((one for one in played if not one.steps), None):
+        raise InputError(
+            f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
+        )
+    deployment, rows = runs[0].preparing.deployment, run_rows(played)
     together = zip_longest(*(one.steps for one in played))
     episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
+    arriving = [run_ for run_ in runs if not isinstance(run_.loop, Watches)]
     return Result(
         table(RUNS, rows),
         table(RL_STEPS, rl_step_rows(played)),
@@ -81,30 +64,51 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             "trace": {"path": trace.source, "sha256": trace.sha256},
             "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
             "scenario": scenario.model_dump(mode="json"),
-            "arrivals": any(
-                step.episode.arrival_s.any()
-                for run_ in runs
-                if not isinstance(run_.loop, Watches)
-                for step in run_.steps[: len(steps)]
-            ),
+            "arrivals": any(step.episode.arrival_s.any() for run_ in arriving for step in run_.steps),
             "warnings": caveats(rows, played, trace, steps, cost, deployment.serving),
         },
-        comparison,
+        _compared(scenario, rl_steps, deployment),
     )
+
+
+class _Ready:
+    """What waits for the engine's code: known once it is being compiled."""
+
+    wait: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.wait()
+
+
+def _play(
+    scenario: Scenario, runs: list[SystemRun], played: list[Played], shared: Shared, engine: _Ready
+) -> tuple[DraftProfile, list[RLStep]]:
+    """Play all systems RL step by RL step, so that they share drafts; returns what the first one's drafter does, and the RL
+    steps of a comparison.
+    """  # fmt: skip
+    drafts, rl_steps = DraftProfile(), list[RLStep]()
+    with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
+        for found in zip_longest(*(run_.play() for run_ in runs)):
+            for one, step in zip(played, found, strict=True):
+                if step is not None:
+                    one.steps.append(step)
+            if found[0] is not None:
+                for acceptance in runs[0].phase.acceptances:
+                    drafts.add(acceptance)
+            if scenario.compare:
+                rl_steps += _repeated(scenario, runs[0])
+            shared.made.clear()
+    return drafts, rl_steps
 
 
 def _system_run(
-    scenario: Scenario, system: System, trace: Trace, steps: list[int], shared: Shared, ready: Callable[[], None]
-) -> tuple[SystemRun, Played]:
+    scenario: Scenario, system: System, trace: Trace, cost: Profile, steps: list[int], shared: Shared, ready: Callable[[], None]
+) -> tuple[SystemRun, Played]:  # fmt: skip
     """A system's run before it begins, and what will be told of it."""
     own = scenario.of(system)
-    cost = cost_of(own)
     drafter = drafter_of(own, trace, cost)
-    deployment, loop, prices = (
-        deployment_of(own, cost, drafter),
-        resolve_loop(system.loop),
-        prices_of(own, system, trace, cost),
-    )
+    deployment, loop = deployment_of(own, cost, drafter), resolve_loop(system.loop)
+    prices = prices_of(own, system, trace, cost)
     if isinstance(loop, Judges):
         _check_rewards(trace, system)
     stages = [resolve_stage(stage, prices) for stage in system.stages]
