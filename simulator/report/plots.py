@@ -68,7 +68,7 @@ def _live_batch(result: Result) -> Figure:
     last = [last_rl_step(s) for s in series]
     threshold = TAIL * max(int(s.live.max()) for s in last)
     has_tail = threshold >= 2.0
-    right = 0.65 + INCH_PER_LETTER * max(map(len, [*labels, "policy, makespan (dot)"]))
+    right = 0.65 + INCH_PER_LETTER * max(map(len, [*labels, "system, makespan (dot)"]))
     figure = _figure(8.2 + right, max(7.2 if has_tail else 4.2, 1.4 + 0.185 * len(series)))
     axes = _panel(figure, 0.8, right, 3.95 if has_tail else 1.05, 0.4)
     most = _draw_live(axes, series)
@@ -79,7 +79,7 @@ def _live_batch(result: Result) -> Figure:
     axes.set_title(f"Live sequences over simulated time{dotted}", loc="left")
     axes.legend(
         [Line2D([], [], **_line(rank, len(series)), marker="o", ms=4.5) for rank in range(len(series))], labels,
-        loc="upper left", bbox_to_anchor=(1.01, 1.0), title="policy, makespan (dot)", alignment="left", frameon=False,
+        loc="upper left", bbox_to_anchor=(1.01, 1.0), title="system, makespan (dot)", alignment="left", frameon=False,
         fontsize=9, title_fontsize=9, borderaxespad=0.0,
     )  # fmt: skip
     if has_tail:
