@@ -128,6 +128,7 @@ class Generation:
         whole = self._stream.finish(numbers)
         judges = isinstance(self._loop, Judges)
         run.judging.judge(numbers, done_s, self._judged if judges else None)
+        run.learning.judge(numbers, done_s)
         for group in whole:
             if not judges:
                 self._stream.complete(group)
@@ -184,9 +185,5 @@ class Generation:
             Outcome(done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, step.end_s - step.start_s),
             step.wall_s, facts_of(self._policy), done["arrival_s"], workload.waits_s[finished],
         ))  # fmt: skip
-        if self._loop.interrupts:
-            return
-        if stream.waiting < stream.groups[self._j]:
-            run.ran_dry = True
-        else:
-            run.form_batch(self._j)
+        if not self._loop.interrupts:
+            run.hand_over(self._j)

@@ -20,8 +20,9 @@ class Step:
     number: of the trace; start_s, end_s: from when its rollouts are submitted to when the loop has enough; rewarded_s: when all
     rewards of what is trained on are there; trained_s: when its update is done; sync_s, train_s: seconds of those stages.
     carried: rollouts begun in an earlier RL step, and carried_tokens that they had then; recomputed_tokens: prefilled again.
-    trained: rollouts trained on; stale: RL steps between the weights that sampled their tokens and the update: mean, most.
-    episode: what the rollouts that finished in it did, times since start_s.
+    unlearnt: rollouts that had finished, and the drafter had not learnt, when it began. trained: rollouts trained on; stale: RL
+    steps between the weights that sampled their tokens and the update: mean, most. episode: what the rollouts that finished in it
+    did, times since start_s.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Step:
     carried: int = 0
     carried_tokens: int = 0
     recomputed_tokens: int = 0
+    unlearnt: int = 0
     trained: int = 0
     trained_tokens: int = 0
     stale_mean: float = 0.0

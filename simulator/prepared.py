@@ -24,6 +24,7 @@ from traces.errors import InputError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 POLICY_WINDOW = 16
 """RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
@@ -77,9 +78,12 @@ class Preparing:
         self.policy_spec = scenario.policies[0]
         self.stream = Stream(trace, steps)
 
-    def phase(self, j: int, watched: bool) -> Phase:
-        """RL step j of the run; watched: rollouts are submitted one by one, from those carried over to the end of the trace."""
-        return self._watched(j) if watched else self._whole(j)
+    def phase(self, j: int, watched: bool, learnt: Bool) -> Phase:
+        """RL step j of the run; watched: rollouts are submitted one by one, from those carried over to the end of the trace.
+
+        learnt: bool[n], which rollouts of the stream the drafter may draft from.
+        """
+        return self._watched(j, learnt) if watched else self._whole(j, learnt)
 
     def policy(self, phase: Phase, previous: BudgetPolicy | None) -> BudgetPolicy:
         """The budget policy for a phase; previous: that of the RL step before."""
@@ -117,16 +121,17 @@ class Preparing:
     def _drafts(self) -> str:
         return self.scenario.drafter.model_dump_json()
 
-    def _whole(self, j: int) -> Phase:
+    def _whole(self, j: int, learnt: Bool) -> Phase:
         step, stream = self.steps[j], self.stream
         numbers = np.arange(stream.ends[j - 1] if j else 0, stream.ends[j])
         past = past_rows(self.trace, step, self.drafter.window)
+        past = past[~np.isin(past, stream.rows[~learnt])]
         known = past_rows(self.trace, step, max(self.drafter.window, POLICY_WINDOW))
         rows = stream.rows[numbers]
         workload = self.workload(rows, past, self.scenario.seed)
         return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
 
-    def _watched(self, j: int) -> Phase:
+    def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace
         if "arrival_s" in trace.table.column_names and self.scenario.engine.arrivals:
             raise InputError(
@@ -135,8 +140,8 @@ class Preparing:
         carried = stream.carried()
         numbers = np.concatenate([carried, np.arange(stream.next, len(stream))])
         rows = stream.rows[numbers]
-        past = self._finished_by_now(step, self.drafter.window)
-        known = self._finished_by_now(step, max(self.drafter.window, POLICY_WINDOW))
+        past = self._rows_of(learnt, step, self.drafter.window)
+        known = self._rows_of(stream.finished, step, max(self.drafter.window, POLICY_WINDOW))
         seed = self.scenario.seed
 
         def make(first: int, end: int) -> Any:
@@ -151,14 +156,14 @@ class Preparing:
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)
         return Phase(step, numbers, carried.size, past, workload, self._context(ahead, known), growing.reach, growing)
 
-    def _finished_by_now(self, step: int, window: int) -> Int64:
-        """Rows of the history that this run has: those recorded before it, and of its own those that have finished."""
+    def _rows_of(self, mine_known: Bool, step: int, window: int) -> Int64:
+        """Rows of the history that this run has: those recorded before it, and of its own those that are known."""
         trace, stream = self.trace, self.stream
         before = [s for s in trace.steps if s < step][-window:] if window else []
         mine = np.zeros(len(trace), np.bool_)
         mine[stream.rows] = True
         done = np.zeros(len(trace), np.bool_)
-        done[stream.rows[stream.finished]] = True
+        done[stream.rows[mine_known]] = True
         recent = np.isin(trace.step, before) & (~mine | done)
         if window:
             recent |= done & (trace.step >= step)

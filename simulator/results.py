@@ -92,6 +92,7 @@ RL_STEPS = _schema(
     ("step_s", pa.float64(), "seconds since the update before"),
     ("reward_s", pa.float64(), "seconds after generation until the last reward was there"),
     ("trained", pa.int64(), "rollouts trained on"),
+    ("unlearnt", pa.int64(), "rollouts that had finished, and the drafter had not learnt, when it began"),
     *(column for column in _RUN_COLUMNS if column[0] in PER_RL_STEP),
 )
 

@@ -128,6 +128,7 @@ def rl_step_rows(runs: Sequence["Played"]) -> Iterator[dict[str, Any]]:
                 "start_s": step.start_s, "trained_s": step.trained_s, "step_s": step.trained_s - run.begun_s(j),
                 "reward_s": max(step.rewarded_s - step.end_s, 0.0), "idle_gpu_s": run.idle_gpu_s(j),
                 "staleness": step.stale_mean, "max_staleness": step.stale_max, "trained": step.trained,
+                "unlearnt": step.unlearnt,
                 **{name: getattr(step, name) for name in SUMS},
             }  # fmt: skip
 

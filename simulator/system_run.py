@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,12 @@ from simulator.prepared import Phase, Preparing
 from simulator.records import records
 from simulator.summary import Episode
 from simulator.training.loop import Loop, Watches
-from simulator.training.stage import Rollouts, Stage
+from simulator.training.stage import Per, Publishes, Rollouts, Stage
 from simulator.training.trainer import Judging, Span, asked
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 Process = Generator[simpy.Event, Any, None]
 
 
@@ -40,8 +41,9 @@ class SystemRun:
         self.name, self.preparing, self.loop, self._ready = name, preparing, loop, ready
         self.stream, self.clock = preparing.stream, Clock()
         self.steps = [Step(number, self.clock.event()) for number in preparing.steps]
-        self.stages = {per: [one for one in stages if one.per == per] for per in ("rollout", "batch", "sync")}
+        self.stages = {per: [one for one in stages if one.per == per] for per in get_args(Per)}
         self.judging = Judging(self.clock, self.stages["rollout"], self.rollouts, len(self.stream))
+        self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
         self._batches: simpy.Store = simpy.Store(self.clock)
@@ -88,8 +90,10 @@ class SystemRun:
             step.start_s = self.clock.now
             if self.stream.next == len(self.stream) and self.stream.finished.all():
                 self._nothing_left(step)
+                if not loop.interrupts:
+                    self.hand_over(j)
                 continue
-            phase = self.phase = self.preparing.phase(j, isinstance(loop, Watches))
+            phase = self.phase = self.preparing.phase(j, isinstance(loop, Watches), self._learnt(step))
             self.policy = self.preparing.policy(phase, self.policy)
             self._ready()
             if isinstance(loop, Watches):
@@ -99,6 +103,19 @@ class SystemRun:
                 yield from self._whole(j, step, phase)
             if self.ran_dry:
                 return
+
+    def _learnt(self, step: Step) -> Bool:
+        """Which rollouts the drafter has learnt by now, in whole versions."""
+        finished, stages = self.stream.finished, self.stages["drafter"]
+        if not stages:
+            return finished
+        done_s = np.where(finished, self.learning.done_s, np.nan)
+        order = np.lexsort((np.arange(done_s.size), done_s))[: int((done_s <= self.clock.now).sum())]
+        every = max(one.every if isinstance(one, Publishes) else 1 for one in stages)
+        learnt = np.zeros_like(finished)
+        learnt[order[: order.size // every * every]] = True
+        step.unlearnt = int(finished.sum() - learnt.sum())
+        return learnt
 
     def _take_up_weights(self, step: Step) -> Process:
         if self._loaded == self.version:
@@ -119,6 +136,7 @@ class SystemRun:
         self.check_finite(outcome.makespan_s)
         done_s = step.start_s + outcome.rollouts["finished_s"]
         self.judging.judge(phase.numbers, done_s)
+        self.learning.judge(phase.numbers, done_s)
         self.sampled(phase.numbers, phase.workload.output_tokens)
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
         workload = phase.workload
@@ -166,6 +184,13 @@ class SystemRun:
         self._formed = j + 1
         self.batches.append(self.stream.batch(int(self.stream.groups[j])))
         self._batches.put(self.batches[-1])
+
+    def hand_over(self, j: int) -> None:
+        """End RL step j's generation: with its groups, or with the run where the trace has no more."""
+        if self.stream.waiting < self.stream.groups[j]:
+            self.ran_dry = True
+        else:
+            self.form_batch(j)
 
     def form_batches(self) -> None:
         """Hand over as many RL steps as there are groups complete for."""

@@ -1,7 +1,7 @@
 """Conformance checks for anybody's parts: run them in your tests; AssertionError says what fails."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from simulator.scheduling.placement import Event, Placement, View, events_of
 from simulator.scheduling.resolve import prepared_placement
 from simulator.system_run import SystemRun
 from simulator.training.resolve import resolve_stage
-from simulator.training.stage import PreparesStage, Prices, Rollouts
+from simulator.training.stage import Per, PreparesStage, Prices, Rollouts
 from simulator.training.trainer import asked
 from traces.io import from_table
 from traces.synthesis import synth
@@ -131,7 +131,7 @@ def check_stage(stage: Any, trace: Trace | None = None) -> None:
     trace = trace or example_trace()
     if isinstance(stage, PreparesStage):
         stage = stage.prepare(Prices(trace, cast(Profile, example_cost()), None, None, 1, SEED))
-    assert stage.per in ("rollout", "batch", "sync"), "per is rollout, batch or sync"
+    assert stage.per in get_args(Per), f"per is one of {', '.join(get_args(Per))}"
     assert stage.name, "it has a name"
     assert stage.basis, "basis says what its seconds rest on"
     for rows in (np.arange(len(trace)), np.arange(3), np.arange(0)):
@@ -140,9 +140,11 @@ def check_stage(stage: Any, trace: Trace | None = None) -> None:
         )
         seconds = np.asarray(asked(stage, rollouts), np.float64)
         assert seconds.shape in ((), rows.shape), "seconds are one number, or one for each rollout"
-        assert stage.per == "rollout" or seconds.shape == (), "a stage of the batch takes so many seconds in all"
+        assert stage.per in ("rollout", "drafter") or seconds.shape == (), (
+            "a stage of the batch takes so many seconds in all"
+        )
         assert np.array_equal(seconds, np.asarray(asked(stage, rollouts))), "the same rollouts take the same time"
-        if stage.per == "rollout" and rows.size > 1 and seconds.shape:
+        if stage.per in ("rollout", "drafter") and rows.size > 1 and seconds.shape:
             part = Rollouts(*(column[1:] for column in (rows, rollouts.prompt_tokens, rollouts.output_tokens)))
             assert np.array_equal(seconds[1:], np.asarray(asked(stage, part))), (
                 "a rollout takes its time whoever is beside it"

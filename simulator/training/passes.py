@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import numpy as np
+
 from simulator.cost.shape import ModelShape
 from simulator.spec import number, read, whole
-from simulator.training.stage import Per, Prices, Rollouts
+from simulator.training.stage import Float64, Per, Prices, Rollouts
 from traces.errors import InputError
 
 MFU = 0.4
@@ -44,6 +46,23 @@ class WeightSync:
         return self.seconds_s
 
 
+@dataclass(frozen=True)
+class DrafterTraining:
+    """A drafter that learns from rollouts as they finish, one after another, with a new version for every so many."""
+
+    seconds_s: float
+    s_per_token: float
+    every: int
+    name = "drafter"
+    per: Per = "drafter"
+    basis = "given"
+    servers = 1
+
+    def seconds(self, rollouts: Rollouts) -> Float64:
+        """Of each rollout."""
+        return np.asarray(self.seconds_s + self.s_per_token * rollouts.output_tokens, np.float64)
+
+
 SECONDS = number(0, 1e6)
 PASS_READERS = {"seconds": SECONDS, "s_per_token": number(0, 1), "passes": whole(1, 1000), "mfu": number(0.001, 1)}
 
@@ -79,6 +98,13 @@ def sync(argument: str, prices: Prices | None) -> WeightSync:
     return WeightSync(
         shape.weight_bytes / bytes_per_s, f"assumed: {shape.weight_bytes / 1e9:.1f} GB of weights at {over}"
     )
+
+
+def drafter(argument: str, prices: Prices | None) -> DrafterTraining:
+    """`drafter:seconds=S,s_per_token=S,every=N`: seconds to learn a rollout, and one token; N rollouts make a version."""
+    readers = {"seconds": SECONDS, "s_per_token": number(0, 1), "every": whole(1)}
+    given = read("drafter", argument, readers, "stage")
+    return DrafterTraining(given.get("seconds", 0.0), given.get("s_per_token", 0.0), given.get("every", 1))
 
 
 def _priced(name: str, given: Mapping[str, Any], prices: Prices | None, flops: int) -> Pass:

@@ -1,15 +1,15 @@
 """From the names of loops and stages to what they name: built-ins, installed entry points, or `module:attr`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from simulator.plugins import calling, load
 from simulator.spec import read, refuse, whole
 from simulator.training.loop import Loop
 from simulator.training.loops import Partial, Refill, Streaming, Whole
-from simulator.training.passes import log_probs, sync, update
+from simulator.training.passes import drafter, log_probs, sync, update
 from simulator.training.rewards import reward
-from simulator.training.stage import PreparesStage, Prices, Stage
+from simulator.training.stage import Per, PreparesStage, Prices, Stage
 from traces.errors import InputError
 
 
@@ -75,6 +75,7 @@ STAGES = {
     "log_probs": BuiltIn(log_probs, "log_probs", ""),
     "update": BuiltIn(update, "update", ""),
     "sync": BuiltIn(sync, "sync:gb_per_s=B", ""),
+    "drafter": BuiltIn(drafter, "drafter:s_per_token=S,every=N", "Aurora, arXiv 2602.06932; TLT, arXiv 2511.16665"),
 }
 LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
 
@@ -113,7 +114,7 @@ def _checked(stage: Any, spec: str) -> Stage:
     for member in ("name", "per", "basis", "seconds"):
         if not hasattr(stage, member):
             raise InputError(f"stage {spec!r} has no {member}: a stage has name, per, basis and seconds(rollouts)")
-    if stage.per not in ("rollout", "batch", "sync"):
-        raise InputError(f"stage {spec!r}: per = {stage.per!r}: use rollout, batch or sync")
+    if stage.per not in get_args(Per):
+        raise InputError(f"stage {spec!r}: per = {stage.per!r}: use {', '.join(get_args(Per))}")
     checked: Stage = stage
     return checked

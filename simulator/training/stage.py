@@ -14,7 +14,7 @@ from traces.trace import Trace
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-Per = Literal["rollout", "batch", "sync"]
+Per = Literal["rollout", "batch", "sync", "drafter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,9 @@ class Stage(Protocol):
     """A stage of the RL step.
 
     per: `rollout`, as each finishes, on servers (`Serves`); `batch`, once for the RL step's rollouts, one stage after another,
-    before the next update; `sync`, when replicas take up new weights, while nothing decodes. basis: what its seconds rest on:
-    measured, given, or assumed how.
+    before the next update; `sync`, when replicas take up new weights, while nothing decodes; `drafter`, as each rollout finishes,
+    too: what has been through it is what a drafter has learnt when an RL step begins (`Publishes`). basis: what its seconds rest
+    on: measured, given, or assumed how.
     """
 
     @property
@@ -76,6 +77,13 @@ class Serves(Protocol):
     """A stage per rollout with so many servers, first come first served. Others have one for each rollout."""
 
     servers: int
+
+
+@runtime_checkable
+class Publishes(Protocol):
+    """A stage of the drafter that has a new version for every so many rollouts. Others have one for each."""
+
+    every: int
 
 
 @runtime_checkable

@@ -142,7 +142,7 @@ def test_built_in_loops_conform(spec: str) -> None:
 
 @pytest.mark.parametrize(
     "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
-             "sync:seconds=0"],
+             "sync:seconds=0", "drafter:s_per_token=1e-4,every=8"],
 )  # fmt: skip
 def test_built_in_stages_conform(spec: str) -> None:
     check_stage(resolve_stage(spec, Prices(example_trace(), example_cost(), None, None, 4, 0)))  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ class Rule:
             self.ahead
         ):  # a step is scheduled while the one before runs: who is in the batch by then is a matter of definition
             seen = seen[3:] if self.turns else [[a + b for a, b in zip(seen[0], seen[1], strict=True)], *seen[2:]]
-        rng = random.Random(repr((self.seed, kind, list(rollouts), replica, time_s, [list(one) for one in seen])))
+        rng = random.Random(repr((self.seed, kind, list(rollouts), replica, [list(one) for one in seen])))
         if kind != "finished":
             self.held += rollouts
         if kind in ("start", "arrival"):

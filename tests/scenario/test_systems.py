@@ -171,3 +171,20 @@ def test_prices_of_stages_follow_from_model_and_device() -> None:
     assert np.allclose(steps["train_s"], tokens * per_token)
     assert np.allclose(steps["sync_s"], [0.0, *[shape.weight_bytes / 10e9] * 2])
     assert any("s: log_probs assumed: 2 FLOPs" in note for note in result.about["warnings"])
+
+
+def test_a_drafter_knows_what_it_has_had_time_to_learn() -> None:
+    """At once is as without the stage; too slow is as without a history; versions of so many rollouts lie between."""
+
+    def accepted(*stages: str) -> list[int]:
+        system = {"name": "s", "policy": "fixed:4", "stages": ["update:seconds=1", *stages]}
+        result = played(system, drafter={"kind": "suffix", "own": False})
+        return result.to_pandas("rl_steps")[["accepted_tokens", "unlearnt"]].to_numpy().T.tolist()
+
+    whole, at_once = accepted(), accepted("drafter:seconds=0")
+    some, never = accepted("drafter:every=8"), accepted("drafter:seconds=1000")
+    assert whole == at_once
+    assert never[0] == [0, 0, 0]
+    assert never[1] == [0, 15, 30]
+    assert some[1] == [0, 7, 6]
+    assert 0 < sum(some[0]) < sum(whole[0])

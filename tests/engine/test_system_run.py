@@ -1,0 +1,189 @@
+"""System runs, loops and stages included, against the plain reference: random rollouts, groups, rewards and placements."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simulator.cost.draft_cost import DraftCost
+from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.drafter import offsets_of
+from simulator.engine.deployment import Deployment
+from simulator.played import Step
+from simulator.prepared import Preparing, Shared
+from simulator.scenario import Scenario
+from simulator.system_run import SystemRun
+from simulator.training.resolve import resolve_loop
+from simulator.training.stage import Rollouts, Stage
+from tests.engine.test_cluster import PULL_S, Rule, is_plain
+from tests.engine.test_serving import PROFILE, cost, serving_of
+from tests.reference import system as reference
+from tests.reference.serving import Request, Settings
+from traces.io import from_table
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A drafter whose drafts are those of the requests."""
+
+    requests: tuple[Request, ...]
+    lossless = True
+    learns_from: frozenset[Any] = frozenset({"own"})
+    window = 0
+    needs_tokens = False
+    cost = DraftCost()
+
+    def describe(self) -> str:
+        return "given"
+
+    def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
+        mine = [self.requests[row] for row in rows.tolist()]
+        tables = [np.array([r.accepted, r.drafted]).T if r.drafted else np.zeros((r.output_tokens, 2)) for r in mine]
+        table = np.concatenate([np.zeros((0, 2)), *tables]).astype(np.uint8)
+        return Acceptance(offsets_of(trace, rows), lambda budget: table, prefix=True)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Reward servers that take the seconds, and fail as often, as they are told."""
+
+    each_s: Int64
+    failed: Int64
+    servers: int
+    backoff_s: float
+    name = "reward"
+    per: Any = "rollout"
+    basis = "given"
+
+    def seconds(self, rollouts: Rollouts) -> Any:
+        return self.each_s[rollouts.rows]
+
+    def failures(self, rollouts: Rollouts) -> Int64:
+        return self.failed[rollouts.rows]
+
+
+@dataclass(frozen=True)
+class Takes:
+    """A stage of so many seconds, and more for every token."""
+
+    name: str
+    per: Any
+    fixed_s: float
+    token_s: float
+    basis = "given"
+
+    def seconds(self, rollouts: Rollouts) -> float:
+        return self.fixed_s + self.token_s * rollouts.tokens
+
+
+SECONDS = st.sampled_from([0.0, 0.25, 0.5, 2.0, 8.0])
+
+
+@st.composite
+def runs(
+    draw: st.DrawFn,
+) -> tuple[list[Request], list[int], list[int], Settings, reference.SystemSettings, int, int, float]:
+    """Requests, the group and the RL step of each, limits, the system, replicas, a seed, seconds of an update by token."""
+    requests, groups, step_of, rewards = [], [], [], []
+    for step in range(draw(st.integers(1, 4))):
+        for _ in range(draw(st.integers(1, 3))):
+            group = groups[-1] + 1 if groups else 0
+            prompt_tokens = draw(st.integers(0, 5))
+            for _ in range(draw(st.integers(1, 3))):
+                tokens = draw(st.integers(1, 12))
+                drafted = [
+                    draw(st.integers(0, min(3, tokens - p))) for p in range(tokens if draw(st.booleans()) else 0)
+                ]
+                requests.append(
+                    Request(prompt_tokens, tokens, accepted=[draw(st.integers(0, d)) for d in drafted], drafted=drafted)
+                )
+                groups.append(group)
+                step_of.append(step)
+                rewards.append(float(draw(st.integers(0, 1))))
+    limits = Settings(
+        draw(st.integers(1, 4)), draw(st.none() | st.just(8)), enable_prefix_caching=False, budget=draw(st.integers(0, 2)),
+    )  # fmt: skip
+    count, judged = len(requests), draw(st.booleans())
+    system = reference.SystemSettings(
+        loop=draw(st.sampled_from(["sync", "one_step_async", "partial", "refill", "streaming"])),
+        rollouts=draw(st.integers(1, 8)), lag=draw(st.integers(0, 2)),
+        reward_s=[draw(SECONDS) for _ in range(count)] if judged else None, servers=draw(st.integers(1, 3)),
+        failures=[draw(st.sampled_from([0, 0, 0, 1, 2])) for _ in range(count)] if judged else None,
+        backoff_s=draw(st.sampled_from([0.5, 1.0])), batch_s=lambda batch: 0.0, sync_s=draw(SECONDS), rewards=rewards,
+    )  # fmt: skip
+    return (
+        requests,
+        groups,
+        step_of,
+        limits,
+        system,
+        draw(st.integers(1, 3)),
+        draw(st.integers(0, 2**31)),
+        draw(SECONDS),
+    )
+
+
+def spec_of(system: reference.SystemSettings) -> str:
+    if system.loop == "partial":
+        return f"partial:rollouts={system.rollouts}"
+    return f"streaming:rollouts={system.rollouts},lag={system.lag}" if system.loop == "streaming" else system.loop
+
+
+def played(
+    requests: list[Request], groups: list[int], step_of: list[int], limits: Settings, system: reference.SystemSettings,
+    replicas: int, seed: int, fixed_s: float,
+) -> tuple[SystemRun, list[Step]]:  # fmt: skip
+    sample = [groups[: i + 1].count(group) - 1 for i, group in enumerate(groups)]
+    trace = from_table(pa.table({
+        "step": pa.array(step_of, pa.int32()), "prompt_id": [f"g{group}" for group in groups],
+        "sample": pa.array(sample, pa.int32()),
+        "prompt_tokens": pa.array([r.prompt_tokens for r in requests], pa.int32()),
+        "output_tokens": pa.array([r.output_tokens for r in requests], pa.int32()), "reward": system.rewards,
+    }), "made")  # fmt: skip
+    stages: list[Stage] = [Takes("update", "batch", fixed_s, 2**-6), Takes("sync", "sync", system.sync_s, 0.0)]
+    if system.reward_s is not None:
+        assert system.failures is not None
+        stages.append(Judge(np.array(system.reward_s), np.array(system.failures), system.servers, system.backoff_s))
+    deployment = Deployment(PROFILE, limits.max_num_seqs, replicas, serving=serving_of(limits), pull_s_per_token=PULL_S)
+    scenario = Scenario(trace="made", profile="p", policies=[f"fixed:{limits.budget}"], drafter={"kind": "none"})  # type: ignore[arg-type]
+    preparing = Preparing(scenario, trace, trace.steps, Given(tuple(requests)), deployment, None, Shared())
+    preparing.placed = lambda phase: replace(deployment, placement=Rule(seed, replicas, True, True).here)  # type: ignore[method-assign]
+    run = SystemRun("s", preparing, resolve_loop(spec_of(system)), stages, lambda: None)
+    return run, list(run.play())
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(runs())
+def test_system_runs_are_those_of_the_reference(drawn: Any) -> None:
+    requests, groups, step_of, limits, system, replicas, seed, fixed_s = drawn
+
+    def batch_s(batch: list[int]) -> float:
+        return fixed_s + 2**-6 * sum(requests[i].prompt_tokens + requests[i].output_tokens for i in batch)
+
+    system = replace(system, batch_s=batch_s)
+    expected = reference.play(
+        requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True).there, system, PULL_S,
+        by_number=not is_plain(limits, requests, False),
+    )  # fmt: skip
+    run, found = played(requests, groups, step_of, limits, system, replicas, seed, fixed_s)
+    assert len(found) == len(expected)
+    for j, (step, other) in enumerate(zip(found, expected, strict=True)):
+        for name in ("start_s", "end_s", "rewarded_s", "trained_s", "train_s", "sync_s"):
+            assert getattr(step, name) == pytest.approx(getattr(other, name), rel=1e-9, abs=1e-12), (j, name)
+        assert run.batches[j].tolist() == other.trained
+        assert (step.carried, step.carried_tokens, step.recomputed_tokens) == (
+            other.carried, other.carried_tokens, other.recomputed,
+        )  # fmt: skip
+        assert step.stale_mean == pytest.approx(other.stale_mean, rel=1e-9, abs=1e-12)
+        assert step.stale_max == other.stale_max
+        emitted = sum(log["emitted_tokens"].sum() for log in step.episode.outcome.logs)
+        assert emitted == sum(other.emitted.values())
+        assert step.episode.output_tokens.size == len(other.finished)
