@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import facts_of
 from simulator.budgets.view import Requests
+from simulator.engine.clock import OTHERS
 from simulator.engine.cluster import Cluster, Outcome, Process
 from simulator.engine.state import ROLLOUT
 from simulator.played import Step
@@ -49,6 +50,7 @@ class Generation:
         self._offered = self._in_flight = 0
         self._cluster: Cluster | None = None
         self._ended = False
+        self._late: Int64 = np.empty(0, np.int64)
 
     def play(self) -> Process:
         """Decode until the loop has enough; as a SimPy process."""
@@ -65,6 +67,7 @@ class Generation:
         )  # fmt: skip
         if not self._ended:
             yield from cluster.decode()
+            yield from self._steps_under_way(cluster)
         step.wall_s = time.perf_counter() - started
         run.check_finite(cluster.quiet_s)
         if self._ended:
@@ -76,8 +79,16 @@ class Generation:
             return
         self._ended = True
         self._step.end_s = self._run.clock.now
-        if self._cluster is not None and (late := self._cluster.stop()):
-            self._note(np.array(late))
+        if self._cluster is not None:
+            self._late = np.array(self._cluster.stop(), np.int64)
+
+    def _steps_under_way(self, cluster: Cluster) -> Process:
+        """Let the steps end that were under way when the phase did, and what finishes in them finish then."""
+        at_s = cluster.ledger.rollouts["finished_s"][self._late]
+        for time_s in np.unique(at_s).tolist():
+            yield self._run.clock.at(time_s, OTHERS)
+            self._note(self._late[at_s == time_s])
+        yield self._run.clock.at(max(cluster.quiet_s, self._run.clock.now), OTHERS)
 
     def _view(self) -> LoopView:
         carried = max(self._phase.carried - self._offered, 0)

@@ -111,7 +111,10 @@ class Cluster:
         self.router.serve()
 
     def stop(self) -> list[int]:
-        """Let nothing but the steps under way go on: returns who finishes in those. Others keep what they have emitted."""
+        """Let nothing but the steps under way go on: returns who finishes in those. Others keep what they have emitted.
+
+        The last of those steps ends at `quiet_s`.
+        """
         now_s, finished = self.clock.now, list[int]()
         self._stopped = True
         self.quiet_s = max([now_s, *(replica.now_s for replica in self.replicas)])
@@ -177,6 +180,9 @@ class Cluster:
             fleet.advance(until_s)
             at_s = min(until_s, fleet.told_s)
             if at_s == np.inf:
+                if router.queued:  # for a slot that a cancelled rollout left, of which nobody was told
+                    router.serve()
+                    continue
                 self._check_all_done()
                 return
             yield clock.at(at_s, OWN)
@@ -189,7 +195,6 @@ class Cluster:
                 self.check()
             if finished and self._listener is not None:
                 self._listener(finished)
-        yield clock.at(self.quiet_s, OWN)
 
     def _coming(self) -> list[tuple[float, Int64]]:
         """Who arrives when, the last ones first; empty where everybody is there."""
@@ -230,7 +235,6 @@ class Cluster:
                 f"placement {router.name} leaves {left.size} rollouts without a replica, the first of them {left[0]}: "
                 "place each that it is told of"
             )
-        assert not router.queue, "who has room takes from the common queue"
 
     def check(self) -> None:
         """Assert what must hold between events."""

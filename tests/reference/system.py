@@ -1,324 +1,486 @@
-"""RL steps on one SimPy clock, as the definitions say them: a loop submits rollouts, reward servers judge, a trainer trains.
+"""A run of a whole system on one clock: phases on clusters, a reward stage and a trainer, as a loop has them follow.
 
-Every rollout is a record, every stage a process; nothing is remembered that could be counted again.
+Three SimPy processes and their state: `System.generate` takes the run from phase to phase, `System.train` from update
+to update, `RewardStage` gives every finished rollout its reward. Nothing is remembered that could be counted again.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import simpy
 
-from tests.reference.cluster import FINISHED, Cluster, Placement
+from tests.reference.cluster import Cluster, ClusterResult, Placement, Ranks, Turn
 from tests.reference.serving import Cost, Request, Settings, Step
 
 Process = Generator[simpy.Event, Any, None]
-LoopName = Literal["sync", "one_step_async", "partial", "refill", "streaming"]
+
+LOOPS = ("sync", "one_step_async", "partial", "refill", "streaming")
 
 
 @dataclass(frozen=True)
 class SystemSettings:
-    """rollouts: in flight, of partial and streaming; lag: of streaming; reward_s, failures: by rollout, None without a reward
-    stage; batch_s: seconds of the trainer's stages for a batch; rewards: by rollout."""
+    """What surrounds the cluster; lists are by rollout.
 
-    loop: LoopName
-    rollouts: int
-    lag: int
-    reward_s: Sequence[float] | None
-    servers: int
-    failures: Sequence[int] | None
-    backoff_s: float
+    rollouts: in flight, of partial and streaming; lag: RL steps that streaming may run ahead; reward_s: seconds of a
+    try (None: no reward stage); servers: tries at a time; failures: tries that fail first; backoff_s: off the server
+    after the first of them, twice as long after each further one; batch_s: seconds of the trainer's stages for a
+    batch; sync_s: of a weight sync; rewards: values, by which refill judges.
+    """
+
+    loop: str
+    _: KW_ONLY
     batch_s: Callable[[list[int]], float]
+    rollouts: int = 0
+    lag: int = 0
+    reward_s: Sequence[float] | None = None
+    servers: int = 1
+    failures: Sequence[int] | None = None
+    backoff_s: float = 0.0
+    sync_s: float = 0.0
+    rewards: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class RLStep:
+    """One phase and the batch of the same number; rollouts by their number in the stream, but for `log`.
+
+    start_s: after the weight sync before it, which took sync_s (0: none was needed); end_s: the loop had enough;
+    quiet_s: no step is under way any more; rewarded_s: of the batch's last reward, or last finish without a reward
+    stage; trained_s: the update of train_s is over. carried: begun in an earlier phase and not finished when this one
+    starts, with carried_tokens emitted; recomputed: tokens, in this phase; finished, finished_s, emitted (no entry:
+    no token): in this phase, what the steps under way at its end did included. trained: the batch, in order of
+    number; stale_mean, stale_max: over its tokens, updates between the version that sampled one and the update. log:
+    steps by replica, whose shares have positions; order: the rollout at each position (empty, like the log's lists,
+    for a phase that ended at once).
+    """
+
+    start_s: float
+    end_s: float
+    quiet_s: float
+    rewarded_s: float
+    trained_s: float
+    train_s: float
     sync_s: float
-    rewards: Sequence[float]
+    carried: int
+    carried_tokens: int
+    recomputed: int
+    finished: list[int]
+    finished_s: dict[int, float]
+    emitted: dict[int, int]
+    trained: list[int]
+    stale_mean: float
+    stale_max: int
+    log: list[list[Step]]
+    order: list[int]
+
+
+class RewardStage:
+    """Servers that take rollouts first come, first served; those that come at one time by number.
+
+    ready_s: by rollout, when its reward was there; arrived: is called with it then.
+    """
+
+    def __init__(
+        self, env: simpy.Environment, settings: SystemSettings, rank: int, arrived: Callable[[int], None]
+    ) -> None:
+        self.env = env
+        self.settings = settings
+        self.rank = rank
+        self.arrived = arrived
+        self.queue: list[tuple[float, int]] = []  # (came, rollout)
+        self.busy = 0
+        self.failed: Counter[int] = Counter()
+
+    def join(self, rollout: int) -> None:
+        self.queue.append((self.env.now, rollout))
+        self.env.process(self.serve())
+
+    def serve(self) -> Process:
+        """Once all of this instant have come, give the first of the queue to the free servers."""
+        yield Turn(self.env, self.rank)
+        self.queue.sort()
+        while self.queue and self.busy < self.settings.servers:
+            _, rollout = self.queue.pop(0)
+            self.busy += 1
+            self.env.process(self.attempt(rollout))
+
+    def attempt(self, rollout: int) -> Process:
+        yield self.env.timeout(self.settings.reward_s[rollout])
+        self.busy -= 1
+        self.env.process(self.serve())
+        failures = 0 if self.settings.failures is None else self.settings.failures[rollout]
+        if self.failed[rollout] < failures:
+            self.failed[rollout] += 1
+            yield self.env.timeout(self.settings.backoff_s * 2 ** (self.failed[rollout] - 1))
+            self.join(rollout)
+        else:
+            self.arrived(rollout)
 
 
 @dataclass
-class RLStep:
-    """Times on the clock; finished: who did in its phase; emitted: tokens of each in its phase; trained: its batch."""
+class Phase:
+    """A phase under way or over; its cluster knows a rollout by its position in `order`, which is that of submission.
 
-    start_s: float = 0.0
-    end_s: float = 0.0
-    sync_s: float = 0.0
-    rewarded_s: float = 0.0
-    trained_s: float = 0.0
-    train_s: float = 0.0
-    carried: int = 0
-    carried_tokens: int = 0
-    recomputed: int = 0
+    The order is of all that may still be submitted in it; version: of the weights in the replicas; carried: by
+    rollout, the tokens it comes with; over: the loop has enough.
+    """
+
+    step: int
+    order: list[int]
+    version: int
+    carried: dict[int, int]
+    start_s: float
+    sync_s: float
+    over: simpy.Event
+    submitted: int = 0  # of the order
+    cluster: Cluster | None = None
     finished: list[int] = field(default_factory=list)
+    end_s: float = math.nan
+    quiet_s: float = math.nan
+    recomputed: int = 0
     emitted: dict[int, int] = field(default_factory=dict)
-    trained: list[int] = field(default_factory=list)
-    stale_mean: float = 0.0
-    stale_max: int = 0
     log: list[list[Step]] = field(default_factory=list)
 
+    def take(self, count: int) -> list[int]:
+        """Submit the next so many: their positions."""
+        first, self.submitted = self.submitted, self.submitted + count
+        assert self.submitted <= len(self.order), "more than there are"
+        return list(range(first, self.submitted))
 
-class Run:
-    """Everything that is known of the run at the clock's time."""
+
+class System:
+    """The state of a run, its loop, and what happens in it."""
 
     def __init__(
-        self, requests: Sequence[Request], groups: Sequence[int], step_of: Sequence[int], settings: Settings, cost: Cost,
-        replicas: int, placement: Callable[[], Placement], system: SystemSettings, pull_s_per_token: float, by_number: bool,
-    ) -> None:  # fmt: skip
-        self.env = simpy.Environment(0.0)
-        self.requests, self.groups, self.step_of, self.system = requests, groups, step_of, system
-        self.make = lambda env, mine, begun: Cluster(
-            env, mine, settings, cost, replicas, placement(), pull_s_per_token, begun, by_number
-        )
-        self.steps = [RLStep() for _ in range(1 + max(step_of))]
-        self.tokens = [0] * len(requests)  # emitted before the phase at hand
-        self.spans: list[dict[int, int]] = [{} for _ in requests]  # tokens by the version that sampled them
-        self.finished_s = [math.nan] * len(requests)
-        self.judged_s = [math.nan] * len(requests)
-        self.begun: set[int] = set()
-        self.complete: list[int] = []  # groups, in order of completion, those of batches included
-        self.dropped: set[int] = set()
-        self.batched = 0
+        self,
+        requests: Sequence[Request],
+        groups: Sequence[int],
+        step_of: Sequence[int],
+        settings: SystemSettings,
+        replicas: int,
+        make: Callable[[simpy.Environment, list[int], list[int]], Cluster],
+    ) -> None:
+        self.env = simpy.Environment(initial_time=0.0)
+        self.requests = requests
+        self.group = groups
+        self.settings = settings
+        self.replicas = replicas
+        self.make = make
+        self.steps = step_of[-1] + 1
+        self.end = [sum(step <= j for step in step_of) for j in range(self.steps)]
+        self.needed = [
+            len({g for g, step in zip(groups, step_of, strict=True) if step == j}) for j in range(self.steps)
+        ]
+        self.members = {g: [i for i, other in enumerate(groups) if other == g] for g in groups}
+
+        ranks = Ranks.of(replicas)
+        self.last = ranks.form + replicas  # after all else of an instant
+        self.stage = RewardStage(self.env, settings, ranks.submit, self.reward_arrived)
+        self.version = 0  # v, of the trainer
+        self.loaded = 0  # w, of the replicas
+        self.tokens = [0] * len(requests)
+        self.begun: set[int] = set()  # rollouts submitted, ever
+        self.finished_s: dict[int, float] = {}
+        self.ready_s: dict[int, float] = {}  # with a reward stage: the reward is there
+        self.complete: list[int] = []  # groups that are not in a batch yet
+        self.judged: set[int] = set()  # groups complete or dropped, ever
+        self.phases: list[Phase] = []
         self.batches: list[list[int]] = []
-        self.version = self.loaded = 0
-        self.updated, self.something = self.env.event(), self.env.event()
-        self.servers = simpy.Resource(self.env, system.servers)
-        self.over = len(self.steps)
-        self.phase: Phase | None = None
+        self.train_s: list[float] = []
+        self.trained_s: list[float] = []
+        self.change = self.env.event()
 
-    def needed(self, j: int) -> int:
-        return len({g for g, step in zip(self.groups, self.step_of, strict=True) if step == j})
+    # The loops.
 
-    def members(self, group: int) -> list[int]:
-        return [i for i, g in enumerate(self.groups) if g == group]
+    def streaming(self) -> bool:
+        return self.settings.loop == "streaming"
 
-    def wake(self) -> None:
-        """Let everybody who waits for something look again."""
-        something, self.something = self.something, self.env.event()
-        something.succeed()
+    def judges(self) -> bool:
+        return self.settings.loop == "refill"
 
-    def note_finished(self, i: int, at_s: float) -> None:
-        self.finished_s[i] = at_s
-        if self.system.reward_s is None:
-            self.judged_s[i] = at_s
-        else:
-            self.env.process(self.judge(i, at_s))
+    def behind(self) -> int:
+        """How many updates may be missing when a phase starts."""
+        return 1 if self.settings.loop == "one_step_async" else 0
 
-    def judge(self, i: int, at_s: float) -> Process:
-        assert self.system.reward_s is not None
-        assert self.system.failures is not None
-        yield self.env.timeout(at_s - self.env.now)
-        for attempt in range(self.system.failures[i] + 1):
-            with self.servers.request() as turn:
-                yield turn
-                yield self.env.timeout(self.system.reward_s[i])
-            if attempt < self.system.failures[i]:
-                yield self.env.timeout(self.system.backoff_s * 2**attempt)
-        self.judged_s[i] = self.env.now
-        if self.system.loop == "refill":
-            self.complete_groups()
-            if self.phase is not None:
-                self.phase.consult()
-        self.wake()
+    def in_flight(self, phase: Phase) -> int:
+        """Submitted in the phase and not over with, as the loop sees it."""
+        over = self.ready_s if self.judges() else self.finished_s
+        return sum(i not in over for i in phase.order[: phase.submitted])
 
-    def complete_groups(self) -> None:
-        """Groups all of whose rollouts have finished (for refill: and have been judged), that nobody noted yet."""
-        seen = {*self.complete, *self.dropped}
-        found = []
-        for group in sorted(set(self.groups) - seen):
-            times = [
-                self.judged_s[i] if self.system.loop == "refill" else self.finished_s[i] for i in self.members(group)
-            ]
-            if not any(math.isnan(time_s) for time_s in times):
-                found.append((max(times), group))
-        for _, group in sorted(found):
-            if self.system.loop == "refill" and len({self.system.rewards[i] for i in self.members(group)}) == 1:
-                self.dropped.add(group)
-            else:
-                self.complete.append(group)
+    def due(self, phase: Phase) -> int:
+        """Not submitted in the phase yet, and of an RL step that it may work on."""
+        ahead = self.version + self.settings.lag if self.streaming() else phase.step
+        end = self.end[min(ahead, self.steps - 1)]
+        return sum(i < end for i in phase.order[phase.submitted :])
 
-    def waiting(self) -> int:
-        return len(self.complete) - self.batched
+    def fresh(self, phase: Phase) -> int:
+        """Not submitted in the phase yet."""
+        return len(phase.order) - phase.submitted
 
-    def form_batch(self, j: int) -> None:
-        mine = self.complete[self.batched : self.batched + self.needed(j)]
-        self.batched += len(mine)
-        self.batches.append(sorted(i for group in mine for i in self.members(group)))
-        self.wake()
+    def open_groups(self) -> int:
+        """Groups that have begun and are neither complete nor dropped."""
+        return len({self.group[i] for i in self.begun} - self.judged)
 
-    # Processes ------------------------------------------------------------------------------------------------------------
+    def offer(self, phase: Phase) -> int:
+        """How many to submit now."""
+        if self.settings.loop == "partial":
+            return min(self.settings.rollouts - self.in_flight(phase), self.fresh(phase))
+        if self.settings.loop == "streaming":
+            return min(self.settings.rollouts - self.in_flight(phase), self.due(phase))
+        if self.settings.loop == "refill":
+            missing = max(self.needed[phase.step] - len(self.complete) - self.open_groups(), 0)
+            groups = list(dict.fromkeys(self.group[i] for i in phase.order[phase.submitted :]))
+            return sum(len(self.members[g]) for g in groups[:missing])
+        return self.due(phase)
+
+    def enough(self, phase: Phase) -> bool:
+        """Whether the phase is over."""
+        if self.settings.loop == "partial":
+            return len(self.complete) >= self.needed[phase.step]
+        if self.settings.loop == "streaming":
+            return self.version > phase.step
+        if self.settings.loop == "refill":
+            nothing = self.in_flight(phase) == 0 and self.fresh(phase) == 0 and self.open_groups() == 0
+            return len(self.complete) >= self.needed[phase.step] or nothing
+        return self.in_flight(phase) == 0 and self.due(phase) == 0
+
+    def order(self, j: int) -> list[int]:
+        """What a phase may submit, in order: the RL step's rollouts in loops that do one at a time, or what is left."""
+        left = [i for i in range(len(self.requests)) if i not in self.finished_s]
+        if self.settings.loop in ("sync", "one_step_async"):
+            return [i for i in left if i < self.end[j]]
+        carried = [i for i in left if i in self.begun]
+        started = [i for i in carried if self.tokens[i] > 0]
+        waiting = [i for i in carried if self.tokens[i] == 0]
+        return started + waiting + [i for i in left if i not in self.begun]
+
+    # Generation.
 
     def generate(self) -> Process:
-        lag = {"one_step_async": 1}.get(self.system.loop, 0)
-        for j, step in enumerate(self.steps):
-            while self.version < j - lag:
-                yield self.updated
+        for j in range(self.steps):
+            while self.version < j - self.behind():
+                yield self.change
+                yield Turn(self.env, self.last)
+            sync_s = 0.0
             if self.loaded < self.version:
-                self.loaded = self.version
-                step.sync_s = self.system.sync_s
-                yield self.env.timeout(self.system.sync_s)
-            step.start_s = self.env.now
-            self.phase = Phase(self, j)
-            yield from self.phase.play()
-            if self.over <= j:
-                return
+                sync_s, self.loaded = self.settings.sync_s, self.version
+                yield self.env.timeout(sync_s)
+                yield Turn(self.env, self.last)
+            order = self.order(j)
+            carried = {i: self.tokens[i] for i in order if i in self.begun}
+            phase = Phase(j, order, self.loaded, carried, self.env.now, sync_s, self.env.event())
+            self.phases.append(phase)
+            if self.enough(phase) or not order:
+                phase.order, phase.log = [], [[] for _ in range(self.replicas)]
+                phase.end_s = self.env.now
+                phase.over.succeed()
+            else:
+                yield from self.run(phase)
+            if not self.streaming():
+                if len(self.complete) < self.needed[j]:
+                    return
+                self.form_batch(j)
+            self.changed()
+            if phase.cluster is not None:
+                yield phase.cluster.stop()
+                self.account(phase, phase.cluster.result())
+            phase.quiet_s = self.env.now
+            self.changed()
+
+    def run(self, phase: Phase) -> Process:
+        """From the phase's start to its end."""
+        phase.cluster = self.make(self.env, phase.order, [self.tokens[i] for i in phase.order])
+        phase.cluster.start(self.submit(phase, self.offer(phase)))
+        assert phase.submitted > 0, "nothing to wait for"
+        self.env.process(self.listen(phase, phase.cluster))
+        yield phase.over
+        phase.end_s = self.env.now
+
+    def submit(self, phase: Phase, count: int) -> list[int]:
+        positions = phase.take(count)
+        self.begun.update(phase.order[position] for position in positions)
+        return positions
+
+    def listen(self, phase: Phase, cluster: Cluster) -> Process:
+        while True:
+            news = yield cluster.news
+            for position in news:
+                self.finish(phase, phase.order[position])
+            if not self.judges() or self.settings.reward_s is None:
+                self.ask(phase)
+            self.changed()
+
+    def ask(self, phase: Phase) -> None:
+        """Have the loop decide."""
+        if phase.over.triggered:
+            return
+        if self.enough(phase):
+            phase.over.succeed()
+        elif (count := self.offer(phase)) > 0:
+            phase.cluster.submit(self.submit(phase, count))
+
+    def finish(self, phase: Phase, rollout: int) -> None:
+        assert rollout not in self.finished_s, f"rollout {rollout} finishes twice"
+        self.finished_s[rollout] = self.env.now
+        phase.finished.append(rollout)
+        group = self.group[rollout]
+        if not self.judges() and all(i in self.finished_s for i in self.members[group]):
+            self.complete.append(group)
+            self.judged.add(group)
+        if self.settings.reward_s is None:
+            self.rewarded(rollout)
+        else:
+            self.stage.join(rollout)
+
+    def reward_arrived(self, rollout: int) -> None:
+        self.rewarded(rollout)
+        if self.judges():
+            self.ask(self.phases[-1])
+        self.changed()
+
+    def rewarded(self, rollout: int) -> None:
+        """Its reward is there, or none is needed; judge the group that is whole by it."""
+        self.ready_s[rollout] = self.env.now
+        members = self.members[self.group[rollout]]
+        if self.judges() and all(i in self.ready_s for i in members):
+            self.judged.add(self.group[rollout])
+            if len({self.settings.rewards[i] for i in members}) > 1:
+                self.complete.append(self.group[rollout])
+
+    def account(self, phase: Phase, result: ClusterResult) -> None:
+        """What the phase did, now that it is quiet."""
+        for position, rollout in enumerate(phase.order):
+            emitted = result.emitted[position] - self.tokens[rollout]
+            if emitted > 0:
+                phase.emitted[rollout] = emitted
+                self.tokens[rollout] += emitted
+            assert (result.finished_s[position] == self.finished_s.get(rollout)) == (rollout in phase.finished)
+        phase.recomputed = sum(result.recomputed)
+        phase.log = result.log
+
+    # Training.
+
+    def form_batch(self, j: int) -> None:
+        """The groups that were whole first."""
+        assert len(self.batches) == j, "batches in order"
+        self.complete.sort(key=lambda g: (max(self.finished_s[i] for i in self.members[g]), g))
+        chosen, self.complete = self.complete[: self.needed[j]], self.complete[self.needed[j] :]
+        self.batches.append(sorted(i for g in chosen for i in self.members[g]))
+
+    def trainable(self, j: int) -> bool:
+        """Whether a batch is there with its rewards; without a lag, also whether the replicas are quiet."""
+        if len(self.batches) <= j or not all(i in self.ready_s for i in self.batches[j]):
+            return False
+        return self.streaming() or self.behind() > 0 or not math.isnan(self.phases[j].quiet_s)
 
     def train(self) -> Process:
-        for j, step in enumerate(self.steps):
-            while len(self.batches) <= j or any(math.isnan(self.judged_s[i]) for i in self.batches[j]):
-                yield self.something
-            batch = step.trained = self.batches[j]
-            step.rewarded_s = max(self.judged_s[i] for i in batch)
-            step.train_s = self.system.batch_s(batch)
-            yield self.env.timeout(step.train_s)
-            step.trained_s = self.env.now
-            spans = [(j - version, tokens) for i in batch for version, tokens in self.spans_of(i).items()]
-            step.stale_mean = sum(stale * tokens for stale, tokens in spans) / sum(tokens for _, tokens in spans)
-            step.stale_max = max(stale for stale, _ in spans)
+        for j in range(self.steps):
+            if self.streaming():
+                while len(self.complete) < self.needed[j]:
+                    yield self.change
+                self.form_batch(j)
+            while not self.trainable(j):
+                yield self.change
+            self.train_s.append(self.settings.batch_s(self.batches[j]))
+            yield self.env.timeout(self.train_s[j])
+            self.trained_s.append(self.env.now)
             self.version = j + 1
-            updated, self.updated = self.updated, self.env.event()
-            updated.succeed()
-            if self.system.loop == "streaming" and self.phase is not None:
-                self.phase.stop()
+            if self.streaming():
+                self.ask(self.phases[-1])
+            self.changed()
 
-    def spans_of(self, i: int) -> dict[int, int]:
-        """Tokens by version, those of the phase at hand included: who is trained on has finished."""
-        before = sum(self.spans[i].values())
-        left = self.requests[i].output_tokens - before
-        return {**self.spans[i], self.loaded: self.spans[i].get(self.loaded, 0) + left} if left else self.spans[i]
+    def changed(self) -> None:
+        """Have those that wait for something look again."""
+        change, self.change = self.change, self.env.event()
+        change.succeed()
+
+    # The end.
+
+    def result(self, j: int) -> RLStep:
+        phase, batch = self.phases[j], self.batches[j]
+        stale: Counter[int] = Counter()  # tokens of the batch, by staleness
+        for earlier in self.phases:
+            stale[j - earlier.version] += sum(earlier.emitted.get(i, 0) for i in batch)
+        stale = +stale
+        assert stale.total() == sum(self.requests[i].output_tokens for i in batch), "a batch is of whole rollouts"
+        return RLStep(
+            start_s=phase.start_s,
+            end_s=phase.end_s,
+            quiet_s=phase.quiet_s,
+            rewarded_s=max(self.ready_s[i] for i in batch),
+            trained_s=self.trained_s[j],
+            train_s=self.train_s[j],
+            sync_s=phase.sync_s,
+            carried=len(phase.carried),
+            carried_tokens=sum(phase.carried.values()),
+            recomputed=phase.recomputed,
+            finished=phase.finished,
+            finished_s={i: self.finished_s[i] for i in phase.finished},
+            emitted=phase.emitted,
+            trained=batch,
+            stale_mean=sum(behind * tokens for behind, tokens in stale.items()) / stale.total(),
+            stale_max=max(stale),
+            log=phase.log,
+            order=phase.order,
+        )
 
 
-class Phase:
-    """The generation of one RL step under one version. Rollouts are numbered in the order in which they are submitted."""
-
-    def __init__(self, run: Run, j: int) -> None:
-        self.run, self.j, self.step = run, j, run.steps[j]
-        whole = run.system.loop in ("sync", "one_step_async")
-        unfinished = [i for i in sorted(run.begun) if math.isnan(run.finished_s[i])]
-        carried = sorted(unfinished, key=lambda i: run.tokens[i] == 0)
-        new = [i for i in range(len(run.requests)) if i not in run.begun and (not whole or run.step_of[i] == j)]
-        self.order = [*carried, *new]
-        self.step.carried, self.step.carried_tokens = len(carried), sum(run.tokens[i] for i in carried)
-        self.submitted = 0
-        self.ended = False
-        self.quiet: simpy.Event | None = None
-        self.cluster: Cluster | None = None
-
-    def in_flight(self) -> int:
-        return sum(math.isnan(self.run.finished_s[i]) for i in self.order[: self.submitted])
-
-    def offer(self) -> int:
-        run, system, rest = self.run, self.run.system, self.order[self.submitted :]
-        if system.loop in ("sync", "one_step_async"):
-            return len(rest)
-        if system.loop == "partial":
-            return max(0, min(system.rollouts - self.in_flight(), len(rest)))
-        if system.loop == "streaming":
-            latest = min(self.j + system.lag, len(run.steps) - 1)
-            due = sum(i in run.begun or run.step_of[i] <= latest for i in rest)
-            return max(0, min(system.rollouts - self.in_flight(), due))
-        begun = {run.groups[i] for i in run.begun} - {*run.complete, *run.dropped}
-        missing = run.needed(self.j) - run.waiting() - len(begun)
-        fresh = list(dict.fromkeys(run.groups[i] for i in rest))[: max(missing, 0)]
-        return sum(run.groups[i] in fresh for i in rest)
-
-    def enough(self) -> bool:
-        run, loop = self.run, self.run.system.loop
-        if loop == "streaming":
-            return False
-        if loop in ("sync", "one_step_async"):
-            return self.submitted == len(self.order) and self.in_flight() == 0
-        if run.waiting() >= run.needed(self.j):
-            return True
-        begun = {run.groups[i] for i in run.begun} - {*run.complete, *run.dropped}
-        return loop == "refill" and self.in_flight() == 0 and self.submitted == len(self.order) and not begun
-
-    def take(self) -> list[int]:
-        """Submit what the loop offers; the numbers."""
-        count = self.offer()
-        numbers = list(range(self.submitted, self.submitted + count))
-        self.submitted += count
-        self.run.begun |= {self.order[number] for number in numbers}
-        return numbers
-
-    def consult(self) -> None:
-        if self.ended or self.cluster is None:
-            return
-        if self.enough():
-            self.stop()
-        elif numbers := self.take():
-            self.cluster.submit(numbers)
-
-    def stop(self) -> None:
-        if not self.ended:
-            self.ended = True
-            self.step.end_s = self.run.env.now
-            if self.cluster is not None:
-                self.quiet = self.cluster.stop()
-            self.run.wake()
-
-    def play(self) -> Process:
-        run, env = self.run, self.run.env
-        whole = run.system.loop in ("sync", "one_step_async")
-        if not self.order or (run.system.loop == "streaming" and run.version > self.j) or (not whole and self.enough()):
-            self.stop()
-        else:
-            mine = [run.requests[i] for i in self.order]
-            self.cluster = run.make(env, mine, [run.tokens[i] for i in self.order])
-            self.cluster.start(self.take())
-            while not self.ended:
-                yield self.cluster.news | run.something
-                self.look()
-            assert self.quiet is not None
-            while not self.quiet.processed:
-                yield self.cluster.news | self.quiet
-                self.look()
-            self.close()
-        if run.system.loop == "streaming":
-            return
-        if run.waiting() < run.needed(self.j):
-            run.over = self.j
-        else:
-            run.form_batch(self.j)
-
-    def look(self) -> None:
-        """Note who has finished since the last look."""
-        assert self.cluster is not None
-        finished = False
-        for number in range(self.submitted):
-            i, member = self.order[number], self.cluster.members[number]
-            if member.where == FINISHED and math.isnan(self.run.finished_s[i]):
-                self.run.note_finished(i, member.rollout.finished_s)
-                self.step.finished.append(i)
-                finished = True
-        if not finished:
-            return
-        self.run.complete_groups()
-        while self.run.system.loop == "streaming" and len(self.run.batches) < len(self.run.steps) and (
-            self.run.waiting() >= self.run.needed(len(self.run.batches))
-        ):  # fmt: skip
-            self.run.form_batch(len(self.run.batches))
-        self.consult()
-
-    def close(self) -> None:
-        """Keep what everybody has emitted."""
-        assert self.cluster is not None
-        result = self.cluster.result()
-        self.step.log = result.log
-        self.step.recomputed = sum(result.recomputed)
-        for number, i in enumerate(self.order):
-            delta = result.emitted[number] - self.run.tokens[i]
-            if delta:
-                self.step.emitted[i] = delta
-                spans = self.run.spans[i]
-                spans[self.run.loaded] = spans.get(self.run.loaded, 0) + delta
-            self.run.tokens[i] = result.emitted[number]
+def assert_runnable(
+    requests: Sequence[Request], groups: Sequence[int], step_of: Sequence[int], system: SystemSettings
+) -> None:
+    """AssertionError for a stream or settings that mean nothing."""
+    count = len(requests)
+    assert system.loop in LOOPS, f"loop {system.loop}"
+    assert 0 < count == len(groups) == len(step_of), "a group and an RL step for each rollout"
+    assert list(step_of) == sorted(step_of), "RL steps in stream order"
+    assert set(step_of) == set(range(step_of[-1] + 1)), "no RL step is empty"
+    assert len(set(zip(groups, step_of, strict=True))) == len(set(groups)), "a group is of one RL step"
+    first = list(dict.fromkeys(groups))
+    assert first == sorted(first), "groups are numbered in stream order"
+    assert system.rollouts >= 1 or system.loop not in ("partial", "streaming"), "rollouts in flight"
+    assert system.lag >= 0, f"lag {system.lag}"
+    assert system.servers >= 1, f"{system.servers} servers"
+    for each in (system.reward_s, system.failures, system.rewards):
+        assert each is None or len(each) == count, "one for each rollout"
+    if system.loop == "refill":
+        assert system.rewards is not None, "nothing to judge by"
+        assert list(groups) == sorted(groups), "groups are submitted whole"
 
 
 def play(
-    requests: Sequence[Request], groups: Sequence[int], step_of: Sequence[int], settings: Settings, cost: Cost, replicas: int,
-    placement: Callable[[], Placement], system: SystemSettings, pull_s_per_token: float = 0.0, by_number: bool = True,
-) -> list[RLStep]:  # fmt: skip
-    """The RL steps that there are rollouts for; groups, step_of: of each rollout, both ascending."""
-    run = Run(requests, groups, step_of, settings, cost, replicas, placement, system, pull_s_per_token, by_number)
-    run.env.process(run.generate())
+    requests: Sequence[Request],
+    groups: Sequence[int],
+    step_of: Sequence[int],
+    settings: Settings,
+    cost: Cost,
+    replicas: int,
+    placement: Callable[[], Placement],
+    system: SystemSettings,
+    pull_s_per_token: float = 0.0,
+    by_number: bool = True,
+) -> list[RLStep]:
+    """Run the stream to its last update, or to the phase of refill that finds too few groups, which is left out.
+
+    groups, step_of: by rollout, in stream order; placement makes a fresh one for each phase. A phase's placement and
+    cluster know rollouts by position: in the RL step for sync and one_step_async; in the phase's order of submission
+    for the other loops, that is first the carried (those with tokens, then those without, each in stream order), then
+    the rest of the stream, submitted or not (`System.order`; `RLStep.order` has it for each phase). What is submitted
+    as a phase starts is told as `start`, the rest as `arrival`.
+    """
+    assert_runnable(requests, groups, step_of, system)
+
+    def make(env: simpy.Environment, order: list[int], starts: list[int]) -> Cluster:
+        chosen = [requests[i] for i in order]
+        return Cluster(env, chosen, settings, cost, replicas, placement(), pull_s_per_token, starts, by_number)
+
+    run = System(requests, groups, step_of, system, replicas, make)
+    generation = run.env.process(run.generate())
     run.env.process(run.train())
     run.env.run()
-    return run.steps[: run.over]
+    assert generation.triggered, "a phase never ends"
+    done = len(run.batches)
+    assert len(run.trained_s) == done, "a batch is never trained"
+    return [run.result(j) for j in range(done)]
