@@ -35,7 +35,7 @@ class Phase:
     """An RL step's generation before it begins.
 
     step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
-    them begun earlier; past: rows of the history that is drafted from; reach: is called before more of them are submitted.
+    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted.
     """
 
     step: int
@@ -44,8 +44,12 @@ class Phase:
     past: Int64
     workload: Workload
     context: Context
-    reach: Callable[[int], None] = lambda count: None
     growing: Growing | None = None
+
+    def reach(self, count: int) -> None:
+        """See to it that the first `count` of its rollouts have drafts."""
+        if self.growing:
+            self.growing.reach(count)
 
     @property
     def acceptances(self) -> Sequence[Acceptance]:
@@ -154,7 +158,7 @@ class Preparing:
         workload = workload_of(trace, rows, growing.acceptance, siblings, arrivals=False)
         workload = replace(workload, begun=stream.emitted[numbers])
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)
-        return Phase(step, numbers, carried.size, past, workload, self._context(ahead, known), growing.reach, growing)
+        return Phase(step, numbers, carried.size, past, workload, self._context(ahead, known), growing)
 
     def _rows_of(self, mine_known: Bool, step: int, window: int) -> Int64:
         """Rows of the history that this run has: those recorded before it, and of its own those that are known."""

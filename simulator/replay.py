@@ -89,14 +89,15 @@ def _play(
     drafts, rl_steps = DraftProfile(), list[RLStep]()
     with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
         for found in zip_longest(*(run_.play() for run_ in runs)):
+            phases = [None if step is None else run_.phases.popleft() for run_, step in zip(runs, found, strict=True)]
             for one, step in zip(played, found, strict=True):
                 if step is not None:
                     one.steps.append(step)
-            if found[0] is not None:
-                for acceptance in runs[0].phase.acceptances:
+            if (first := phases[0]) is not None:
+                for acceptance in first.acceptances:
                     drafts.add(acceptance)
-            if scenario.compare:
-                rl_steps += _repeated(scenario, runs[0])
+                if scenario.compare:
+                    rl_steps += _repeated(scenario, runs[0], first)
             shared.made.clear()
     return drafts, rl_steps
 
@@ -131,10 +132,9 @@ def _check_rewards(trace: Trace, system: System) -> None:
         )
 
 
-def _repeated(scenario: Scenario, run_: SystemRun) -> Iterator[RLStep]:
+def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLStep]:
     """The RL step under each seed of the comparison."""
     assert scenario.compare is not None
-    phase: Phase = run_.phase
     for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
         workload = phase.workload
         if seed != scenario.seed:

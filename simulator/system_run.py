@@ -1,6 +1,7 @@
 """A system played over the RL steps of a trace on one clock: rollouts are generated, judged, trained on, and weights return."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, get_args
 
@@ -32,7 +33,8 @@ Process = Generator[simpy.Event, Any, None]
 class SystemRun:
     """One system over the RL steps of a trace; `play` yields each as it ends.
 
-    ready: is called before anything is simulated.
+    ready: is called before anything is simulated. phases: of the RL steps begun, for whoever takes them as those end; None where
+    nothing was left to generate.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class SystemRun:
         self.generation: Generation | None = None
         self.ran_dry = False
         self.batches: list[Int64] = []
-        self.phase: Phase
+        self.phases: deque[Phase | None] = deque()
 
     def play(self) -> Iterator[Step]:
         """Yield each RL step once its update is done, until the trace has no more rollouts for one."""
@@ -90,10 +92,12 @@ class SystemRun:
             step.start_s = self.clock.now
             if self.stream.next == len(self.stream) and self.stream.finished.all():
                 self._nothing_left(step)
+                self.phases.append(None)
                 if not loop.interrupts:
                     self.hand_over(j)
                 continue
-            phase = self.phase = self.preparing.phase(j, isinstance(loop, Watches), self._learnt(step))
+            phase = self.preparing.phase(j, isinstance(loop, Watches), self._learnt(step))
+            self.phases.append(phase)
             self.policy = self.preparing.policy(phase, self.policy)
             self._ready()
             if isinstance(loop, Watches):

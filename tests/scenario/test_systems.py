@@ -188,3 +188,13 @@ def test_a_drafter_knows_what_it_has_had_time_to_learn() -> None:
     assert never[1] == [0, 15, 30]
     assert some[1] == [0, 7, 6]
     assert 0 < sum(some[0]) < sum(whole[0])
+
+
+def test_what_the_drafter_does_is_told_of_every_rl_step_once() -> None:
+    """Whatever the first system's loop: one that is a step ahead has begun the next RL step when this one ends."""
+    told = [
+        played({"name": "s", "policy": "fixed:2", "loop": loop, "stages": STAGES}).acceptance.to_pylist()
+        for loop in ("sync", "one_step_async")
+    ]
+    assert told[0] == told[1]
+    assert told[0][0]["drafted_tokens"] > 0
