@@ -238,5 +238,11 @@ class Cluster:
 
     def check(self) -> None:
         """Assert what must hold between events."""
+        rollouts = self.ledger.rollouts
+        position = np.where(np.isnan(rollouts["finished_s"]), rollouts["position"], rollouts["end"])
         for replica in self.replicas:
             replica.check(alone=False)
+            position[replica.live_slots["rollout"]] = replica.live_slots["position"]
+        emitted = position - rollouts["start"] - self.workload.begun_tokens
+        logged = sum(float(replica.log["emitted_tokens"].sum()) for replica in self.replicas)
+        assert emitted.sum() == logged, "tokens are conserved, wherever they are emitted"

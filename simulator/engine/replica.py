@@ -117,6 +117,11 @@ class Replica:
         return self.max_num_seqs - int(self.core["live"] + self.core["tail"] - self.core["head"])
 
     @property
+    def live_slots(self) -> Records:
+        """One `state.Slot` per rollout of its batch."""
+        return self._slots[: self.core["live"]]
+
+    @property
     def log(self) -> Records:
         """One `state.Step` per decode step."""
         return joined([*self._logs, self.core.target("log")[: self.core["logged"]]])
@@ -199,7 +204,7 @@ class Replica:
 
     def check(self, alone: bool = True) -> None:
         """Assert what must hold between decode steps, whatever happened before; alone: its rollouts have been nowhere else."""
-        core, slots = self.core, self._slots[: self.core["live"]]
+        core, slots = self.core, self.live_slots
         mine = self.ledger.rollouts[slots["rollout"]]
         assert 0 <= core["decoding"] <= core["live"] <= core["live"] + core["departed"] <= self.max_num_seqs
         assert 0 <= core["head"] <= core["tail"] <= core["queue_size"]
