@@ -1,7 +1,7 @@
 """From a placement's name to the placement: a built-in, an installed entry point, or `module:attr`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from simulator.budgets.context import Context
 from simulator.plugins import calling, load
@@ -12,16 +12,11 @@ from simulator.scheduling.placement import Placement, PreparesPlacement
 from simulator.spec import refuse
 from traces.errors import InputError
 
-
-class BuiltIn(NamedTuple):
-    """build: from the argument of the name and, if known, the context; usage: how to name it; source: where it comes from."""
-
-    build: Callable[[str, Context | None], Placement]
-    usage: str
-    source: str
+Build = Callable[[str, Context | None], Placement]
+"""From the argument of a name and, if known, the context of the RL step."""
 
 
-def _plain(name: str, placement: Placement) -> Callable[[str, Context | None], Placement]:
+def _plain(name: str, placement: Placement) -> Build:
     def build(argument: str, context: Context | None) -> Placement:
         if argument:
             refuse(name, argument, "takes no settings", "placement")
@@ -30,17 +25,12 @@ def _plain(name: str, placement: Placement) -> Callable[[str, Context | None], P
     return build
 
 
-BUILT_IN = {
-    "shared": BuiltIn(_plain("shared", shared), "shared", "baseline"),
-    "static": BuiltIn(_plain("static", static), "static", "baseline"),
-    "round_robin": BuiltIn(_plain("round_robin", round_robin), "round_robin", "baseline"),
-    "least_loaded": BuiltIn(_plain("least_loaded", least_loaded), "least_loaded", "vLLM, data-parallel router"),
-    "longest_first": BuiltIn(
-        longest_first, "longest_first", "list scheduling, Graham 1969; StreamRL, arXiv 2504.15930"
-    ),
-    "divided": BuiltIn(divided, "divided:stay=TOKENS,kv=recompute|pull", "Seer, arXiv 2511.14617"),
+FIRST_COME = {"shared": shared, "static": static, "round_robin": round_robin, "least_loaded": least_loaded}
+BUILT_IN: dict[str, Build] = {
+    **{name: _plain(name, placement) for name, placement in FIRST_COME.items()},
+    "longest_first": longest_first,
+    "divided": divided,
 }
-FIRST_COME = ("shared", "static", "round_robin", "least_loaded")
 ENTRY_POINTS = "rolloutsim.placements"
 
 
@@ -50,8 +40,8 @@ def resolve_placement(spec: str, context: Context | None = None) -> Placement:
     Raises InputError for what is wrong with the name.
     """
     name, _, argument = spec.partition(":")
-    if entry := BUILT_IN.get(name):
-        return entry.build(argument, context)
+    if build := BUILT_IN.get(name):
+        return build(argument, context)
     return prepared_placement(load(spec, ENTRY_POINTS, "placement", list(BUILT_IN)), context, spec)
 
 

@@ -12,7 +12,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Whole:
-    """An RL step's rollouts all at once, and all of them: `sync` (lag 0) and `one_step_async` (lag 1, as StreamRL)."""
+    """An RL step's rollouts all at once, and all of them: `sync` (lag 0) and `one_step_async` (lag 1; StreamRL, 2504.15930)."""
 
     lag: int = 0
     interrupts = False
@@ -20,7 +20,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Partial:
-    """So many rollouts in flight; over with enough whole groups, what is unfinished goes on in the next RL step (CoPRIS).
+    """So many rollouts in flight, until enough groups are whole; the rest goes on in the next RL step (CoPRIS, 2511.05589).
 
     The groups that finished first are trained on; those that did besides count for the next RL step.
     """
@@ -40,7 +40,7 @@ class Partial:
 
 @dataclass(frozen=True)
 class Refill:
-    """Groups that are all right or all wrong teach nothing: they are dropped, and others begin instead (DAPO, BroRL)."""
+    """Groups that are all right or all wrong teach nothing: they are dropped, and others begin instead (BroRL, 2510.01180)."""
 
     lag = 0
     interrupts = False

@@ -1,7 +1,7 @@
 """From the names of loops and stages to what they name: built-ins, installed entry points, or `module:attr`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from simulator.plugins import calling, load
 from simulator.spec import read, refuse, whole
@@ -11,15 +11,6 @@ from simulator.training.passes import drafter, log_probs, sync, update
 from simulator.training.rewards import reward
 from simulator.training.stage import Per, PreparesStage, Prices, Stage
 from traces.errors import InputError
-
-
-class BuiltIn(NamedTuple):
-    """build: from the argument of the name (and, for a stage, what its price follows from); usage: how to name it."""
-
-    build: Callable[..., Any]
-    usage: str
-    source: str
-
 
 MOST = 1_000_000
 
@@ -63,19 +54,19 @@ def _streaming(argument: str) -> Loop:
     return Streaming(given["rollouts"], given.get("lag", 1))
 
 
-LOOPS = {
-    "sync": BuiltIn(_sync, "sync", "baseline"),
-    "one_step_async": BuiltIn(_one_step_async, "one_step_async", "StreamRL, arXiv 2504.15930"),
-    "partial": BuiltIn(_partial, "partial:rollouts=N", "CoPRIS, arXiv 2511.05589"),
-    "refill": BuiltIn(_refill, "refill", "DAPO, arXiv 2503.14476; BroRL, arXiv 2510.01180"),
-    "streaming": BuiltIn(_streaming, "streaming:rollouts=N,lag=L", "AReaL, arXiv 2505.24298"),
+LOOPS: dict[str, Callable[[str], Loop]] = {
+    "sync": _sync,
+    "one_step_async": _one_step_async,
+    "partial": _partial,
+    "refill": _refill,
+    "streaming": _streaming,
 }
-STAGES = {
-    "reward": BuiltIn(reward, "reward:seconds=S,servers=C", ""),
-    "log_probs": BuiltIn(log_probs, "log_probs", ""),
-    "update": BuiltIn(update, "update", ""),
-    "sync": BuiltIn(sync, "sync:gb_per_s=B", ""),
-    "drafter": BuiltIn(drafter, "drafter:s_per_token=S,every=N", "Aurora, arXiv 2602.06932; TLT, arXiv 2511.16665"),
+STAGES: dict[str, Callable[[str, Prices | None], Stage]] = {
+    "reward": reward,
+    "log_probs": log_probs,
+    "update": update,
+    "sync": sync,
+    "drafter": drafter,
 }
 LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
 
@@ -83,9 +74,8 @@ LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
 def resolve_loop(spec: str) -> Loop:
     """Return the loop that `spec` names; InputError says what is wrong with the name."""
     name, _, argument = spec.partition(":")
-    if entry := LOOPS.get(name):
-        loop: Loop = entry.build(argument)
-        return loop
+    if build := LOOPS.get(name):
+        return build(argument)
     found: Loop = load(spec, LOOP_ENTRY_POINTS, "loop", list(LOOPS))
     if not (isinstance(getattr(found, "lag", None), int) and found.lag >= 0 and isinstance(found.interrupts, bool)):
         raise InputError(
@@ -97,9 +87,8 @@ def resolve_loop(spec: str) -> Loop:
 def resolve_stage(spec: str, prices: Prices | None = None) -> Stage:
     """Return the stage that `spec` names, priced where `prices` are given; InputError says what is wrong with it."""
     name, _, argument = spec.partition(":")
-    if entry := STAGES.get(name):
-        stage: Stage = entry.build(argument, prices)
-        return stage
+    if build := STAGES.get(name):
+        return build(argument, prices)
     found = load(spec, STAGE_ENTRY_POINTS, "stage", list(STAGES))
     if prices is not None and isinstance(found, PreparesStage):
         with calling(f"stage {spec!r}: prepare", "mend the stage"):
