@@ -57,6 +57,16 @@ def join_queue(pool: Pool, blocks: Array[Block], number: int) -> None:
 
 
 @compiled
+def jump_queue(pool: Pool, blocks: Array[Block], number: int) -> None:
+    """Put a block at the head of the free queue."""
+    ends = blocks[0]
+    blocks[number].previous, blocks[number].following = 0, ends.following
+    blocks[ends.following].previous = number
+    ends.following = number
+    pool.free += 1
+
+
+@compiled
 def forget(pool: Pool, blocks: Array[Block], number: int) -> None:
     """Let a block no longer be found."""
     block, cached = blocks[number], cached_of(pool)
@@ -93,7 +103,14 @@ def release(pool: Pool, line: int, held: int) -> None:
     for index in range(held - 1, -1, -1):
         number = lines[at + index]
         blocks[number].refs -= 1
-        if blocks[number].refs == 0:
+        if blocks[number].refs > 0:
+            continue
+        key = blocks[number].key
+        if pool.endless and key != NO_KEY and cached_of(pool)[key] != number:
+            forget(pool, blocks, number)  # the first copy is found as long as there is one
+        if pool.endless and blocks[number].key == NO_KEY:
+            jump_queue(pool, blocks, number)
+        else:
             join_queue(pool, blocks, number)
     spare_of(pool)[pool.free_lines] = line
     pool.free_lines += 1
@@ -152,12 +169,15 @@ def publish(pool: Pool, rollout: Rollout, line: int, start: int, stop: int) -> N
 
 def make_pool(
     num_gpu_blocks: int, block_size: int, lookahead_tokens: int, whole: bool, lines: int, longest: int, keys: int,
-    chain: Int64, per_entry: int,
+    chain: Int64, per_entry: int, endless: bool,
 ) -> Pointing:  # fmt: skip
-    """Return an empty pool. longest: blocks of the longest rollout; keys: how many there are, 0 where none is found by key."""
+    """Return an empty pool. longest: blocks of the longest rollout; keys: how many there are, 0 where none is found by key.
+
+    endless: there are enough for what every rollout can hold and leave behind.
+    """
     pool = Pointing(
         POOL, block_size=block_size, caching=keys > 0, lookahead=lookahead_tokens, whole=whole, per_entry=per_entry,
-        free=num_gpu_blocks - 1, free_lines=lines, line_width=longest,
+        endless=endless, free=num_gpu_blocks - 1, free_lines=lines, line_width=longest,
     )  # fmt: skip
     blocks = records(BLOCK, num_gpu_blocks)
     blocks["following"], blocks["previous"] = (

@@ -102,7 +102,9 @@ class Serving(EngineLimits):
                 yield Pointing(POOL)
         whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens + self.lookahead_tokens
         blocks = -(-whole // self.block_size)
-        available = int(blocks.sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
+        endless = self.num_gpu_blocks is None
+        # one each besides: the last full block is computed again where all of a rollout is cached
+        available = int((blocks + 1).sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
         worst = int(blocks.argmax())
         if blocks[worst] > available - 1:
             raise InputError(
@@ -117,7 +119,7 @@ class Serving(EngineLimits):
         while True:
             yield make_pool(
                 available, self.block_size, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines, int(blocks.max()),
-                keys, chain, per_entry,
+                keys, chain, per_entry, endless,
             )  # fmt: skip
 
 

@@ -112,6 +112,7 @@ class Pool:
 
     block_size: int  # tokens
     caching: bool  # whether blocks are found by key
+    endless: bool  # whether there are blocks for everybody, so that none that is found by key is ever needed elsewhere
     lookahead: int  # tokens reserved ahead
     whole: bool  # whether a rollout is admitted only if it fits whole
     per_entry: int  # keys that one entry of the chain stands for

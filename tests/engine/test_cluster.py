@@ -28,9 +28,8 @@ Told = tuple[float, str, tuple[int, ...], int]
 class Rule:
     """Decides by what it is told and sees, and by nothing else: stays, moves, holds, cancels. Both sides share one each."""
 
-    def __init__(self, seed: int, replicas: int, ahead: bool, turns: bool, timed: bool = True) -> None:
+    def __init__(self, seed: int, replicas: int, ahead: bool, turns: bool) -> None:
         self.seed, self.replicas, self.ahead, self.turns, self.pulls = seed, replicas, ahead, turns, seed % 2 == 0
-        self.timed = timed
         self.until_s = np.inf
         self.told: list[Told] = []
         self.held: list[int] = []
@@ -47,8 +46,7 @@ class Rule:
             self.ahead
         ):  # a step is scheduled while the one before runs: who is in the batch by then is a matter of definition
             seen = seen[3:] if self.turns else [[a + b for a, b in zip(seen[0], seen[1], strict=True)], *seen[2:]]
-        when = (time_s,) if self.timed else ()
-        rng = random.Random(repr((self.seed, kind, list(rollouts), replica, *when, [list(one) for one in seen])))
+        rng = random.Random(repr((self.seed, kind, list(rollouts), replica, [list(one) for one in seen])))
         if kind != "finished":
             self.held += rollouts
         if kind in ("start", "arrival"):

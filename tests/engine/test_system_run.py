@@ -155,7 +155,7 @@ def played(
     deployment = Deployment(PROFILE, limits.max_num_seqs, replicas, serving=serving_of(limits), pull_s_per_token=PULL_S)
     scenario = Scenario(trace="made", profile="p", policies=[f"fixed:{limits.budget}"], drafter={"kind": "none"})  # type: ignore[arg-type]
     preparing = Preparing(scenario, trace, trace.steps, Given(tuple(requests)), deployment, None, Shared())
-    preparing.placed = lambda phase: replace(deployment, placement=Rule(seed, replicas, True, True, timed=False).here)  # type: ignore[method-assign]
+    preparing.placed = lambda phase: replace(deployment, placement=Rule(seed, replicas, True, True).here)  # type: ignore[method-assign]
     run = SystemRun("s", preparing, resolve_loop(spec_of(system)), stages, lambda: None)
     return run, list(run.play())
 
@@ -170,7 +170,7 @@ def test_system_runs_are_those_of_the_reference(drawn: Any) -> None:
 
     system = replace(system, batch_s=batch_s)
     expected = reference.play(
-        requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True, timed=False).there,
+        requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True).there,
         system, PULL_S, by_number=not is_plain(limits, requests, False),
     )  # fmt: skip
     run, found = played(requests, groups, step_of, limits, system, replicas, seed, fixed_s)
