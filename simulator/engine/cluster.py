@@ -107,7 +107,8 @@ class Cluster:
     def submit(self, rollouts: Int64) -> None:
         """Let rollouts of the workload come in now."""
         self._known[rollouts] = True
-        self.router.tell("arrival", rollouts, self.clock.now)
+        self.router.at(self.clock.now)
+        self.router.tell("arrival", rollouts)
         self.router.serve()
 
     def stop(self) -> list[int]:
@@ -168,7 +169,8 @@ class Cluster:
         """Somebody decides as things happen: no replica begins a step that a decision could still change."""
         clock, router = self.clock, self.router
         coming = self._coming()
-        router.tell("start", self._submitted if not coming else self._submitted[:0], clock.now)
+        router.at(clock.now)
+        router.tell("start", self._submitted if not coming else self._submitted[:0])
         router.serve()
         fleet, peek = router.fleet, clock.peek
         while not self._stopped:
@@ -180,16 +182,14 @@ class Cluster:
             fleet.advance(until_s)
             at_s = min(until_s, fleet.told_s)
             if at_s == np.inf:
-                if router.queued:  # for a slot that a cancelled rollout left, of which nobody was told
-                    router.serve()
-                    continue
                 self._check_all_done()
                 return
             yield clock.at(at_s, OWN)
             finished = self._ends(at_s) if fleet.watched else []
+            router.at(at_s)
             router.land(at_s)
             if coming and coming[-1][0] <= at_s:
-                router.tell("arrival", coming.pop()[1], at_s)
+                router.tell("arrival", coming.pop()[1])
                 router.serve()
             if self._checks:
                 self.check()
@@ -210,12 +210,12 @@ class Cluster:
         router, ended = self.router, list[int]()
         while router.fleet.told_s <= now_s:
             number, left, finished = self._news()
+            router.at(now_s, number)
             if left:
-                router.tell("left", left, now_s, number)
+                router.tell("left", left, number)
             if finished:
-                router.tell("finished", finished, now_s, number)
-            if left or finished:
-                router.serve(number)
+                router.tell("finished", finished, number)
+            router.serve(number)
             ended += finished
         return ended
 
@@ -235,6 +235,7 @@ class Cluster:
                 f"placement {router.name} leaves {left.size} rollouts without a replica, the first of them {left[0]}: "
                 "place each that it is told of"
             )
+        assert not router.queue, "who has room takes from the common queue"
 
     def check(self) -> None:
         """Assert what must hold between events."""

@@ -12,6 +12,7 @@ from simulator.engine.schedule import expect, leave
 from simulator.engine.state import (
     GOING,
     IDLE,
+    TOLD,
     Core,
     Fleet,
     arrivals_of,
@@ -60,8 +61,11 @@ def place(cores: Array[Core], number: int, time_s: float, stay_tokens: int, pull
 
 
 @entry
-def take_out(cores: Array[Core], number: int) -> bool:
-    """Take a rollout out of the batch, the queue or the arrivals, with what it has emitted; whether it was there."""
+def take_out(cores: Array[Core], number: int, under_way: bool) -> bool:
+    """Take a rollout out of the batch, the queue or the arrivals, with what it has emitted; whether it was there.
+
+    under_way: whether a step is that counts it still; the replica tells when that ends, since the slot is free then.
+    """
     core = cores[0]
     slots, rollout = slots_of(core), rollouts_of(core)[number]
     for i in range(core.live):
@@ -69,6 +73,8 @@ def take_out(cores: Array[Core], number: int) -> bool:
             leave(core, slots[i], rollout)
             rollout.position = slots[i].position
             evict(core, i)
+            if core.watched and under_way:
+                core.reason = TOLD
             return True
     queue = queue_of(core)
     for i in range(core.head, core.tail):

@@ -163,10 +163,13 @@ class Replica:
             assert placed, "there is room now"
         self.asking |= self.plain  # it is admitted before the next step
 
-    def take_out(self, rollout: int) -> bool:
-        """Take a rollout out, wherever it is, with what it has emitted; False where it is not here (any more)."""
+    def take_out(self, rollout: int, under_way: bool = False) -> bool:
+        """Take a rollout out, wherever it is, with what it has emitted; False where it is not here (any more).
+
+        under_way: whether its step is, at the end of which its slot is free.
+        """
         self.asking = True
-        return take_out(self.core.record, rollout)
+        return take_out(self.core.record, rollout, under_way)
 
     def advance(self, wait_when_free: bool = False) -> int:
         """Decode until nothing is left (IDLE) or, if asked to wait, a slot is free (FREED)."""

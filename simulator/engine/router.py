@@ -1,5 +1,6 @@
 """The router: asks the placement at every event, and does what it decides."""
 
+import itertools
 from collections import deque
 from heapq import heappop, heappush
 
@@ -39,7 +40,7 @@ class Router:
         self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
         self.queue: deque[tuple[int, int, bool]] = deque()
         self.requests, self.now_s = workload.requests, 0.0
-        self._silent, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
+        self._turns, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
         self._where = np.full(len(workload), HELD)
         self._emitted = workload.begun_tokens.copy()
         self._counts: Int64 = np.zeros((5, len(self.replicas)), np.int64)
@@ -48,7 +49,8 @@ class Router:
         running, waiting, room, free, _ = (_shown(one) for one in self._counts)
         self._shown = running, waiting, room, free
         self._last = [ANY] * len(workload)
-        self._landings: list[tuple[float, int, int, int]] = []
+        self._landings: list[tuple[float, int, int, int]] = []  # (at_s, nth sent, rollout, stay_tokens)
+        self._sent = itertools.count()
         self._full, self._heard = False, len(self.replicas)
         self._view = View(self, len(self.replicas), deployment.max_num_seqs)
 
@@ -62,9 +64,8 @@ class Router:
         count(self.fleet.core.record, self.now_s, self._heard, self._counts)
         return self._shown
 
-    def tell(self, kind: Kind, rollouts: "list[int] | Int64", now_s: float, replica: int = ANY) -> None:
+    def tell(self, kind: Kind, rollouts: "list[int] | Int64", replica: int = ANY) -> None:
         """Ask the placement, if it wants to be told of this, and do what it says."""
-        self.now_s, self._heard = now_s, len(self.replicas) if replica == ANY else replica
         if kind not in self.events:
             if kind != "arrival":
                 return
@@ -82,6 +83,10 @@ class Router:
                     self.cancel(rollout)
             else:
                 raise InputError(f"placement {self.name}: answered {decision!r:.60}: return Place and Cancel")
+
+    def at(self, now_s: float, replica: int = ANY) -> None:
+        """It is `now_s`, and the ends of steps at this moment have been told up to this replica, or all of them."""
+        self.now_s, self._heard = now_s, len(self.replicas) if replica == ANY else replica
 
     def serve(self, preferred: int = ANY) -> None:
         """Hand the common queue's head to the preferred replica while it has room, then to whoever has the fewest rollouts."""
@@ -101,8 +106,8 @@ class Router:
             rollout, stay_tokens, pulled = queue.popleft()
             self._send(rollout, chosen, stay_tokens, pulled)
             room[chosen] -= 1
-        # who leaves for a turn, or is cancelled, frees a slot, and nobody is told
-        self._full = bool(queue) and not self._silent
+        # who leaves for a turn frees a slot, and nobody is told
+        self._full = bool(queue) and not self._turns
 
     def leave(self, rollout: int, emitted_tokens: int, finished: bool) -> bool:
         """Note that a rollout left a replica; False where it was cancelled before it could be placed again."""
@@ -118,13 +123,18 @@ class Router:
         if where in (FINISHED, CANCELLED):
             return
         self._where[rollout] = CANCELLED
-        self._full, self._silent = False, True
+        self._full = False
         if where == QUEUED:
             self.queue = deque(one for one in self.queue if one[0] != rollout)
-        elif where >= 0 and not self.replicas[where].take_out(rollout):
+        elif where >= 0 and not self._take_out(rollout, where):
             on_the_way = [one for one in self._landings if one[2] == rollout]
             self._landings = sorted(one for one in self._landings if one[2] != rollout)
             self._transit[where] -= len(on_the_way)
+
+    def _take_out(self, rollout: int, number: int) -> bool:
+        replica = self.replicas[number]
+        told = replica.now_s == self.now_s and number <= self._heard
+        return replica.take_out(rollout, replica.now_s >= self.now_s and not told)
 
     def stop(self, rollouts: list[int]) -> None:
         """Stop these, which are all that there are."""
@@ -195,7 +205,7 @@ class Router:
         if pulled and last != replica and (per_token_s := self.deployment.pull_s_per_token):
             known = max(int(self._prompt_tokens[rollout]), 1) + emitted - 1
             self._transit[replica] += 1
-            heappush(self._landings, (self.now_s + known * per_token_s, rollout, rollout, stay_tokens))
+            heappush(self._landings, (self.now_s + known * per_token_s, next(self._sent), rollout, stay_tokens))
         else:
             self.replicas[replica].place(rollout, self.now_s, stay_tokens, pulled)
 

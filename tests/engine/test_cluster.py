@@ -157,12 +157,6 @@ def test_moves_are_those_of_the_reference(
         by_number=not is_plain(limits, requests, arrivals),
     )  # fmt: skip
     _, outcome = simulated(requests, limits, replicas, rules[0], begun, arrivals)
-    starved = [i for i, at_s in enumerate(expected.finished_s) if np.isnan(at_s) and not expected.cancelled[i]]
-    if (
-        starved
-    ):  # a cancelled rollout left its slot, of which nobody is told: the reference leaves the common queue alone
-        assert not np.isnan(outcome.rollouts["finished_s"][starved]).any()
-        return
     assert rules[0].told == rules[1].told
     compare(outcome, expected)
 

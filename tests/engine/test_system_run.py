@@ -112,12 +112,16 @@ def runs(
         draw(st.integers(1, 4)), draw(st.none() | st.just(8)), enable_prefix_caching=False, budget=draw(st.integers(0, 2)),
     )  # fmt: skip
     count, judged = len(requests), draw(st.booleans())
+    failures = [draw(st.sampled_from([0, 0, 0, 1, 2])) for _ in range(count)]
+    # No two retries at one instant, and all sums exact, so that what ties from zero ties from an RL step's start.
+    odd_s = [(failed > 0) * (i + 1) * 612_361 * 2**-30 for i, failed in enumerate(failures)]
     system = reference.SystemSettings(
         loop=draw(st.sampled_from(["sync", "one_step_async", "partial", "refill", "streaming"])),
         rollouts=draw(st.integers(1, 8)), lag=draw(st.integers(0, 2)),
-        reward_s=[draw(SECONDS) for _ in range(count)] if judged else None, servers=draw(st.integers(1, 3)),
-        failures=[draw(st.sampled_from([0, 0, 0, 1, 2])) for _ in range(count)] if judged else None,
-        backoff_s=draw(st.sampled_from([2**-0.5, 3**-0.5])), batch_s=lambda batch: 0.0, sync_s=draw(SECONDS), rewards=rewards,
+        reward_s=[draw(SECONDS) + odd_s[i] for i in range(count)] if judged else None, servers=draw(st.integers(1, 3)),
+        failures=failures if judged else None,
+        backoff_s=draw(st.sampled_from([759_250_125, 619_925_131])) * 2**-30, batch_s=lambda batch: 0.0, sync_s=draw(SECONDS),
+        rewards=rewards,
     )  # fmt: skip
     return (
         requests,

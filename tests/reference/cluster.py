@@ -285,7 +285,7 @@ class Cluster:
 
     def step_ended(self, replica: Replica) -> None:
         """Let go of those that leave and those to be cancelled; tell the placement; serve the common queue."""
-        left, finished = [], []
+        left, finished, cancelled = [], [], bool(replica.cancelled)
         for rollout in replica.end_step():
             member = self.members[rollout.index]
             if rollout.p == rollout.request.output_tokens:
@@ -307,7 +307,7 @@ class Cluster:
             self.tell(Event("left", tuple(left), replica.index))
         if finished:
             self.tell(Event("finished", tuple(finished), replica.index))
-        if left or finished:
+        if left or finished or cancelled:
             self.serve(replica)
 
     def report(self, finished: Sequence[int]) -> None:

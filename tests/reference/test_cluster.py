@@ -506,6 +506,19 @@ def cancelled_while_it_runs_it_goes_at_the_end_of_the_step() -> None:
         assert same(result.finished_s, [2.0, NAN, NAN, NAN, 3.0, NAN])
 
 
+def the_slot_of_the_cancelled_goes_to_who_waits() -> None:
+    # One slot. 0 is cancelled at 0.5, in the step that ends at 1: nobody is told then, and 1, which waits, begins.
+    script = Script(
+        (0.0, "start", [0, 1], None, [Place(0, 0), Place(1)]),
+        (0.5, "arrival", [], None, [Cancel(0)]),
+        (2.0, "finished", [1], 0, []),
+    )
+    result = script.run([Request(1, 9), Request(1, 1)], Settings(1), unit, 1, submissions=[(0.5, [])])
+    assert rows(result) == [[(0.0, (0,)), (1.0, (1,))]]
+    assert result.cancelled == [True, False]
+    assert result.emitted == [1, 1]
+
+
 def cancelled_at_the_instant_its_step_ends() -> None:
     # Both steps end at 2. Replica 0 is told of its own: 1, which it has still, goes at once; 2 and 3 are in the step of
     # replica 1 that is yet to end: 2 finishes in it, 3 goes.
@@ -634,6 +647,7 @@ CASES = [
     the_held_may_be_placed_at_any_later_event,
     cancelled_where_it_waits,
     cancelled_while_it_runs_it_goes_at_the_end_of_the_step,
+    the_slot_of_the_cancelled_goes_to_who_waits,
     cancelled_at_the_instant_its_step_ends,
     async_scheduling_looks_a_step_ahead,
     stopped_it_is_quiet_once_its_steps_have_ended,
@@ -667,8 +681,9 @@ BROKEN = [
     (Cluster, "serve", "replica.room() > 0", "replica.running() < replica.engine.settings.max_num_seqs"),
     (Cluster, "serve", "replica.room() > 0", "True"),
     (Cluster, "serve", "while self.queue:", "for _ in list(self.queue)[:1]:"),
-    (Cluster, "step_ended", "if left or finished:\n        self.serve(replica)", "self.serve(replica)"),
-    (Cluster, "step_ended", "if left or finished:\n        self.serve(replica)", "pass"),
+    (Cluster, "step_ended", "if left or finished or cancelled:\n        self.serve(replica)", "self.serve(replica)"),
+    (Cluster, "step_ended", "if left or finished or cancelled:\n        self.serve(replica)", "pass"),
+    (Cluster, "step_ended", "if left or finished or cancelled:", "if left or finished:"),
     (Cluster, "step_ended", "self.serve(replica)", "self.serve(None)"),
     (Cluster, "step_ended", '"left", tuple(left), replica.index))', '"left", tuple(left), 0)); self.serve(replica)'),
     (Cluster, "take", "self.serve(None)", "pass"),
