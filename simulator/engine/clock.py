@@ -14,6 +14,11 @@ class Clock(simpy.Environment):
     def __init__(self) -> None:
         super().__init__(0.0)
 
+    def skip(self, time_s: float) -> None:
+        """Let time pass in which nothing happens: to `time_s`, before the next event."""
+        assert self._now <= time_s < self.peek()
+        self._now = time_s
+
     def at(self, time_s: float, priority: int) -> simpy.Event:
         """Return an event at `time_s`; of events at the same instant, the lowest priority number comes first."""
         event = simpy.Event(self)

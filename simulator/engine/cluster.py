@@ -12,7 +12,7 @@ import simpy
 from simulator.budgets.policy import BudgetPolicy
 from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.replica import Ledger, Replica
 from simulator.engine.router import Router
 from simulator.engine.state import IDLE
 from simulator.engine.workload import Workload
@@ -92,7 +92,7 @@ class Cluster:
             Replica(number, workload, self.ledger, policy, deployment, next(pools), not self._ahead, watched)
             for number in range(deployment.replicas)
         ]
-        self.router = Router(workload, Fleet(self.replicas, watched), placement, deployment)
+        self.router = Router(workload, self.replicas, watched, placement, deployment)
         self._stopped = False
         self.quiet_s = 0.0
 
@@ -120,7 +120,7 @@ class Cluster:
         self._stopped = True
         self.quiet_s = max([now_s, *(replica.now_s for replica in self.replicas)])
         while self.router.fleet.told_s < np.inf:
-            finished += self._news()[2]
+            finished += self.router.fleet.hear()[2]
         self.router.stop(np.flatnonzero(self._known & (self.router.where > FINISHED)).tolist())
         return finished
 
@@ -184,7 +184,10 @@ class Cluster:
             if at_s == np.inf:
                 self._check_all_done()
                 return
-            yield clock.at(at_s, OWN)
+            if at_s < others_s:
+                clock.skip(at_s)
+            else:
+                yield clock.at(at_s, OWN)
             finished = self._ends(at_s) if fleet.watched else []
             router.at(at_s)
             router.land(at_s)
@@ -209,24 +212,15 @@ class Cluster:
         """Tell of the steps that end now, replica by replica; returns who finished."""
         router, ended = self.router, list[int]()
         while router.fleet.told_s <= now_s:
-            number, left, finished = self._news()
+            number, left, finished = router.fleet.hear()
             router.at(now_s, number)
-            if left:
+            if left.size:
                 router.tell("left", left, number)
             if finished:
                 router.tell("finished", finished, number)
             router.serve(number)
             ended += finished
         return ended
-
-    def _news(self) -> tuple[int, list[int], list[int]]:
-        """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""
-        number, heard = self.router.fleet.hear()
-        left, finished = list[int](), list[int]()
-        for rollout, emitted, done in zip(*heard, strict=True):
-            if self.router.leave(rollout, emitted, bool(done)):
-                (finished if done else left).append(rollout)
-        return number, left, finished
 
     def _check_all_done(self) -> None:
         router = self.router

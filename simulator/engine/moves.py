@@ -21,14 +21,17 @@ from simulator.engine.state import (
     departures_of,
     emitted_of,
     finished_of,
+    left_of,
     pool_of,
     queue_of,
     rollouts_of,
     slots_of,
     told_of,
     turns_of,
+    where_of,
 )
 from simulator.records import Array
+from simulator.scheduling.placement import CANCELLED, FINISHED, HELD
 
 
 @entry
@@ -137,17 +140,27 @@ def count(fleets: Array[Fleet], time_s: float, heard: int, counts: "npt.NDArray[
 
 
 @entry
-def hear(fleets: Array[Fleet]) -> int:
-    """Take down what the fleet's teller has to tell; returns how many rollouts. It may go on then, and the next one may tell."""
+def hear(fleets: Array[Fleet]) -> tuple[int, int, int]:
+    """Note what the fleet's teller has to tell: (its number, how many left, how many finished).
+
+    Those cancelled meanwhile have not left. It may go on then, and the next one may tell.
+    """
     fleet = fleets[0]
-    core = core_at(cores_of(fleet)[fleet.teller])
+    number = fleet.teller
+    core = core_at(cores_of(fleet)[number])
     rollouts, news = rollouts_of(core), told_of(core)
-    told, emitted, finished = told_of(fleet), emitted_of(fleet), finished_of(fleet)
-    heard = core.telling
-    for i in range(heard):
+    left, finished, where, emitted = left_of(fleet), finished_of(fleet), where_of(fleet), emitted_of(fleet)
+    leaving = finishing = 0
+    for i in range(core.telling):
         rollout = rollouts[news[i]]
-        told[i], finished[i] = news[i], not np.isnan(rollout.finished_s)
-        emitted[i] = (rollout.end if finished[i] else rollout.position) - rollout.start
+        if not np.isnan(rollout.finished_s):
+            emitted[news[i]], where[news[i]] = rollout.end - rollout.start, FINISHED
+            finished[finishing] = news[i]
+            finishing += 1
+        elif where[news[i]] != CANCELLED:
+            emitted[news[i]], where[news[i]] = rollout.position - rollout.start, HELD
+            left[leaving] = news[i]
+            leaving += 1
     core.telling, core.reason = 0, GOING
     furthest_behind(fleet)
-    return heard
+    return number, leaving, finishing

@@ -180,7 +180,8 @@ class Replica:
 
     @cached_property
     def _alone(self) -> "Fleet":
-        return Fleet([self], watched=False)
+        nobody = np.empty(0, np.int64)
+        return Fleet([self], watched=False, where=nobody, emitted_tokens=nobody)
 
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy."""
@@ -288,15 +289,19 @@ class Replica:
 
 
 class Fleet:
-    """Replicas that one clock moves together."""
+    """Replicas that one clock moves together.
 
-    def __init__(self, replicas: Sequence[Replica], watched: bool) -> None:
+    where, emitted_tokens: int64[n], of every rollout, are kept as far as was heard.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], watched: bool, where: Int64, emitted_tokens: Int64) -> None:
         self.replicas, self.watched = replicas, watched
         self.core = Pointing(FLEET, watched=watched, teller=NOBODY, told_s=np.inf)
-        self._heard: Int64 = np.empty((3, max(replica.core.target("told").size for replica in replicas)), np.int64)
+        most = max(replica.core.target("told").size for replica in replicas)
+        self._left, self._finished = np.empty(most, np.int64), np.empty(most, np.int64)
         self.core.point(
             cores=np.array([replica.core.record.ctypes.data for replica in replicas], np.int64),
-            told=self._heard[0], emitted=self._heard[1], finished=self._heard[2],
+            left=self._left, finished=self._finished, where=where, emitted=emitted_tokens,
         )  # fmt: skip
         self._told_s, self._until_s = self.core.record["told_s"], self.core.record["until_s"]
         self._live = replicas[0].live
@@ -315,11 +320,11 @@ class Fleet:
         while (number := advance(self.core.record, self._live)) != NOBODY:
             self.replicas[number].ready()
 
-    def hear(self) -> tuple[int, list[list[int]]]:
-        """The replica whose step ended first, and who ended or left in it: [rollouts, tokens emitted, whether finished]."""
-        number = int(self.core["teller"])
+    def hear(self) -> tuple[int, Int64, list[int]]:
+        """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""
+        number, left, finished = hear(self.core.record)
         self.replicas[number].asking = True
-        return number, self._heard[:, : hear(self.core.record)].tolist()
+        return number, self._left[:left].copy(), self._finished[:finished].tolist()
 
 
 def compiling(live: bool) -> AbstractContextManager[Callable[[], None]]:

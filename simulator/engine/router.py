@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulator.engine.deployment import Deployment
 from simulator.engine.moves import count
-from simulator.engine.replica import Fleet
+from simulator.engine.replica import Fleet, Replica
 from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.scheduling.placement import (
@@ -35,8 +35,10 @@ Int64 = npt.NDArray[np.int64]
 class Router:
     """Where every rollout of a workload is, and how it gets there; what a `View` looks up. Times are the cluster's clock."""
 
-    def __init__(self, workload: Workload, fleet: Fleet, placement: Placement, deployment: Deployment) -> None:
-        self.fleet, self.replicas, self.deployment = fleet, fleet.replicas, deployment
+    def __init__(
+        self, workload: Workload, replicas: list[Replica], watched: bool, placement: Placement, deployment: Deployment
+    ) -> None:
+        self.replicas, self.deployment = replicas, deployment
         self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
         self.queue: deque[tuple[int, int, bool]] = deque()
         self.requests, self.now_s = workload.requests, 0.0
@@ -45,6 +47,7 @@ class Router:
         self._emitted = workload.begun_tokens.copy()
         self._counts: Int64 = np.zeros((5, len(self.replicas)), np.int64)
         self._transit = self._counts[4]
+        self.fleet = Fleet(replicas, watched, self._where, self._emitted)
         self.where, self.emitted_tokens = _shown(self._where), _shown(self._emitted)
         running, waiting, room, free, _ = (_shown(one) for one in self._counts)
         self._shown = running, waiting, room, free
@@ -92,7 +95,7 @@ class Router:
         """Hand the common queue's head to the preferred replica while it has room, then to whoever has the fewest rollouts."""
         queue = self.queue
         if queue and preferred != ANY:
-            free = self._room(preferred)
+            free = int(self.counts()[2][preferred])
             while queue and free > 0:
                 rollout, stay_tokens, pulled = queue.popleft()
                 self._send(rollout, preferred, stay_tokens, pulled)
@@ -108,14 +111,6 @@ class Router:
             room[chosen] -= 1
         # who leaves for a turn frees a slot, and nobody is told
         self._full = bool(queue) and not self._turns
-
-    def leave(self, rollout: int, emitted_tokens: int, finished: bool) -> bool:
-        """Note that a rollout left a replica; False where it was cancelled before it could be placed again."""
-        if not finished and self._where[rollout] == CANCELLED:
-            return False
-        self._emitted[rollout] = emitted_tokens
-        self._where[rollout] = FINISHED if finished else HELD
-        return True
 
     def cancel(self, rollout: int) -> None:
         """Stop a rollout, wherever it is."""
@@ -159,12 +154,6 @@ class Router:
             replica = int(self._where[rollout])
             self._transit[replica] -= 1
             self.replicas[replica].place(rollout, at_s, stay_tokens, True)
-
-    def _room(self, number: int) -> int:
-        replica = self.replicas[number]
-        if replica.plain:
-            return replica.room - int(self._transit[number])
-        return int(self.counts()[2][number])
 
     def _place(self, place: Place) -> None:
         stay_tokens, pulled = int(place.stay_tokens), place.kv == "pull"

@@ -215,9 +215,10 @@ class Fleet:
     watched: bool  # whether anybody else must know what a step ends with
     teller: int  # of those that have to tell of a step's end, whose ended first; NOBODY if none has
     told_s: float  # when that was
-    told: Array[int]  # who ended or left in it
-    emitted: Array[int]  # how many tokens they have emitted
-    finished: Array[int]  # and whether they have finished
+    left: Array[int]  # who left in it
+    finished: Array[int]  # who finished in it
+    where: Array[int]  # of every rollout, where it is, and
+    emitted: Array[int]  # how many tokens it has emitted, as far as was told
 
 
 SLOT, ROLLOUT, TURN, DEPARTURE, STEP = layout(Slot), layout(Rollout), layout(Turn), layout(Departure), layout(Step)
@@ -245,7 +246,8 @@ pool_of, cost_of, draft_cost_of = (
     record_field("draft_cost", DRAFT_COST),
 )
 cores_of, core_at, told_of = array_field("cores", INT), record_at(CORE), array_field("told", INT)
-emitted_of, finished_of = array_field("emitted", INT), array_field("finished", INT)
+left_of, finished_of = array_field("left", INT), array_field("finished", INT)
+where_of, emitted_of = array_field("where", INT), array_field("emitted", INT)
 siblings_of = record_field("siblings", SIBLINGS)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
 spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)
