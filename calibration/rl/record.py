@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from calibration.hardware import cpu
-from calibration.rl import sft, state
+from calibration.rl import hugging_face, sft, state
 from calibration.rl.batches import Sequences
 from calibration.rl.countdown import Problem, draw
 from calibration.rl.generate import generate
@@ -34,11 +34,11 @@ BETAS, WEIGHT_DECAY = (0.9, 0.98), 0.01
 Tell = Callable[[str], None]
 
 
-def record(settings: Settings, out: Path, command: str, tell: Tell) -> None:
+def record(settings: Settings, out: Path, command: str, tell: Tell, model: Path | None = None) -> None:
     """Run to the end, from wherever the state folder beside `out` says, and write the trace of all rollouts to `out`.
 
-    tell: gets a line of progress now and then. Raises InputError where the folder holds a run with other settings, or
-    `out` is there already and not this run's.
+    tell: gets a line of progress now and then. model: folder for the policy after the last update, for engines to load.
+    Raises InputError where the folder holds a run with other settings, or `out` is there already and not this run's.
     """
     folder = out.with_name(out.name + ".state")
     if out.exists() and not folder.exists():
@@ -49,6 +49,7 @@ def record(settings: Settings, out: Path, command: str, tell: Tell) -> None:
         progress = Progress({k: v.to(settings.device) for k, v in fresh(settings.shape, settings.seed).items()})
     elif out.exists():
         tell(f"{out} is recorded already")
+        _save(progress, settings, model)
         return
     else:
         tell(f"going on after {progress.done} {progress.phase.upper()} steps, from {folder}")
@@ -61,6 +62,13 @@ def record(settings: Settings, out: Path, command: str, tell: Tell) -> None:
     tables = [io.load(state.rollouts_path(folder, step))[0] for step in range(settings.steps)]
     origin = _origin(settings, command, progress.sft_s, [io.provenance(table)["phase"] for table in tables])
     io.write(pa.concat_tables(table.replace_schema_metadata(None) for table in tables), out, origin, LOGPROBS)
+    _save(progress, settings, model)
+
+
+def _save(progress: Progress, settings: Settings, model: Path | None) -> None:
+    if model is not None:
+        longest = max(len(prompt_of(problem)) for problem in prompts_of(settings)) + settings.max_tokens
+        hugging_face.save(progress.weights, settings.shape, longest, model)
 
 
 def prompts_of(settings: Settings) -> list[Problem]:

@@ -12,6 +12,9 @@ from simulator.cli.calibrate_kernels import require_torch
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace to write; state goes to OUT.state.")
+@click.option(
+    "--save-model", type=click.Path(path_type=Path), help="Folder for the final policy, in Hugging Face's form."
+)
 @click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Prompts, all in every RL step.")
 @click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Rollouts of a prompt in a step.")
 @click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="RL steps.")
@@ -28,7 +31,7 @@ from simulator.cli.calibrate_kernels import require_torch
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def record(out: Path, **settings: Any) -> None:
+def record(out: Path, save_model: Path | None, **settings: Any) -> None:
     """Teach a small transformer to search, improve it by GRPO, and record every rollout.
 
     The same command goes on where a run was stopped, from the folder OUT.state; on a CPU it then records, to the last
@@ -41,5 +44,5 @@ def record(out: Path, **settings: Any) -> None:
 
     device_of(settings["device"])
     command = shlex.join(["rolloutsim", *sys.argv[1:]])
-    run(Settings(**settings), out, command, lambda line: click.echo(line, err=True))
+    run(Settings(**settings), out, command, lambda line: click.echo(line, err=True), save_model)
     click.echo(f"recorded {out}")
