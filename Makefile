@@ -1,4 +1,4 @@
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench vllm
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,16 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest
+
+# a real engine, in an environment of its own: nothing of it is imported by the one above
+VLLM := .venv-vllm
+VLLM_PIP := PATH="$(CURDIR)/$(VLLM)/bin:$$PATH" $(VLLM)/bin/pip install --quiet --no-compile --no-deps
+vllm: $(VLLM)/.ready
+$(VLLM)/.ready: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) --requirement constraints-vllm.txt
+	$(VLLM_PIP) --no-build-isolation arctic-inference==0.3.0
+	touch $@
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks

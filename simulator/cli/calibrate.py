@@ -9,6 +9,7 @@ from simulator.cli.calibrate_campaign import campaign
 from simulator.cli.calibrate_kernels import kernels
 from simulator.cli.calibrate_record import record
 from simulator.cli.calibrate_truth import replay, validate
+from simulator.cli.calibrate_vllm import vllm
 
 
 @click.group()
@@ -40,5 +41,5 @@ def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     click.echo(f"wrote {out}")
 
 
-for command in (kernels, replay, validate, campaign, record):
+for command in (kernels, replay, validate, campaign, record, vllm):
     calibrate.add_command(command)

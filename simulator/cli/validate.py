@@ -20,8 +20,9 @@ OUTSIDE = 4
 
 @click.command()
 @click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
-@click.option("--profile", required=True, help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
-@click.option("--model", required=True, help="The model's config.json, or its name in the catalogue.")
+@click.option("--steps", is_flag=True, help="Compare a recording of `rolloutsim calibrate vllm` step by step.")
+@click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
+@click.option("--model", help="The model's config.json, or its name in the catalogue.")
 @click.option(
     "--deployment",
     type=click.Path(path_type=Path),
@@ -41,14 +42,24 @@ OUTSIDE = 4
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for validation.json and validation.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def validate(
-    run_dir: Path, profile: str, model: str, deployment: Path | None, router: Any, overrides: tuple[str, ...],
-    out: Path | None, as_json: bool,
+    run_dir: Path, steps: bool, profile: str | None, model: str | None, deployment: Path | None, router: Any,
+    overrides: tuple[str, ...], out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Simulate the serving run measured in RUN_DIR, and compare time to first token, time per token and latency.
 
     RUN_DIR is a vLLM request log (meta.json, requests.jsonl), or what `vllm bench serve --save-detailed` or SGLang's
     `bench_serving --output-details` wrote. Exit code 4: the run leaves the range that the profile was measured in.
+
+    With --steps RUN_DIR is what `rolloutsim calibrate vllm` recorded: of every step sequences, tokens, drafts, accepted and
+    emitted tokens and preemptions are compared, and neither --profile nor --model is needed.
     """
+    if steps:
+        if given := [name for name, value in (("--profile", profile), ("--model", model), ("--deployment", deployment),
+                                              ("--set", overrides), ("--out", out)) if value]:  # fmt: skip
+            raise click.UsageError(f"{given[0]}: does not go with --steps, which needs no costs: leave it out")
+        return _steps(run_dir, as_json)
+    if profile is None or model is None:
+        raise click.UsageError(f"--{'model' if profile else 'profile'} is missing: name it, or compare --steps alone")
     from calibration.replay_run import simulate_run
     from calibration.runs.deployment import read_deployment
     from calibration.runs.read import read_run
@@ -85,6 +96,31 @@ def validate(
     for line in [json.dumps(told, allow_nan=False, indent=1)] if as_json else _lines(told, out):
         click.echo(line)
     return OUTSIDE if simulated.outside_fraction > 0 else 0
+
+
+def _steps(folder: Path, as_json: bool) -> int:
+    from calibration.live.recording import read
+    from calibration.live.steps import compare, told
+
+    runs = [told(compare(run)) for run in read(folder)]
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, "recording": str(folder), "runs": runs}, indent=1))
+        return 0
+    click.echo(f"{'run':<24}{'slots':>6}{'steps':>8}{'equal':>9}{'drafted':>10}{'simulated':>11}{'past the end':>14}")
+    for run in runs:
+        click.echo(
+            f"{run['configuration'] + '.' + str(run['repeat']):<24}{run['slots']:>6}{run['steps']['measured']:>8,}"
+            f"{run['equal_fraction']:>9.2%}{run['drafted']['measured']:>10,}{run['drafted']['simulated']:>11,}"
+            f"{run['drafted_past_end']:>14,}"
+        )
+    for run in runs:
+        if run["first_difference"] is not None:
+            first = run["first_difference"]
+            click.echo(
+                f"\n{run['configuration']}.{run['repeat']} at {run['slots']}: step {first['step']} differs first"
+            )
+            click.echo(f"  measured   {first['measured']}\n  simulated  {first['simulated']}")
+    return 0
 
 
 def _outside(simulated: SimulatedRun) -> tuple[str, ...]:

@@ -1,0 +1,206 @@
+"""Runs of a trace's prompts on live engines, in a folder: what was asked, and of each run its rollouts and its steps.
+
+`run.json` says what this recording is. A run is two files: `NAME-at-SLOTS.REPEAT.parquet`, a trace, and, written after it,
+`NAME-at-SLOTS.REPEAT.steps.parquet`, a row per step. The second one says that the run is done: whoever is killed goes on with
+the first run that has none.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calibration.live.engine import Engine
+from traces import io
+from traces.atomic import replacing
+from traces.errors import InputError
+from traces.trace import Trace
+
+SCHEMA_VERSION = 1
+INT, LIST = pa.int32(), pa.list_(pa.int32())
+STEPS: dict[str, Any] = {
+    "start_s": pa.float64(), "scheduled_s": pa.float64(), "end_s": pa.float64(), "waiting": INT, "free_blocks": INT,
+    "preempted": INT, "rollout": LIST, "tokens": LIST, "drafted": LIST, "emitted": LIST,
+}  # fmt: skip
+"""A step: when scheduling began and had ended and when its tokens were booked, seconds; preempted in it; and of each rollout
+that took part its row in the trace, tokens computed, drafted ones among them, and tokens that the sampler returned, whether or
+not they lie past the rollout's end."""
+WARM_UP = {"temperature": 0.0, "max_tokens": 32, "detokenize": False}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to run: rows of a trace's prompts, under each configuration (a speculative_config by name, None for none).
+
+    engine: arguments of vLLM's EngineArgs for all; sampling: of its SamplingParams. together: whether all engines live at
+    once, so that configurations take turns, or one after another.
+    """
+
+    trace: Trace
+    rows: list[int]
+    configurations: Mapping[str, dict[str, Any] | None]
+    engine: dict[str, Any]
+    sampling: dict[str, Any]
+    slots: Sequence[int]
+    repeats: int
+    python: str
+    together: bool = True
+
+    def described(self) -> dict[str, Any]:
+        """As plain values, for JSON: what two recordings must have in common to be one."""
+        return {
+            "schema_version": SCHEMA_VERSION, "trace": self.trace.source, "trace_sha256": self.trace.sha256,
+            "rows": self.rows, "configurations": dict(self.configurations), "engine": self.engine,
+            "sampling": self.sampling, "slots": list(self.slots), "repeats": self.repeats,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """One run of a recording: its rollouts as a trace, its steps as a table (`STEPS`), and what it ran under."""
+
+    name: str
+    slots: int
+    repeat: int
+    trace: Trace
+    steps: pa.Table
+    about: dict[str, Any]
+
+
+def record(asked: Asked, out: Path, command: str, tell: Callable[[str], None]) -> None:
+    """Do every run that the folder does not hold yet; InputError where it holds another recording, or an engine fails."""
+    _open(asked, out, command)
+    left = [one for one in _order(asked) if not _steps_path(out, *one).exists()]
+    prompts = _prompts(asked)
+    with ExitStack() as engines:
+        running: dict[str, Engine] = {}
+        for count, (name, slots, repeat) in enumerate(left):
+            if name not in running:
+                if not asked.together:
+                    engines.close()
+                    running.clear()
+                tell(f"starting vLLM: {name}")
+                running[name] = engines.enter_context(_engine(asked, name, out))
+                running[name].run(prompts[:8], slots, dict(WARM_UP))
+            found = running[name].run(prompts, slots, dict(asked.sampling))
+            _write(asked, out, name, slots, repeat, found, running[name].facts)
+            tokens = sum(map(len, found["token_ids"]))
+            tell(
+                f"{count + 1} of {len(left)}: {name} at {slots}, repeat {repeat}: {found['seconds']:.2f} s, "
+                f"{len(found['steps']):,} steps, {tokens:,} tokens"
+            )
+
+
+def read(folder: Path) -> Iterator[Recorded]:
+    """The runs of a recording that are done, in the order that they were asked for."""
+    about = _read_json(folder / "run.json")
+    for name in about["configurations"]:
+        for slots in about["slots"]:
+            for repeat in range(about["repeats"]):
+                path = _steps_path(folder, name, slots, repeat)
+                if path.exists():
+                    table, _ = io.load(_trace_path(folder, name, slots, repeat))
+                    steps, _ = io.load(path)
+                    yield Recorded(
+                        name, slots, repeat, io.from_table(table, f"{name} at {slots}"), steps, io.provenance(table)
+                    )
+
+
+def is_recording(folder: Path) -> bool:
+    """Whether a folder holds a recording."""
+    return (folder / "run.json").is_file()
+
+
+def _order(asked: Asked) -> Iterator[tuple[str, int, int]]:
+    """Runs in the order to do them: configurations take turns, but where starting one means to end another."""
+    if asked.together:
+        for repeat in range(asked.repeats):
+            for slots in asked.slots:
+                yield from ((name, slots, repeat) for name in asked.configurations)
+    else:
+        for name in asked.configurations:
+            yield from ((name, slots, repeat) for repeat in range(asked.repeats) for slots in asked.slots)
+
+
+def _engine(asked: Asked, name: str, out: Path) -> Engine:
+    drafting = asked.configurations[name]
+    arguments = asked.engine | {"max_num_seqs": max(asked.slots), "skip_tokenizer_init": True}
+    if drafting is not None:
+        arguments["speculative_config"] = drafting
+    return Engine(asked.python, arguments, out / f"{name}.log", name)
+
+
+def _prompts(asked: Asked) -> list[list[int]]:
+    column = asked.trace.table.column("prompt_token_ids")
+    return [column[row].as_py() for row in asked.rows]
+
+
+def _open(asked: Asked, out: Path, command: str) -> None:
+    """Make the folder, or check that the recording in it is this one."""
+    path, mine = out / "run.json", json.loads(json.dumps(asked.described()))
+    if path.exists():
+        found = _read_json(path)
+        if differing := [key for key in mine if mine[key] != found.get(key)]:
+            raise InputError(
+                f"{out}: holds another recording ({', '.join(differing)} differ): give the same settings, choose another "
+                "--out, or delete the folder"
+            )
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({error.strerror}): choose another --out") from error
+    with replacing(path) as file:
+        file.write(json.dumps(mine | {"command": command}, indent=1).encode())
+
+
+def _write(
+    asked: Asked, out: Path, name: str, slots: int, repeat: int, found: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    table = asked.trace.table.take(asked.rows)
+    kept: dict[str, Any] = {
+        key: table.column(key) for key in ("step", "prompt_id", "sample", "prompt_tokens", "prompt_token_ids")
+    }
+    tokens = found["token_ids"]
+    kept["output_tokens"] = pa.array([len(one) for one in tokens], pa.int32())
+    kept["token_ids"] = pa.array(tokens, pa.list_(pa.int32()))
+    kept["finish_reason"] = pa.array([one or "stop" for one in found["finish_reason"]])
+    facts = facts | {"settings": facts["settings"] | {"max_num_seqs": slots}}
+    about = {
+        "source": "rolloutsim calibrate vllm", "configuration": name, "repeat": repeat, "seconds": found["seconds"],
+        "sampling": asked.sampling, "trace": asked.trace.source, "trace_sha256": asked.trace.sha256, **facts,
+    }  # fmt: skip
+    io.write(pa.table(kept), _trace_path(out, name, slots, repeat), about)
+    with replacing(_steps_path(out, name, slots, repeat)) as file:
+        pq.write_table(_steps(found["steps"]), file, compression="zstd")
+
+
+def _steps(steps: list[list[Any]]) -> pa.Table:
+    *plain, preempted, shares = zip(*steps, strict=True)
+    lists = [[[one[i] for one in step] for step in shares] for i in range(4)]
+    columns = [*plain, np.diff([0, *preempted]), *lists]
+    return pa.table({name: pa.array(column, STEPS[name]) for name, column in zip(STEPS, columns, strict=True)})
+
+
+def _trace_path(out: Path, name: str, slots: int, repeat: int) -> Path:
+    return out / f"{name}-at-{slots}.{repeat}.parquet"
+
+
+def _steps_path(out: Path, name: str, slots: int, repeat: int) -> Path:
+    return out / f"{name}-at-{slots}.{repeat}.steps.parquet"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}): record it again with `rolloutsim calibrate vllm`"
+        ) from None
+    return found

@@ -1,0 +1,116 @@
+"""Recordings of vLLM that were made before: the simulator steps as it did; and what a recording refuses, engine or not."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from calibration.live import recording, steps
+from calibration.live.recording import Recorded
+from simulator.cli import cli
+from tests.calibration.live.live_engine import MODEL, TRACE
+from traces.errors import InputError
+
+RECORDED = Path(__file__).with_name("recorded")
+"""`calibrate vllm` of vLLM 0.32.0 on a CPU, as the command in its run.json says."""
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[tuple[str, int], Recorded]:
+    return {(run.name, run.slots): run for run in recording.read(RECORDED)}
+
+
+@pytest.mark.parametrize("slots", [4, 16])
+@pytest.mark.parametrize("name", ["none", "ngram-2", "ngram-8"])
+def test_every_step_is_vllms(runs: dict[tuple[str, int], Recorded], name: str, slots: int) -> None:
+    found = steps.compare(runs[name, slots])
+    assert found.first_difference is None
+    assert found.equal_fraction == 1.0
+    assert len(found.measured) == runs[name, slots].steps.num_rows > 50
+    assert (name == "none") == (found.measured.columns["drafted"].sum() == 0)
+
+
+def test_sums_of_suffix_steps_are_close(runs: dict[tuple[str, int], Recorded]) -> None:
+    """Ties and the order within a step go another way, which moves single steps and hardly their sums."""
+    for name in ("suffix-8", "local"):
+        for slots in (4, 16):
+            told = steps.told(steps.compare(runs[name, slots]))
+            for column in ("drafted", "accepted"):
+                assert told[column]["simulated"] == pytest.approx(told[column]["measured"], rel=0.04), (name, column)
+            assert told["drafted_past_end"] < 0.05 * told["drafted"]["measured"]
+
+
+def test_a_wrong_step_is_found(runs: dict[tuple[str, int], Recorded]) -> None:
+    run = runs["ngram-8", 4]
+    table = run.steps.to_pydict()
+    step = next(i for i, drafted in enumerate(table["drafted"]) if max(drafted) >= 2)
+    share = table["drafted"][step].index(max(table["drafted"][step]))
+    table["drafted"][step][share] -= 1
+    wrong = Recorded(run.name, run.slots, run.repeat, run.trace, pa.table(table, run.steps.schema), run.about)
+    found = steps.compare(wrong)
+    assert found.first_difference == step
+    assert found.same.sum() == len(found.measured) - 1
+
+
+def test_steps_of_another_run_are_refused(runs: dict[tuple[str, int], Recorded]) -> None:
+    run = runs["none", 4]
+    short = Recorded(run.name, run.slots, run.repeat, run.trace, run.steps.slice(0, 40), run.about)
+    with pytest.raises(InputError, match="not of one run"):
+        steps.compare(short)
+
+
+def test_a_method_without_a_drafter_is_refused(runs: dict[tuple[str, int], Recorded]) -> None:
+    run = runs["none", 4]
+    about = run.about | {"speculative": {"method": "medusa", "num_speculative_tokens": 3}}
+    with pytest.raises(InputError, match="medusa"):
+        steps.compare(Recorded(run.name, run.slots, run.repeat, run.trace, run.steps, about))
+
+
+def test_the_simulation_is_of_the_runs_own_settings(runs: dict[tuple[str, int], Recorded]) -> None:
+    found = steps.facts_of(runs["none", 16])
+    assert (found.max_num_seqs, found.enable_prefix_caching, found.block_size) == (16, True, 32)
+    assert steps.drafting_of(runs["local", 4])[0]["scope"] == "request"
+
+
+def test_the_command_shows_each_run_and_what_differs_first() -> None:
+    told = CliRunner().invoke(cli, ["validate", str(RECORDED), "--steps"])
+    assert told.exit_code == 0, told.output
+    lines = told.output.splitlines()
+    assert sum("100.00%" in line for line in lines) == 6
+    assert sum("differs first" in line for line in lines) == 4
+    as_json = json.loads(CliRunner().invoke(cli, ["validate", str(RECORDED), "--steps", "--json"]).output)
+    assert [run["equal_fraction"] for run in as_json["runs"]].count(1.0) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--speculative-config", "nope"], "is not JSON"),
+        (["--speculative-config", "{}"], "no object with a method"),
+        (["--speculative-config", "none", "--speculative-config", "none"], "is there twice"),
+        (["--speculative-config", "../x=none"], "name it with letters"),
+        (["--speculative-config", "none", "--engine", "max_num_seqs=3"], "option of its own"),
+        (["--speculative-config", "none", "--step", "99"], "has no RL step 99"),
+        (["--speculative-config", "none", "--python", "/nowhere/python"], "cannot be run"),
+        (["--speculative-config", "none", "--python", sys.executable], "has no vLLM"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_in_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    asked = ["calibrate", "vllm", str(TRACE), "--model", str(MODEL), "--out", str(tmp_path / "R"), *arguments]
+    result = CliRunner().invoke(cli, asked)
+    assert result.exit_code != 0
+    assert told in (result.output + str(result.exception))
+    assert not list((tmp_path / "R").glob("*.parquet"))
+
+
+def test_another_question_is_refused_in_the_same_folder(tmp_path: Path) -> None:
+    out = tmp_path / "R"
+    shutil.copytree(RECORDED, out)
+    asked = ["calibrate", "vllm", str(TRACE), "--model", str(MODEL), "--speculative-config", "none", "--out", str(out)]
+    result = CliRunner().invoke(cli, asked)
+    assert "holds another recording" in str(result.exception)
+    assert sorted(one.name for one in out.iterdir()) == sorted(one.name for one in RECORDED.iterdir())
