@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -rs
 
 # a real engine, in an environment of its own: nothing of it is imported by the one above
 VLLM := .venv-vllm
