@@ -14,8 +14,9 @@ from calibration.replay_run import serving_of
 from calibration.runs.facts import NAMES, EngineFacts, checked
 from simulator.cost import load_profile
 from simulator.deployed import deployment_of, drafter_of
+from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
-from simulator.prepared import Preparing, Shared
+from simulator.prepared import Phase, Preparing, Shared
 from simulator.scenario import Scenario
 from simulator.validated import made
 from traces.errors import InputError
@@ -48,12 +49,16 @@ class Steps:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Both sides of a run, and how many steps are equal from the first on, and at all."""
+    """Both sides of a run, and how many steps are equal from the first on, and at all.
+
+    decisions: (how often a sequence decoded, how often what the simulator would have drafted for it there, and had accepted, is
+    what the engine did); None where that depends on what others emitted. One that differs shifts all steps after it.
+    """
 
     run: Recorded
     measured: Steps
     simulated: Steps
-    outcome: Outcome
+    decisions: tuple[int, int] | None
 
     @property
     def same(self) -> npt.NDArray[np.bool_]:
@@ -79,13 +84,14 @@ class Compared:
 
 def compare(run: Recorded) -> Compared:
     """Simulate a run from its own rollouts and settings, and set both sides side by side."""
-    outcome = simulated(run)
+    phase, outcome, budget = simulated(run)
     log = outcome.logs[0]
     names = {"sequences": "live", "tokens": "query_tokens", "drafted": "drafted_tokens", "accepted": "accepted_tokens",
              "emitted": "emitted_tokens", "preempted": "preempted"}  # fmt: skip
-    return Compared(
-        run, measured(run), Steps({name: log[ours].astype(np.int64) for name, ours in names.items()}), outcome
-    )
+    shares, simulation = shares_of(run), Steps({name: log[ours].astype(np.int64) for name, ours in names.items()})
+    alone = phase.workload.siblings is None
+    decisions = shares.decisions(phase.workload.acceptance, budget) if alone else None
+    return Compared(run, shares.steps(run), simulation, decisions)
 
 
 def told(found: Compared) -> dict[str, Any]:
@@ -100,42 +106,76 @@ def told(found: Compared) -> dict[str, Any]:
         "configuration": run.name, "slots": run.slots, "repeat": run.repeat,
         "steps": {"measured": len(sides[0]), "simulated": len(sides[1])}, "equal_fraction": found.equal_fraction, **sums,
         "drafted_past_end": found.measured.past_end,
+        "decisions": None if found.decisions is None else dict(zip(("all", "equal"), found.decisions, strict=True)),
         "first_difference": None if first is None else {
             "step": first, "measured": sides[0].row(first), "simulated": sides[1].row(first),
         },
     }  # fmt: skip
 
 
-def measured(run: Recorded) -> Steps:
-    """What the engine did; drafts past a rollout's end, and what its sampler returned there, are left out.
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """What each rollout had of each step, int64[shares] in order of steps.
 
-    An engine cannot know that a rollout will end within a draft, and has all of it verified; the simulator cuts it there.
+    position: tokens that it had emitted before. Of drafts that lie past its end, and of what the sampler returned there, nothing
+    counts but `past_end`: an engine cannot know that a rollout will end within a draft, and has all of it verified; the simulator
+    cuts it there.
     """
+
+    step: Int64
+    rollout: Int64
+    position: Int64
+    tokens: Int64
+    drafted: Int64
+    accepted: Int64
+    emitted: Int64
+    past_end: int
+
+    def steps(self, run: Recorded) -> Steps:
+        """Summed over each step."""
+        n = run.steps.num_rows
+        summed = {
+            name: np.bincount(self.step, getattr(self, name), n).astype(np.int64)
+            for name in ("tokens", "drafted", "accepted", "emitted")
+        }
+        preempted = run.steps.column("preempted").to_numpy().astype(np.int64)
+        return Steps(
+            {"sequences": np.bincount(self.step, minlength=n), **summed, "preempted": preempted}, self.past_end
+        )
+
+    def decisions(self, acceptance: Acceptance, budget: int) -> tuple[int, int]:
+        """(how many decode steps of a sequence, how many as the table of a budget has them)."""
+        acceptance.serve([budget])
+        table = acceptance.tables[acceptance.table_of[budget]].astype(np.int64)
+        decoding = self.position > 0
+        ours = np.minimum(table[acceptance.offsets[self.rollout[decoding]] + self.position[decoding]], budget)
+        equal = (ours[:, 0] == self.accepted[decoding]) & (ours[:, 1] == self.drafted[decoding])
+        return int(decoding.sum()), int(equal.sum())
+
+
+def shares_of(run: Recorded) -> Shares:
+    """What the engine did for each rollout in each step."""
     table = run.steps
     rollout, tokens, drafted, sampled = (_flat(table, name) for name in ("rollout", "tokens", "drafted", "emitted"))
     step = np.repeat(np.arange(table.num_rows), pc.list_value_length(table.column("rollout")).to_numpy())
-    order = np.lexsort((step, rollout))
-    emitted = np.empty_like(sampled)
-    useful = np.empty_like(drafted)
-    left = run.trace.output_tokens.astype(np.int64)
-    for i in order.tolist():
-        useful[i] = min(drafted[i], left[rollout[i]])
-        emitted[i] = min(sampled[i], left[rollout[i]])
-        left[rollout[i]] -= emitted[i]
-    if left.any():
+    lengths = run.trace.output_tokens.astype(np.int64)
+    position = np.empty_like(sampled)
+    gone = np.zeros_like(lengths)
+    for i in np.lexsort((step, rollout)).tolist():
+        position[i] = gone[rollout[i]]
+        gone[rollout[i]] += min(sampled[i], lengths[rollout[i]] - position[i])
+    if (gone < lengths).any():
         raise InputError(f"{run.trace.source}: steps and rollouts are not of one run: record it again")
-    accepted = np.minimum(np.maximum(sampled - 1, 0), emitted)
-    counts = {"tokens": tokens - drafted + useful, "drafted": useful, "accepted": accepted, "emitted": emitted}
-    n = table.num_rows
-    summed = {name: np.bincount(step, values, n).astype(np.int64) for name, values in counts.items()}
-    return Steps({
-        "sequences": np.bincount(step, minlength=n), **summed,
-        "preempted": table.column("preempted").to_numpy().astype(np.int64),
-    }, int((drafted - useful).sum()))  # fmt: skip
+    left = lengths[rollout] - position
+    useful, emitted = np.minimum(drafted, left), np.minimum(sampled, left)
+    return Shares(
+        step, rollout, position, tokens - drafted + useful, useful, np.minimum(np.maximum(sampled - 1, 0), emitted),
+        emitted, int((drafted - useful).sum()),
+    )  # fmt: skip
 
 
-def simulated(run: Recorded) -> Outcome:
-    """The simulation of the run's rollouts under its settings; seconds are those of no particular machine."""
+def simulated(run: Recorded) -> tuple[Phase, Outcome, int]:
+    """The run's rollouts, their simulation under its settings, and the budget; seconds are those of no particular machine."""
     facts = facts_of(run)
     serving = serving_of(facts)
     drafter, policy = drafting_of(run)
@@ -149,7 +189,8 @@ def simulated(run: Recorded) -> Outcome:
         scenario, run.trace, run.trace.steps, found, deployment_of(scenario, cost, found), None, Shared()
     )
     phase = preparing.phase(0, False, np.ones(len(run.trace), np.bool_))
-    return simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))
+    outcome = simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))
+    return phase, outcome, int(policy.removeprefix("fixed:")) if policy != "none" else 0
 
 
 def facts_of(run: Recorded) -> EngineFacts:

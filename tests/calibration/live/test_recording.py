@@ -31,6 +31,8 @@ def test_every_step_is_vllms(runs: dict[tuple[str, int], Recorded], name: str, s
     assert found.first_difference is None
     assert found.equal_fraction == 1.0
     assert len(found.measured) == runs[name, slots].steps.num_rows > 50
+    assert found.decisions is not None
+    assert found.decisions[0] == found.decisions[1] > 3000 / slots
     assert (name == "none") == (found.measured.columns["drafted"].sum() == 0)
 
 
@@ -44,6 +46,14 @@ def test_sums_of_suffix_steps_are_close(runs: dict[tuple[str, int], Recorded]) -
             assert told["drafted_past_end"] < 0.05 * told["drafted"]["measured"]
 
 
+def test_suffix_drafts_are_alike_where_nobody_else_matters(runs: dict[tuple[str, int], Recorded]) -> None:
+    for slots in (4, 16):
+        decisions = steps.compare(runs["local", slots]).decisions
+        assert decisions is not None
+        assert 0.99 * decisions[0] < decisions[1] < decisions[0], "all but ties"
+        assert steps.compare(runs["suffix-8", slots]).decisions is None
+
+
 def test_a_wrong_step_is_found(runs: dict[tuple[str, int], Recorded]) -> None:
     run = runs["ngram-8", 4]
     table = run.steps.to_pydict()
@@ -53,6 +63,8 @@ def test_a_wrong_step_is_found(runs: dict[tuple[str, int], Recorded]) -> None:
     wrong = Recorded(run.name, run.slots, run.repeat, run.trace, pa.table(table, run.steps.schema), run.about)
     found = steps.compare(wrong)
     assert found.first_difference == step
+    assert found.decisions is not None
+    assert found.decisions[0] - found.decisions[1] == 1
     assert found.same.sum() == len(found.measured) - 1
 
 
@@ -80,7 +92,7 @@ def test_the_command_shows_each_run_and_what_differs_first() -> None:
     told = CliRunner().invoke(cli, ["validate", str(RECORDED), "--steps"])
     assert told.exit_code == 0, told.output
     lines = told.output.splitlines()
-    assert sum("100.00%" in line for line in lines) == 6
+    assert sum(line.count("100.00%") == 2 for line in lines) == 6
     assert sum("differs first" in line for line in lines) == 4
     as_json = json.loads(CliRunner().invoke(cli, ["validate", str(RECORDED), "--steps", "--json"]).output)
     assert [run["equal_fraction"] for run in as_json["runs"]].count(1.0) == 6
