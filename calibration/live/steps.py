@@ -195,7 +195,7 @@ def simulated(run: Recorded) -> tuple[Phase, Outcome, int]:
 
 def facts_of(run: Recorded) -> EngineFacts:
     """The settings that the engine ran with."""
-    settings = run.about["settings"]
+    settings = {"scheduler_reserve_full_isl": True} | run.about["settings"]
     return EngineFacts(**{name: checked(name, settings.get(name), run.name) for name in NAMES if name in settings})
 
 

@@ -114,6 +114,7 @@ class Worker:
                 "enable_prefix_caching": bool(cache.enable_prefix_caching),
                 "enable_chunked_prefill": bool(scheduling.enable_chunked_prefill),
                 "async_scheduling": bool(scheduling.async_scheduling),
+                "scheduler_reserve_full_isl": bool(getattr(scheduling, "scheduler_reserve_full_isl", True)),
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
                 "max_model_len": config.model_config.max_model_len,
                 "dtype": str(config.model_config.dtype).removeprefix("torch."),

@@ -36,6 +36,17 @@ def test_every_step_is_vllms(runs: dict[tuple[str, int], Recorded], name: str, s
     assert (name == "none") == (found.measured.columns["drafted"].sum() == 0)
 
 
+def test_steps_are_vllms_where_kv_runs_out() -> None:
+    runs = {run.name: steps.compare(run) for run in recording.read(RECORDED.with_name("short_of_kv"))}
+    assert runs["ngram-4"].first_difference is None
+    assert runs["ngram-4"].measured.columns["preempted"].sum() == 16
+    # At step 198 vLLM finds the first block of a preempted rollout in use by another whose first 25 tokens are the same.
+    assert runs["none"].first_difference == 198
+    assert runs["none"].equal_fraction > 0.93
+    for found in runs.values():
+        assert found.measured.columns["preempted"].sum() == found.simulated.columns["preempted"].sum() > 0
+
+
 def test_sums_of_suffix_steps_are_close(runs: dict[tuple[str, int], Recorded]) -> None:
     """Ties and the order within a step go another way, which moves single steps and hardly their sums."""
     for name in ("suffix-8", "local"):
