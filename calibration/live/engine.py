@@ -10,7 +10,7 @@ from typing import Any
 from traces.errors import InputError
 
 WORKER = Path(__file__).with_name("worker.py")
-QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "1"}
 """Environment of an engine, unless the user's own says otherwise."""
 
 

@@ -31,6 +31,7 @@ STEPS: dict[str, Any] = {
 """A step: when scheduling began and had ended and when its tokens were booked, seconds; preempted in it; and of each rollout
 that took part its row in the trace, tokens computed, drafted ones among them, and tokens that the sampler returned, whether or
 not they lie past the rollout's end."""
+EXPECTED = "give a folder as `rolloutsim calibrate vllm` writes it"
 WARM_UP = {"temperature": 0.0, "max_tokens": 32, "detokenize": False}
 
 
@@ -98,23 +99,33 @@ def record(asked: Asked, out: Path, command: str, tell: Callable[[str], None]) -
 
 
 def read(folder: Path) -> Iterator[Recorded]:
-    """The runs of a recording that are done, in the order that they were asked for."""
+    """The runs of a recording that are done, in the order that they were asked for; InputError where there are none."""
     about = _read_json(folder / "run.json")
-    for name in about["configurations"]:
-        for slots in about["slots"]:
-            for repeat in range(about["repeats"]):
-                path = _steps_path(folder, name, slots, repeat)
-                if path.exists():
-                    table, _ = io.load(_trace_path(folder, name, slots, repeat))
-                    steps, _ = io.load(path)
-                    yield Recorded(
-                        name, slots, repeat, io.from_table(table, f"{name} at {slots}"), steps, io.provenance(table)
-                    )
+    try:
+        asked = [
+            (str(name), int(slots), repeat)
+            for name in about["configurations"]
+            for slots in about["slots"]
+            for repeat in range(about["repeats"])
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / 'run.json'}: {EXPECTED}") from None
+    done = [one for one in asked if _steps_path(folder, *one).exists()]
+    if not done:
+        raise InputError(f"{folder}: holds no run that is done: go on with the command in its run.json")
+    for one in done:
+        yield _read_run(folder, *one)
 
 
-def is_recording(folder: Path) -> bool:
-    """Whether a folder holds a recording."""
-    return (folder / "run.json").is_file()
+def _read_run(folder: Path, name: str, slots: int, repeat: int) -> Recorded:
+    paths = _trace_path(folder, name, slots, repeat), _steps_path(folder, name, slots, repeat)
+    (table, _), (steps, _) = map(io.load, paths)
+    about = io.provenance(table)
+    if missing := [key for key in ("settings", "speculative") if key not in about]:
+        raise InputError(f"{paths[0]}: says nothing of {missing[0]}: {EXPECTED}")
+    if {field.name: field.type for field in steps.schema} != STEPS:
+        raise InputError(f"{paths[1]}: has other columns than {', '.join(STEPS)}: {EXPECTED}")
+    return Recorded(name, slots, repeat, io.from_table(table, f"{name} at {slots}"), steps, about)
 
 
 def _order(asked: Asked) -> Iterator[tuple[str, int, int]]:

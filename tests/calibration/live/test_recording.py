@@ -130,6 +130,25 @@ def test_what_cannot_be_recorded_is_refused_in_one_line(tmp_path: Path, argument
     assert not list((tmp_path / "R").glob("*.parquet"))
 
 
+def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
+    def told() -> str:
+        return str(CliRunner().invoke(cli, ["validate", str(tmp_path), "--steps"]).exception)
+
+    assert "run.json: cannot be read" in told()
+    (tmp_path / "run.json").write_text("{}")
+    assert "run.json: give a folder as" in told()
+    shutil.copy(RECORDED / "run.json", tmp_path)
+    assert "holds no run that is done" in told()
+    shutil.copy(RECORDED / "none-at-4.0.parquet", tmp_path / "none-at-4.0.steps.parquet")
+    shutil.copy(RECORDED / "none-at-4.0.parquet", tmp_path)
+    assert "has other columns than" in told()
+    shutil.copy(RECORDED / "none-at-4.0.steps.parquet", tmp_path)
+    shutil.copy(TRACE, tmp_path / "none-at-4.0.parquet")
+    assert "says nothing of speculative" in told()
+    (tmp_path / "none-at-4.0.steps.parquet").write_bytes((RECORDED / "none-at-4.0.steps.parquet").read_bytes()[:3000])
+    assert "is not a whole Parquet file" in told()
+
+
 def test_another_question_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     out = tmp_path / "R"
     shutil.copytree(RECORDED, out)
