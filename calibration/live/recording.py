@@ -5,7 +5,6 @@
 the first run that has none.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from calibration.asked import open_folder, read_json
 from calibration.live.engine import Engine
 from traces import io
 from traces.atomic import replacing
@@ -32,7 +32,7 @@ STEPS: dict[str, Any] = {
 that took part its row in the trace, tokens computed, drafted ones among them, and tokens that the sampler returned, whether or
 not they lie past the rollout's end."""
 EXPECTED = "give a folder as `rolloutsim calibrate vllm` writes it"
-WARM_UP = {"temperature": 0.0, "max_tokens": 32, "detokenize": False}
+WARM_UP: dict[str, Any] = {"temperature": 0.0, "max_tokens": 32, "detokenize": False}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Recorded:
 
 def record(asked: Asked, out: Path, command: str, tell: Callable[[str], None]) -> None:
     """Do every run that the folder does not hold yet; InputError where it holds another recording, or an engine fails."""
-    _open(asked, out, command)
+    open_folder(out / "run.json", asked.described(), "recording", command=command)
     left = [one for one in _order(asked) if not _steps_path(out, *one).exists()]
     prompts = _prompts(asked)
     with ExitStack() as engines:
@@ -88,8 +88,8 @@ def record(asked: Asked, out: Path, command: str, tell: Callable[[str], None]) -
                     running.clear()
                 tell(f"starting vLLM: {name}")
                 running[name] = engines.enter_context(_engine(asked, name, out))
-                running[name].run(prompts[:8], slots, dict(WARM_UP))
-            found = running[name].run(prompts, slots, dict(asked.sampling))
+                running[name].run(prompts[:8], slots, WARM_UP)
+            found = running[name].run(prompts, slots, asked.sampling)
             _write(asked, out, name, slots, repeat, found, running[name].facts)
             tokens = sum(map(len, found["token_ids"]))
             tell(
@@ -100,7 +100,7 @@ def record(asked: Asked, out: Path, command: str, tell: Callable[[str], None]) -
 
 def read(folder: Path) -> Iterator[Recorded]:
     """The runs of a recording that are done, in the order that they were asked for; InputError where there are none."""
-    about = _read_json(folder / "run.json")
+    about = read_json(folder / "run.json")
     try:
         asked = [
             (str(name), int(slots), repeat)
@@ -152,25 +152,6 @@ def _prompts(asked: Asked) -> list[list[int]]:
     return [column[row].as_py() for row in asked.rows]
 
 
-def _open(asked: Asked, out: Path, command: str) -> None:
-    """Make the folder, or check that the recording in it is this one."""
-    path, mine = out / "run.json", json.loads(json.dumps(asked.described()))
-    if path.exists():
-        found = _read_json(path)
-        if differing := [key for key in mine if mine[key] != found.get(key)]:
-            raise InputError(
-                f"{out}: holds another recording ({', '.join(differing)} differ): give the same settings, choose another "
-                "--out, or delete the folder"
-            )
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror}): choose another --out") from error
-    with replacing(path) as file:
-        file.write(json.dumps(mine | {"command": command}, indent=1).encode())
-
-
 def _write(
     asked: Asked, out: Path, name: str, slots: int, repeat: int, found: dict[str, Any], facts: dict[str, Any]
 ) -> None:
@@ -205,13 +186,3 @@ def _trace_path(out: Path, name: str, slots: int, repeat: int) -> Path:
 
 def _steps_path(out: Path, name: str, slots: int, repeat: int) -> Path:
     return out / f"{name}-at-{slots}.{repeat}.steps.parquet"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}): record it again with `rolloutsim calibrate vllm`"
-        ) from None
-    return found

@@ -173,8 +173,6 @@ class Worker:
             drafter.suffix_cache = type(cache)(
                 max_tree_depth=cache.max_tree_depth, max_cached_requests=cache.max_cached_requests
             )
-        elif hasattr(drafter, "forget"):
-            drafter.forget()
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ of one step too many, and writes the same again.
 """
 
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from calibration import asked
 from calibration.rl.policy import Weights
 from traces.atomic import replacing
 from traces.errors import InputError
@@ -35,22 +35,7 @@ class Progress:
 
 def open_folder(folder: Path, configuration: dict[str, Any]) -> None:
     """Make the folder, or check that the run in it is this one; InputError that says what differs."""
-    path = folder / "configuration.json"
-    if path.exists():
-        found = _read(path)
-        differing = [key for key in {**configuration, **found} if configuration.get(key) != found.get(key)]
-        if differing:
-            told = "; ".join(f"{key} {found.get(key)} there, {configuration.get(key)} here" for key in differing)
-            raise InputError(
-                f"{folder}: holds another run ({told}): give the same settings, choose another --out, or delete the folder"
-            )
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}): choose another --out") from error
-    with replacing(path) as file:
-        file.write(json.dumps(configuration, indent=1).encode())
+    asked.open_folder(folder / "configuration.json", configuration, "run")
 
 
 def save(folder: Path, progress: Progress) -> None:
@@ -75,11 +60,3 @@ def load(folder: Path, device: str) -> Progress | None:
 def rollouts_path(folder: Path, step: int) -> Path:
     """The file of an RL step's rollouts."""
     return folder / f"step-{step:04}.parquet"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}): delete the folder and start again") from error
-    return found

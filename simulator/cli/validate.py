@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from calibration.runs.measured import MeasuredRun
@@ -54,8 +55,10 @@ def validate(
     emitted tokens and preemptions are compared, and neither --profile nor --model is needed.
     """
     if steps:
-        if given := [name for name, value in (("--profile", profile), ("--model", model), ("--deployment", deployment),
-                                              ("--set", overrides), ("--out", out)) if value]:  # fmt: skip
+        source = click.get_current_context().get_parameter_source
+        others = {"profile": "--profile", "model": "--model", "deployment": "--deployment", "router": "--router",
+                  "overrides": "--set", "out": "--out"}  # fmt: skip
+        if given := [flag for name, flag in others.items() if source(name) is ParameterSource.COMMANDLINE]:
             raise click.UsageError(f"{given[0]}: does not go with --steps, which needs no costs: leave it out")
         return _steps(run_dir, as_json)
     if profile is None or model is None:

@@ -130,6 +130,13 @@ def test_what_cannot_be_recorded_is_refused_in_one_line(tmp_path: Path, argument
     assert not list((tmp_path / "R").glob("*.parquet"))
 
 
+@pytest.mark.parametrize("flag", ["--router=least_loaded", "--profile=x", "--set=block_size=3"])
+def test_flags_that_steps_would_silence_are_refused(flag: str) -> None:
+    told = CliRunner().invoke(cli, ["validate", str(RECORDED), "--steps", flag])
+    assert told.exit_code == 2
+    assert f"{flag.split('=')[0]}: does not go with --steps" in told.output
+
+
 def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
     def told() -> str:
         return str(CliRunner().invoke(cli, ["validate", str(tmp_path), "--steps"]).exception)
