@@ -277,3 +277,22 @@ def test_replicas_that_go_ahead_and_together_agree(seed: int) -> None:
     )
     assert ahead.rollouts["finished_s"].tolist() == together.rollouts["finished_s"].tolist()
     assert ahead.rollouts["replica"].tolist() == together.rollouts["replica"].tolist()
+
+
+def test_pulled_rollouts_that_land_together_join_in_the_order_sent() -> None:
+    left: list[list[int]] = []
+
+    class Twice:
+        """Two rollouts leave replica 0 together, and are sent to replica 1 the later one first."""
+
+        def here(self, event: Event, view: View) -> list[Place]:
+            if event.kind == "start":
+                return [Place(event.rollouts, 0, 1)]
+            if event.kind != "left":
+                return []
+            left.append(event.rollouts.tolist())
+            return [Place(rollout, 1, 1, "pull") for rollout in event.rollouts.tolist()[:: -1 if len(left) == 1 else 1]]
+
+    requests = [Request(3, 4), Request(3, 4)]
+    simulated(requests, Settings(2, enable_prefix_caching=False), 2, Twice(), None, False)  # type: ignore[arg-type]
+    assert left == [[0, 1], [1, 0], [1, 0]]
