@@ -97,6 +97,7 @@ def serving_of(facts: EngineFacts) -> Serving:
     """The engine's limits and switches from complete settings."""
     return Serving(
         max_num_batched_tokens=facts.max_num_batched_tokens,
+        max_model_len=facts.max_model_len,
         enable_chunked_prefill=bool(facts.enable_chunked_prefill),
         block_size=facts.block_size or 16,
         num_gpu_blocks=facts.num_gpu_blocks,

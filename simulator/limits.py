@@ -24,6 +24,7 @@ class Whole(NamedTuple):
 MAX_NUM_SEQS, REPLICAS, TENSOR_PARALLEL = Whole(1, 1_000_000), Whole(1, 10_000), Whole(1, 1024)
 TRAIN_GPUS = Whole(1, 1_000_000)
 BATCHED_TOKENS, BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE = Whole(1), Whole(1, 1024), Whole(2, 10_000_000), Whole(1, 1_000_000)
+MODEL_LEN = Whole(1)
 """One KV block is vLLM's null block, which holds nothing."""
 LARGEST_BUDGET = 255
 """The largest budget: a drafter proposes as much as it can, and never more than this."""

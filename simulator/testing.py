@@ -38,6 +38,7 @@ from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 
+PLAIN = ("step", "prompt_id", "sample", "prompt_tokens", "prompt_token_ids")
 SEED = 20
 
 
@@ -207,10 +208,10 @@ class _PlacementSpy:
 def check_drafter(drafter: Drafter, trace: Trace | None = None) -> None:
     """Assert that a drafter keeps its contract.
 
-    Checked: tables are uint8; accepted <= drafted <= budget; what is drafted, or accepted of a tree, ends with the rollout;
-    smaller budgets get no more; where it says that one table serves all budgets the smaller budget's draft is a prefix; the
-    same seed gives the same tables and the order of the rollouts does not matter; what is drafted at a position does not
-    depend on tokens after it, nor on other rollouts of the same RL step, nor on RL steps outside its window.
+    Checked: tables are uint8; accepted <= drafted <= budget; what is accepted ends with the rollout; smaller budgets get no more;
+    where it says that one table serves all budgets the smaller budget's draft is a prefix; the same seed gives the same tables
+    and the order of the rollouts does not matter; what is drafted at a position does not depend on tokens after it, nor on
+    where the rollout ends, nor on other rollouts of the same RL step, nor on RL steps outside its window.
     """
     trace = trace or example_trace()
     rows = np.flatnonzero(trace.step == trace.steps[-1])
@@ -225,8 +226,7 @@ def check_drafter(drafter: Drafter, trace: Trace | None = None) -> None:
         accepted, drafted = _table(acceptance, budget)
         assert (accepted <= drafted).all(), "no more is accepted than drafted"
         assert (drafted <= budget).all(), "a draft keeps to its budget"
-        cut = drafted if acceptance.prefix else accepted  # a tree may hold more nodes than tokens are left
-        assert (cut <= left).all(), "a draft ends with the rollout"
+        assert (accepted <= left).all(), "what is accepted ends with the rollout"
         if acceptance.prefix and before is not None:
             assert (accepted >= before).all(), "a larger budget accepts no less"
         before = accepted
@@ -328,11 +328,25 @@ def _check_no_foresight(drafter: Drafter, trace: Trace, rows: Int64, past: Int64
     tokens = changed.tokens.copy()
     tokens[start + half : start + int(trace.output_tokens[longest])] += 1
     vars(changed)["tokens"] = tokens  # where the trace keeps what it has flattened once
-    one = np.array([longest])
+    one, short = np.array([longest]), _cut(trace, longest, half)
     for budget in (1, 8):
         drafted = _table(drafter.accept(trace, one, past, SEED), budget)[1]
         other = _table(drafter.accept(changed, one, past, SEED), budget)[1]
         assert (drafted[: half + 1] == other[: half + 1]).all(), "a draft must not depend on tokens after it"
+        ended = _table(drafter.accept(short, one, past, SEED), budget)[1]
+        assert (drafted[:half] == ended).all(), "a draft must not depend on where the rollout ends"
+
+
+def _cut(trace: Trace, row: int, tokens: int) -> Trace:
+    """The trace with one rollout shorter, its tokens and lengths alone."""
+    table = trace.table.combine_chunks()
+    kept = {name: table.column(name) for name in table.column_names if name in PLAIN}
+    for name, value in (("output_tokens", tokens), ("token_ids", table.column("token_ids")[row].as_py()[:tokens])):
+        column = table.column(name)
+        kept[name] = pa.chunked_array(
+            [*column.slice(0, row).chunks, pa.array([value], column.type), *column.slice(row + 1).chunks]
+        )
+    return from_table(pa.table(kept), trace.source)
 
 
 def _table(acceptance: Acceptance, budget: int) -> tuple[Int64, Int64]:

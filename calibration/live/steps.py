@@ -31,10 +31,9 @@ COMPARED = ("sequences", "tokens", "drafted", "accepted", "emitted", "preempted"
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What each step did: int64[steps] for each of `COMPARED`; and how many drafts lay past the end of a rollout, not counted."""
+    """What each step did: int64[steps] for each of `COMPARED`."""
 
     columns: Mapping[str, Int64]
-    past_end: int = 0
 
     def __len__(self) -> int:
         """Number of steps."""
@@ -105,7 +104,6 @@ def told(found: Compared) -> dict[str, Any]:
     return {
         "configuration": run.name, "slots": run.slots, "repeat": run.repeat,
         "steps": {"measured": len(sides[0]), "simulated": len(sides[1])}, "equal_fraction": found.equal_fraction, **sums,
-        "drafted_past_end": found.measured.past_end,
         "decisions": None if found.decisions is None else dict(zip(("all", "equal"), found.decisions, strict=True)),
         "first_difference": None if first is None else {
             "step": first, "measured": sides[0].row(first), "simulated": sides[1].row(first),
@@ -117,9 +115,8 @@ def told(found: Compared) -> dict[str, Any]:
 class Shares:
     """What each rollout had of each step, int64[shares] in order of steps.
 
-    position: tokens that it had emitted before. Of drafts that lie past its end, and of what the sampler returned there, nothing
-    counts but `past_end`: an engine cannot know that a rollout will end within a draft, and has all of it verified; the simulator
-    cuts it there.
+    position: tokens that it had emitted before. accepted, emitted: up to its end, beyond which a sampler returns tokens too,
+    because an engine cannot know that a rollout will end within a draft.
     """
 
     step: Int64
@@ -129,7 +126,6 @@ class Shares:
     drafted: Int64
     accepted: Int64
     emitted: Int64
-    past_end: int
 
     def steps(self, run: Recorded) -> Steps:
         """Summed over each step."""
@@ -139,9 +135,7 @@ class Shares:
             for name in ("tokens", "drafted", "accepted", "emitted")
         }
         preempted = run.steps.column("preempted").to_numpy().astype(np.int64)
-        return Steps(
-            {"sequences": np.bincount(self.step, minlength=n), **summed, "preempted": preempted}, self.past_end
-        )
+        return Steps({"sequences": np.bincount(self.step, minlength=n), **summed, "preempted": preempted})
 
     def decisions(self, acceptance: Acceptance, budget: int) -> tuple[int, int]:
         """(how many decode steps of a sequence, how many as the table of a budget has them)."""
@@ -167,11 +161,9 @@ def shares_of(run: Recorded) -> Shares:
     if (gone < lengths).any():
         raise InputError(f"{run.trace.source}: steps and rollouts are not of one run: record it again")
     left = lengths[rollout] - position
-    useful, emitted = np.minimum(drafted, left), np.minimum(sampled, left)
-    return Shares(
-        step, rollout, position, tokens - drafted + useful, useful, np.minimum(np.maximum(sampled - 1, 0), emitted),
-        emitted, int((drafted - useful).sum()),
-    )  # fmt: skip
+    emitted = np.minimum(sampled, left)
+    accepted = np.minimum(np.maximum(sampled - 1, 0), emitted)
+    return Shares(step, rollout, position, tokens, drafted, accepted, emitted)
 
 
 def simulated(run: Recorded) -> tuple[Phase, Outcome, int]:

@@ -14,9 +14,9 @@ from simulator.limits import (
     ENGINE,
     GPU_BLOCKS,
     MAX_NUM_SEQS,
+    MODEL_LEN,
     REPLICAS,
     TENSOR_PARALLEL,
-    Whole,
 )
 from simulator.strict_yaml import load_value
 from traces.errors import InputError
@@ -28,7 +28,7 @@ WHOLE = {
     "num_gpu_blocks": GPU_BLOCKS,
     "tensor_parallel_size": TENSOR_PARALLEL,
     "data_parallel_size": REPLICAS,
-    "max_model_len": Whole(1),
+    "max_model_len": MODEL_LEN,
 }
 """Range of each whole number."""
 TEXTS = ("dtype", "vllm_version")

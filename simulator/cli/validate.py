@@ -109,9 +109,7 @@ def _steps(folder: Path, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "recording": str(folder), "runs": runs}, indent=1))
         return 0
-    click.echo(
-        f"{'run':<22}{'slots':>6}{'steps':>8}{'equal':>9}{'drafts alike':>14}{'drafted':>10}{'simulated':>11}{'past the end':>14}"
-    )
+    click.echo(f"{'run':<22}{'slots':>6}{'steps':>8}{'equal':>9}{'drafts alike':>14}{'drafted':>10}{'simulated':>11}")
     for run in runs:
         alike = (
             "-" if run["decisions"] is None else f"{run['decisions']['equal'] / max(run['decisions']['all'], 1):.2%}"
@@ -119,7 +117,6 @@ def _steps(folder: Path, as_json: bool) -> int:
         click.echo(
             f"{run['configuration'] + '.' + str(run['repeat']):<22}{run['slots']:>6}{run['steps']['measured']:>8,}"
             f"{run['equal_fraction']:>9.2%}{alike:>14}{run['drafted']['measured']:>10,}{run['drafted']['simulated']:>11,}"
-            f"{run['drafted_past_end']:>14,}"
         )
     for run in runs:
         if run["first_difference"] is not None:

@@ -205,9 +205,10 @@ def _accept_last(
             else:
                 source = right = 0
                 continue
-            drafted = min(LARGEST_BUDGET, past.size - source, now.size - p)
+            drafted = min(LARGEST_BUDGET, past.size - source)
+            most = min(drafted, now.size - p)
             right = right - 1 if source == previous + 1 and right > 0 else 0  # what was right one token ago still is
-            while right < drafted and past[source + right] == now[p + right]:
+            while right < most and past[source + right] == now[p + right]:
                 right += 1
             table[offsets[i] + p, 0] = right
             table[offsets[i] + p, 1] = drafted

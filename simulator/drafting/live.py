@@ -25,7 +25,7 @@ from simulator.drafting.automaton import (
 from simulator.drafting.history import LARGEST_BLOCK, Forest, transplant
 from simulator.drafting.longest import draft_along
 from simulator.drafting.memory import address, load, store
-from simulator.drafting.scored import best_draft
+from simulator.drafting.scored import accepted_tokens, best_draft
 from simulator.drafting.standing import continued
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Pointing, array_field, layout, records
@@ -130,7 +130,7 @@ def catch_up(siblings: Siblings, rollout: int, emitted: int) -> None:
 
 @compiled
 def propose(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
-    """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted), cut at its end.
+    """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted).
 
     The group's automaton has learnt the rollout itself too, so it is the history and own output together; matches there
     begin with the rollout's first token, matches in its own automaton with its prompt.
@@ -166,7 +166,7 @@ def _propose_scored(
     siblings: Siblings, shared: int, state: int, known: int, own: int, own_state: int, own_known: int, budget: int,
     actual: int, left: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """The better of the drafts from the group and from own output: (drafted, accepted) of at most `left` tokens."""
+    """The better of the drafts from the group and from own output: (drafted, accepted)."""
     depth, scratch = siblings.depth, siblings.scratch
     n, score, draft = best_draft(
         shared, state, known, own, ROOT, 0, budget, depth, siblings.factor, siblings.min_prob, scratch, scratch + 4 * depth
@@ -178,11 +178,7 @@ def _propose_scored(
         )  # fmt: skip
         if own_score >= score:
             n, draft = own_n, own_draft
-    n = min(n, left)
-    right = 0
-    while right < n and load(draft, right) == load(actual, right):
-        right += 1
-    return n, right
+    return n, accepted_tokens(draft, n, actual, left)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,12 @@ from simulator.records import Array
 def draft_along(
     at: int, state: int, length: int, limit: int, depth: int, min_prob: float, actual: int, n: int
 ) -> tuple[int, int]:
-    """Walk most frequent continuations: (drafted, accepted) against the `n` actual tokens at address `actual`.
+    """Walk most frequent continuations: (drafted, accepted) against the `n` tokens that the rollout has left, at `actual`.
 
     The context of each drafted token is the match and the drafts before it, at most depth - 1 tokens.
     """
     prob = 1.0
     drafted = accepted = 0
-    limit = min(limit, n)
     while drafted < limit:
         child = load(at, STATE * state + BEST_STATE)
         if child == NONE:
@@ -27,7 +26,7 @@ def draft_along(
         prob *= load(at, STATE * child + COUNT) / load(at, STATE * state + COUNT)
         if prob < min_prob:
             break
-        if accepted == drafted and load(at, STATE * state + BEST_TOKEN) == load(actual, drafted):
+        if accepted == drafted < n and load(at, STATE * state + BEST_TOKEN) == load(actual, drafted):
             accepted += 1
         drafted += 1
         state = child

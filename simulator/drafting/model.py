@@ -36,11 +36,11 @@ class Modelled:
     `pricing.draft_cost`, or a name to be looked up with `priced`: an entry of the profile's `drafter_costs`, or a measured
     cost of drafting.
 
-    Drafts have as many tokens as the curve has positions, fewer only at the end of the rollout. How many are accepted is
-    drawn at every position by itself: number of j with u < S_j, u uniform, S the rollout's survival. Draws are keyed by
-    (seed, step, prompt_id, sample, position), so they are the same under every policy, batch size, dispatch, order of
-    rows and choice of RL steps; and since one u decides at a position, a drafter with a better curve accepts at least as
-    much everywhere. A decode step sees a fresh draw: the positions that one draft spans are not visited again.
+    Drafts have as many tokens as the curve has positions. How many are accepted, of those that the rollout has left, is drawn
+    at every position by itself: number of j with u < S_j, u uniform, S the rollout's survival. Draws are keyed by (seed, step,
+    prompt_id, sample, position), so they are the same under every policy, batch size, dispatch, order of rows and choice of RL
+    steps; and since one u decides at a position, a drafter with a better curve accepts at least as much everywhere. A decode
+    step sees a fresh draw: the positions that one draft spans are not visited again.
     """
 
     kind: Kind
@@ -97,13 +97,14 @@ class Modelled:
 @entry
 def draw(keys: UInt64, survival: Float64, offsets: Int64, table: UInt8) -> None:
     """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
+    drafted = survival.shape[1]
     for i in range(keys.size):
         start, end = offsets[i], offsets[i + 1]
         for p in range(start, end):
-            drafted = min(survival.shape[1], end - p)
+            most = min(drafted, end - p)
             u = uniform(keys[i], p - start)
             accepted = 0
-            while accepted < drafted and u < survival[i, accepted]:
+            while accepted < most and u < survival[i, accepted]:
                 accepted += 1
             table[p, 0] = accepted
             table[p, 1] = drafted

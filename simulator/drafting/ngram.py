@@ -96,9 +96,9 @@ def _accept_ngram(
         for end in range(n_prompt + n):
             if end >= n_prompt and length >= shortest:
                 source = load(at, STATE * state + FIRST_END)
-                drafted = min(LARGEST_BUDGET, end - source, n_prompt + n - end)
-                right = 0
-                while right < drafted and context[source + right] == context[end + right]:
+                drafted = min(LARGEST_BUDGET, end - source)
+                right, most = 0, min(drafted, n_prompt + n - end)
+                while right < most and context[source + right] == context[end + right]:
                     right += 1
                 at_position = offsets[i] + end - n_prompt
                 table[at_position, 0] = right

@@ -73,7 +73,7 @@ class Recorded:
     and is refused. A policy that switches between 0 and such a budget leaves the path as well: then, **assumed**,
     nothing is drafted until the rollout comes to the beginning of a recorded step again, which understates the drafter.
 
-    Tokens accepted or drafted beyond the end of the rollout (an end-of-sequence token within a draft) are cut off.
+    Tokens accepted beyond the end of the rollout (an end-of-sequence token within a draft) are cut off.
     """
 
     draft_tokens: int
@@ -131,8 +131,7 @@ class Recorded:
                 f"{trace.source}: accept_lengths holds {accepted.max()}, more than draft_tokens = {self.draft_tokens}: "
                 "give the number of tokens that the recorded drafter proposed"
             )
-        drafted = np.minimum(np.repeat(lengths, lengths) - position, self.draft_tokens)
-        return np.stack([accepted, drafted], axis=1).astype(np.uint8)
+        return np.stack([accepted, np.full_like(accepted, self.draft_tokens)], axis=1).astype(np.uint8)
 
     def _at_steps(self, trace: Trace, rows: Int64, offsets: Int64, log: Log) -> UInt8:
         table = np.zeros((int(offsets[-1]), 2), np.uint8)
@@ -148,10 +147,8 @@ class Recorded:
                     f"{log.path}: {where}: {ends.size} decode steps emit {emitted} tokens, {problem} for its {length} in "
                     f"{trace.source}: record every step, those without a draft too (accepted 0, drafted 0)"
                 )
-            left = length - starts
-            table[offsets[number] + starts] = np.stack(
-                [np.minimum(steps.accepted, left), np.minimum(steps.drafted, left)], axis=1
-            )
+            useful = np.minimum(steps.accepted, length - starts)
+            table[offsets[number] + starts] = np.stack([useful, steps.drafted], axis=1)
         return table
 
     def _allowed(self, replayed: UInt8, budget: int) -> UInt8:

@@ -198,10 +198,7 @@ def best_tree(
 
 @entry
 def accept_tree(replays: Array[Replay]) -> int:
-    """Replay rollouts with trees of at most `budget` nodes; returns the decode steps.
-
-    Nodes deeper than the rollout has tokens left are not counted as drafted.
-    """
+    """Replay rollouts with trees of at most `budget` nodes; returns the decode steps."""
     replay, steps = replays[0], 0
     standing, offsets, depth, one, other = (
         standing_of(replay), offsets_of(replay), replay.depth, tree_of(replay), other_tree_of(replay)
@@ -218,8 +215,8 @@ def accept_tree(replays: Array[Replay]) -> int:
                 nodes, _, in_other = best_tree(
                     history, matched, known, own, o, own_known, budget, depth, factor, min_prob, one, other
                 )
-                cut, right = taken_path(other if in_other else one, nodes, actual + 4 * p, n - p)
-                drafted[offsets[i] + p], accepted[offsets[i] + p] = nodes - cut, right
+                right = taken_path(other if in_other else one, nodes, actual + 4 * p, n - p)
+                drafted[offsets[i] + p], accepted[offsets[i] + p] = nodes, right
                 if p == turn:
                     steps += 1
                     turn += right + 1
@@ -228,14 +225,12 @@ def accept_tree(replays: Array[Replay]) -> int:
 
 
 @compiled
-def taken_path(tree: Array[Node], nodes: int, actual: int, left: int) -> tuple[int, int]:
-    """(nodes deeper than the tokens left, tokens of the longest path that the `left` actual tokens take)."""
-    reached, right, cut = -1, 0, 0
+def taken_path(tree: Array[Node], nodes: int, actual: int, left: int) -> int:
+    """Return the tokens of the longest path that the `left` tokens to come, at address `actual`, take."""
+    reached, right = -1, 0
     for rank in range(nodes):  # parents come before their children
         node = tree[tree[rank].ranked]
-        if node.level > left:
-            cut += 1
-        elif node.parent == reached and node.token == load(actual, right):
+        if node.parent == reached and right < left and node.token == load(actual, right):
             reached = rank
             right += 1
-    return cut, right
+    return right

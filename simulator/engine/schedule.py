@@ -132,9 +132,9 @@ def schedule_running(core: Core, live: bool | None) -> int:
     core.scheduled = 0
     while core.scheduled < core.decoding and left > 0:
         slot = slots[core.scheduled]
-        slot.take = min(1 + wanted_drafts(core, slot, live), left)
+        known = known_tokens(slot)
+        slot.take = min(1 + wanted_drafts(core, slot, live), core.max_model_len - known, left)
         if core.paged:
-            known = known_tokens(slot)
             needed = known - 1 + slot.take + pool.lookahead
             if needed > slot.held * pool.block_size and not hold(core, pool, core.scheduled, needed):
                 return 0
@@ -161,7 +161,7 @@ def wanted_drafts(core: Core, slot: Slot, live: bool | None) -> int:
     drafted = slot.proposed
     if live is None:
         drafted = as_int(drafts_of(core)[slot.position + slot.shift].drafted)
-    return min(slot.budget, drafted, rollouts_of(core)[slot.rollout].end - slot.position)
+    return min(slot.budget, drafted)
 
 
 @entry

@@ -10,7 +10,16 @@ from pydantic import Field
 from simulator.engine.blocks import make_pool
 from simulator.engine.state import NO_LIMIT, POOL
 from simulator.engine.workload import Workload
-from simulator.limits import BATCHED_TOKENS, BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE, LOOKAHEAD, STEP_OVERHEAD_S
+from simulator.limits import (
+    BATCHED_TOKENS,
+    BLOCK_SIZE,
+    GPU_BLOCKS,
+    GRAPH_SIZE,
+    LARGEST_BUDGET,
+    LOOKAHEAD,
+    MODEL_LEN,
+    STEP_OVERHEAD_S,
+)
 from simulator.records import Pointing
 from simulator.validated import Validated, within
 from traces.errors import InputError
@@ -31,13 +40,15 @@ class EngineLimits(Validated):
     """Limits and switches that a scenario says as the engine takes them; the defaults switch off whatever could hold a
     rollout back.
 
-    max_num_batched_tokens: tokens per step, prefill and decode together; enable_chunked_prefill: whether a prompt may be split
+    max_num_batched_tokens: tokens per step, prefill and decode together; max_model_len: tokens of a sequence, prompt, output and
+    the drafts behind it, which never are more than KV blocks hold; enable_chunked_prefill: whether a prompt may be split
     over steps; enable_prefix_caching: prompts of a group (or with equal block hashes) share blocks of `block_size` tokens, and
     a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what fits whole. async_scheduling: a step is
     scheduled while the one before it runs. step_overhead_s: host time that no step hides. None: no limit.
     """
 
     max_num_batched_tokens: Tokens | None = None
+    max_model_len: Annotated[int, within(MODEL_LEN)] | None = None
     enable_chunked_prefill: bool = True
     block_size: Annotated[int, within(BLOCK_SIZE)] = 16
     enable_prefix_caching: bool = False
@@ -64,6 +75,14 @@ class Serving(EngineLimits):
         return self.num_gpu_blocks is not None or self.enable_prefix_caching
 
     @property
+    def _longest_tokens(self) -> int:
+        """Tokens that no sequence exceeds, those reserved ahead not counted."""
+        longest = NO_LIMIT if self.max_model_len is None else self.max_model_len
+        if self.num_gpu_blocks is None:
+            return longest
+        return min(longest, (self.num_gpu_blocks - 1) * self.block_size - self.lookahead_tokens)
+
+    @property
     def padding(self) -> Int64:
         """The size that a batch of so many tokens runs at; int64[largest capture size + 1], empty without padding."""
         sizes = np.unique(np.array(self.cudagraph_capture_sizes or (), np.int64))
@@ -81,15 +100,25 @@ class Serving(EngineLimits):
                 f"max_num_batched_tokens = {tokens} is less than the {longest:,} tokens of the longest prefill, and chunked "
                 "prefill is off: raise it, or switch enable_chunked_prefill on"
             )
+        whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens
+        if self.max_model_len is not None and whole.max() > self.max_model_len:
+            worst = int(whole.argmax())
+            raise InputError(
+                f"max_model_len = {self.max_model_len}: rollout {worst} of the queue has {whole[worst]:,} tokens, prompt and "
+                "output: raise it"
+            )
         comes_and_goes = workload.arrival_s is not None or workload.turns is not None
         return {
             "max_num_seqs": max_num_seqs,
             "max_num_batched_tokens": tokens,
+            "max_model_len": self._longest_tokens,
             "enable_chunked_prefill": self.enable_chunked_prefill,
             "async_scheduling": self.async_scheduling,
             "step_overhead_s": self.step_overhead_s,
             "paged": self.paged,
-            "plain": not (self.paged or self.async_scheduling or tokens < NO_LIMIT or comes_and_goes),
+            "plain": not (
+                self.paged or self.async_scheduling or min(tokens, self._longest_tokens) < NO_LIMIT or comes_and_goes
+            ),
         }
 
     def pools(self, workload: Workload, max_num_seqs: int, rollouts: "npt.NDArray[Any]") -> Iterator[Pointing]:
@@ -102,9 +131,10 @@ class Serving(EngineLimits):
                 yield Pointing(POOL)
         whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens + self.lookahead_tokens
         blocks = -(-whole // self.block_size)
+        drafts = -(-LARGEST_BUDGET // self.block_size)  # blocks that drafts past a rollout's end may take besides
         endless = self.num_gpu_blocks is None
         # one each besides: the last full block is computed again where all of a rollout is cached
-        available = int((blocks + 1).sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
+        available = int((blocks + drafts + 1).sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
         worst = int(blocks.argmax())
         if blocks[worst] > available - 1:
             raise InputError(
@@ -118,7 +148,8 @@ class Serving(EngineLimits):
         lines = min(max_num_seqs, len(workload)) * (1 + self.async_scheduling)
         while True:
             yield make_pool(
-                available, self.block_size, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines, int(blocks.max()),
+                available, self.block_size, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,
+                min(int(blocks.max()) + drafts, available),
                 keys, chain, per_entry, endless,
             )  # fmt: skip
 

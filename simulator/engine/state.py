@@ -163,6 +163,7 @@ class Core:
     # its limits, by vLLM's names
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_model_len: int  # drafts go no further
     enable_chunked_prefill: bool
     async_scheduling: bool
     step_overhead_s: float

@@ -68,7 +68,7 @@ def test_scored_drafts_are_taken_exactly_where_their_score_exceeds_the_threshold
                 for draft, score in drafts:
                     assert abs(score - least) > 1e-9 or score == 0, "a tie would test rounding"
                     if score > least:
-                        admitted.append([shared_prefix(draft, output[p:]), min(len(draft), len(output) - p)])
+                        admitted.append([shared_prefix(draft, output[p:]), len(draft)])
                         from_suffix += 1
                     else:
                         admitted.append(modelled[position])

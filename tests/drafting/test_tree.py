@@ -49,7 +49,7 @@ def test_tables_and_counts_lie_among_what_brute_force_admits(scope: str, own: bo
     assert (branched > 0) == (own or scope != "request")
 
 
-def test_nodes_are_cut_below_the_end_of_the_rollout_and_paid_for_beside_it() -> None:
+def test_nodes_are_paid_for_beside_the_path_and_past_the_end() -> None:
     past = [[1, 2, 3], [1, 2, 4], [1, 5, 6], [1, 5, 7], [1, 5, 7]]
     case = Case([[9, 1]], [past], [[[5, 7, 8], [5]]])
     trace = case.trace()
@@ -57,9 +57,9 @@ def test_nodes_are_cut_below_the_end_of_the_rollout_and_paid_for_beside_it() -> 
     acceptance = drafter.accept(trace, replay_rows(trace), past_rows(trace, 1, 16))
     acceptance.serve([1, 3, 6, 255])
     tables = {budget: acceptance.tables[acceptance.table_of[budget]].tolist() for budget in (1, 3, 6, 255)}
-    # After 1: 5 (3/5), 5 7 and 2 (2/5 each), 5 6, 2 3 and 2 4 (1/5 each); a rollout of one token has room for 5 and 2.
+    # After 1: 5 (3/5), 5 7 and 2 (2/5 each), 5 6, 2 3 and 2 4 (1/5 each), and no more for one whose end is near.
     assert [tables[budget][0] for budget in (1, 3, 6, 255)] == [[1, 1], [2, 3], [2, 6], [2, 6]]
-    assert [tables[budget][3] for budget in (1, 3, 6, 255)] == [[1, 1], [1, 2], [1, 2], [1, 2]]
+    assert [tables[budget][3] for budget in (1, 3, 6, 255)] == [[1, 1], [1, 3], [1, 6], [1, 6]]
     # 5 7: 7 (2/3), 6 (1/3); then nothing follows 7.
     assert tables[255][1:3] == [[1, 2], [0, 0]]
 
@@ -80,14 +80,14 @@ def test_trees_take_fewer_steps_than_paths_and_a_tree_of_one_node_is_a_path(shar
 
 SHIPPED = [
     # max_spec, factor, sequence-steps, drafted, accepted
-    (4, 1.0, 51_763, 162_241, 77_004),
-    (8, 1.0, 46_856, 198_569, 81_924),
-    (16, 2.0, 41_130, 323_358, 87_673),
+    (4, 1.0, 51_763, 162_274, 77_004),
+    (8, 1.0, 46_856, 198_693, 81_924),
+    (16, 2.0, 41_130, 323_985, 87_673),
 ]
 
 
 def test_recorded_rollouts_give_the_counts_of_the_shipped_cpp(shared_data: Path) -> None:
-    # Measured with the C++ of arctic-inference 0.3.0, use_tree_spec on, in the set-up of test_scored; nodes cut at the end.
+    # Measured with the C++ of arctic-inference 0.3.0, use_tree_spec on, in the set-up of test_scored.
     # It resolves equal probabilities by the order of its heap: steps and accepted tokens differed by 0.11 %, drafted by 0.24 %.
     trace = read(shared_data / "rollouts" / "llama3b_rl_math.parquet")
     rows = np.flatnonzero((trace.step == 1) & (trace.sample < 4))

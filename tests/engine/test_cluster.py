@@ -140,7 +140,12 @@ def compare(outcome: Outcome, expected: reference.ClusterResult) -> None:
 def is_plain(limits: Settings, requests: list[Request], arrivals: bool) -> bool:
     paged = limits.num_gpu_blocks is not None or limits.enable_prefix_caching
     return not (
-        paged or limits.async_scheduling or limits.max_num_batched_tokens or arrivals or any(r.turns for r in requests)
+        paged
+        or limits.async_scheduling
+        or limits.max_num_batched_tokens
+        or limits.max_model_len
+        or arrivals
+        or any(r.turns for r in requests)
     )
 
 

@@ -75,8 +75,8 @@ def lock_step(
                 longer = matched(own[i], [*before, *output[: emitted[i]]]) >= matched(table, output[: emitted[i]])
                 draft = (mine if drafter.own and longer else theirs)[0]
             actual = output[emitted[i] :]
-            draft = draft[: len(actual)]
-            right = next((j for j, token in enumerate(draft) if token != actual[j]), len(draft))
+            most = min(len(draft), len(actual))
+            right = next((j for j in range(most) if draft[j] != actual[j]), most)
             counts[i] = right
             found[i][0] += 1
             found[i][1] += len(draft)

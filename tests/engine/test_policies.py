@@ -85,7 +85,7 @@ def test_a_policy_sees_what_happened_so_far_and_nothing_more(seed: int) -> None:
             drafted += int((after.drafted_tokens - view.drafted_tokens).sum()) - step.drafted_tokens
             accepted += int((after.accepted_tokens - view.accepted_tokens).sum()) - step.accepted_tokens
             steps += 1
-    assert steps > 5
+    assert steps > 4
     assert (drafted, accepted) == (0, 0)
     assert_same(outcome, result)
     assert not set(dir(BatchView)) & {"output_tokens", "length", "remaining_tokens"}

@@ -99,12 +99,9 @@ def runs(
             prompt_tokens = draw(st.integers(0, 5))
             for _ in range(draw(st.integers(1, 3))):
                 tokens = draw(st.integers(1, 12))
-                drafted = [
-                    draw(st.integers(0, min(3, tokens - p))) for p in range(tokens if draw(st.booleans()) else 0)
-                ]
-                requests.append(
-                    Request(prompt_tokens, tokens, accepted=[draw(st.integers(0, d)) for d in drafted], drafted=drafted)
-                )
+                drafted = [draw(st.integers(0, 3)) for _ in range(tokens if draw(st.booleans()) else 0)]
+                accepted = [draw(st.integers(0, min(d, tokens - p))) for p, d in enumerate(drafted)]
+                requests.append(Request(prompt_tokens, tokens, accepted=accepted, drafted=drafted))
                 groups.append(group)
                 step_of.append(step)
                 rewards.append(float(draw(st.integers(0, 1))))

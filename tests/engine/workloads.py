@@ -41,9 +41,9 @@ def random_rollout(rng: random.Random, prompt_tokens: int, output_tokens: int, b
     """A rollout with random tables: one pair for all budgets or one for each, often accepting everything or nothing."""
 
     def pair(longest: int) -> tuple[list[int], list[int]]:
-        drafted = [rng.randint(0, min(longest, output_tokens - p)) for p in range(output_tokens)]
-        luck = rng.choice((0.0, 0.5, 1.0))
-        return [d if rng.random() < luck else rng.randint(0, d) for d in drafted], drafted
+        drafted = [rng.randint(0, longest) for _ in range(output_tokens)]
+        luck, most = rng.choice((0.0, 0.5, 1.0)), [min(d, output_tokens - p) for p, d in enumerate(drafted)]
+        return [d if rng.random() < luck else rng.randint(0, d) for d in most], drafted
 
     if not by_budget:
         return Rollout(prompt_tokens, output_tokens, *pair(rng.choice((10, 10, 255))))

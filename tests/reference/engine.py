@@ -37,7 +37,7 @@ class Rollout:
         for accepted, drafted in self.by_budget.values() or [(self.accepted, self.drafted)]:
             assert len(accepted) == len(drafted) == self.output_tokens, "A and D have one entry per token emitted"
             for p, (a, d) in enumerate(zip(accepted, drafted, strict=True)):
-                assert 0 <= a <= d <= self.output_tokens - p, f"not 0 <= A <= D <= l - p at p = {p}: A {a}, D {d}"
+                assert 0 <= a <= min(d, self.output_tokens - p), f"not 0 <= A <= D, A <= l - p at p = {p}: A {a}, D {d}"
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ def previous_of(slot: Slot, steps: Sequence[Mapping[Slot, list[int]]]) -> list[i
 
 
 def measured(draft: Tokens, ahead: Tokens) -> tuple[int, int]:
-    """(accepted, drafted) of a draft cut at the end of the rollout, of which `ahead` are the tokens to come."""
-    draft = list(draft)[: len(ahead)]
+    """(accepted, drafted) of a draft for a rollout with the tokens `ahead` to come; what lies behind them is in vain."""
     right = 0
-    while right < len(draft) and draft[right] == ahead[right]:
+    while right < min(len(draft), len(ahead)) and draft[right] == ahead[right]:
         right += 1
     return right, len(draft)

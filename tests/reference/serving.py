@@ -37,7 +37,7 @@ class Request:
         assert len(self.accepted) == len(self.drafted), "A and D go together"
         assert len(self.drafted) in (0, self.output_tokens), "A and D have one entry per token emitted, or none"
         for p, (a, d) in enumerate(zip(self.accepted, self.drafted, strict=True)):
-            assert 0 <= a <= d <= self.output_tokens - p, f"not 0 <= A <= D <= l - p at p = {p}: A {a}, D {d}"
+            assert 0 <= a <= min(d, self.output_tokens - p), f"not 0 <= A <= D, A <= l - p at p = {p}: A {a}, D {d}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Settings:
 
     max_num_seqs: int
     max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
     enable_chunked_prefill: bool = True
     block_size: int = 16
     num_gpu_blocks: int | None = None
@@ -295,7 +296,19 @@ class Engine:
         return shares, victims
 
     def draft(self, rollout: Rollout) -> int:
-        return min(self.settings.budget, rollout.request.drafted[rollout.p]) if rollout.request.drafted else 0
+        """Drafts go past an end that nobody knows, but leave room for one more token in the longest sequence there may be."""
+        if not rollout.request.drafted:
+            return 0
+        room = self.longest() - rollout.needed() - 1
+        return int(min(self.settings.budget, rollout.request.drafted[rollout.p], room))
+
+    def longest(self) -> float:
+        """Tokens that a sequence may have: as set, and no more than KV blocks hold, one of them being the null block."""
+        most = math.inf if self.settings.max_model_len is None else self.settings.max_model_len
+        if self.settings.num_gpu_blocks is None:
+            return most
+        held = (self.settings.num_gpu_blocks - 1) * self.settings.block_size - self.settings.lookahead_tokens
+        return min(most, held)
 
     def hits(self, rollout: Rollout) -> list[int]:
         """The cached blocks that its tokens begin with; at least one token is left to compute."""
@@ -413,7 +426,7 @@ def assert_servable(requests: Sequence[Request], settings: Settings) -> None:
         assert len(request.keys) <= request.prompt_tokens // settings.block_size, (
             f"request {i}: a key without a full block"
         )
-        most = max(request.prompt_tokens, 1) + request.output_tokens + settings.budget + settings.lookahead_tokens
+        most = max(request.prompt_tokens, 1) + request.output_tokens + settings.lookahead_tokens
         blocks = math.ceil(most / settings.block_size)
         assert blocks <= usable, f"request {i} needs up to {blocks} blocks, never has {usable}"
 

@@ -135,7 +135,7 @@ def replay_longest(
     for p in range(len(output)):
         tables = _tables(history, own if use_own else None, depth)
         draft, _ = draft_longest(tables, _context(prompt, output, p, depth), factor=factor, min_prob=min_prob)
-        drafted.append(len(draft[: len(output) - p]))
+        drafted.append(len(draft))
         accepted.append(_common_prefix(draft, output[p:]))
         own.append(output[p])
     return accepted, drafted
@@ -158,7 +158,7 @@ def replay_scored(
     for p in range(len(output)):
         context = _context(prompt, output, p, depth)
         drafts = draft_scored(history, own if use_own else None, context, budget, factor=factor, min_prob=min_prob)
-        pairs.append({(_common_prefix(d, output[p:]), min(len(d), len(output) - p)) for d, _ in drafts})
+        pairs.append({(_common_prefix(d, output[p:]), len(d)) for d, _ in drafts})
         own.append(output[p])
     return pairs
 
@@ -189,7 +189,6 @@ def sequence_steps(
             draft, _ = draft_longest(tables, context, factor=factor, min_prob=min_prob, budget=budget)
         else:
             draft = list(min(draft_scored(history, seen, context, budget, factor=factor, min_prob=min_prob))[0])
-        draft = draft[: len(output) - p]
         a = _common_prefix(draft, output[p:])
         emitted = output[p : p + a + 1]
         for token in emitted:

@@ -25,8 +25,9 @@ def finish(
 
 def random_rollout(rng: random.Random) -> Rollout:
     length = rng.randint(1, 30)
-    drafted = [rng.randint(0, min(6, length - p)) for p in range(length)]
-    return Rollout(rng.choice([0, 1, 7, 40]), length, [rng.randint(0, d) for d in drafted], drafted)
+    drafted = [rng.randint(0, 6) for _ in range(length)]
+    accepted = [rng.randint(0, min(d, length - p)) for p, d in enumerate(drafted)]
+    return Rollout(rng.choice([0, 1, 7, 40]), length, accepted, drafted)
 
 
 # Engine ---------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def scenarios(draw: st.DrawFn) -> tuple[list[Request], Settings]:
         max_num_batched_tokens=draw(st.none() | st.integers(1 if chunked else most, most + 6)),
         enable_chunked_prefill=chunked,
         block_size=block_size,
-        num_gpu_blocks=None if spare is None else 1 + -(-(most + budget + lookahead) // block_size) + spare,
+        max_model_len=draw(st.none() | st.integers(most, most + 3)),
+        num_gpu_blocks=None if spare is None else 1 + -(-(most + lookahead) // block_size) + spare,
         enable_prefix_caching=caching,
         scheduler_reserve_full_isl=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
@@ -54,16 +55,14 @@ def rollouts(draw: st.DrawFn, block_size: int, shares: bool) -> Request:
     if turns and left:
         turns.append((left, 1.0))
     prompt = draw(st.sampled_from(["a", "b", None])) if shares else None
-    drafted = [
-        draw(st.integers(0, min(4, output_tokens - p))) for p in range(output_tokens if draw(st.booleans()) else 0)
-    ]
+    drafted = [draw(st.integers(0, 4)) for _ in range(output_tokens if draw(st.booleans()) else 0)]
     return Request(
         prompt_tokens,
         output_tokens,
         arrival_s=draw(st.sampled_from([0.0, 0.0, 0.0, 1.5, 4.25, 60.0])),
         turns=turns,
         keys=[(prompt, i) for i in range(prompt_tokens // block_size)] if prompt else [],
-        accepted=[draw(st.integers(0, d)) for d in drafted],
+        accepted=[draw(st.integers(0, min(d, output_tokens - p))) for p, d in enumerate(drafted)],
         drafted=drafted,
     )
 
@@ -213,8 +212,9 @@ def test_without_limits_it_is_the_lock_step_reference(seed: int, slots: int, bud
 
 def lock_step_rollout(rng: random.Random) -> lockstep.Rollout:
     length = rng.randint(1, 12)
-    drafted = [rng.randint(0, min(5, length - p)) for p in range(length)]
-    return lockstep.Rollout(rng.randint(0, 9), length, [rng.randint(0, d) for d in drafted], drafted)
+    drafted = [rng.randint(0, 5) for _ in range(length)]
+    accepted = [rng.randint(0, min(d, length - p)) for p, d in enumerate(drafted)]
+    return lockstep.Rollout(rng.randint(0, 9), length, accepted, drafted)
 
 
 @pytest.mark.parametrize("async_scheduling", [False, True])
@@ -254,7 +254,6 @@ def test_poisson_arrivals_wait_as_pollaczek_and_khinchine_say() -> None:
     ("request_", "settings", "why"),
     [
         (Request(8, 5), Settings(1, block_size=4, num_gpu_blocks=4), "never has 3"),
-        (Request(8, 4), Settings(1, block_size=4, num_gpu_blocks=4, budget=1), "never has 3"),
         (Request(8, 4), Settings(1, block_size=4, num_gpu_blocks=4, lookahead_tokens=1), "never has 3"),
         (Request(7, 1, keys=["a", "b"]), Settings(1, block_size=4), "full block"),
         (Request(7, 1), Settings(1, 6, enable_chunked_prefill=False), "stuck"),

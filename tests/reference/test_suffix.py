@@ -76,10 +76,10 @@ def test_longer_match_decides_between_tables_and_own_wins_ties() -> None:
 def test_replay_of_a_repeating_output_by_hand() -> None:
     # Prompt 1 2, output 1 2 1 2, own table only, depth 4.
     # p 0: "1 2" has not been continued.                      p 1: 1 -> 2 (m 1).         A 1, D 1
-    # p 2: 1 2 -> 1 -> 2 (m 2).  A 2, D 2                     p 3: 1 2 1 -> 2 1 2 (m 3), cut at 1.  A 1, D 1
-    assert replay_longest(None, [1, 2], [1, 2, 1, 2], depth=4) == ([0, 1, 2, 1], [0, 1, 2, 1])
+    # p 2: 1 2 -> 1 -> 2 (m 2).  A 2, D 2                     p 3: 1 2 1 -> 2 1 2 (m 3), one to go.  A 1, D 3
+    assert replay_longest(None, [1, 2], [1, 2, 1, 2], depth=4) == ([0, 1, 2, 1], [0, 1, 2, 3])
     # Steps at p 0 (emits 1), p 1 (accepts 1, emits 2), p 3 (accepts 1, no bonus).
-    assert sequence_steps(None, [1, 2], [1, 2, 1, 2], 4, depth=4) == (3, 2, 2)
+    assert sequence_steps(None, [1, 2], [1, 2, 1, 2], 4, depth=4) == (3, 4, 2)
 
 
 def test_scored_match_by_hand() -> None:

@@ -62,7 +62,7 @@ def best_nodes(
 def admitted(nodes: Nodes, n: int, ahead: Tokens) -> set[tuple[int, int]]:
     """Every (accepted, drafted) of the trees of the n most likely nodes, one tree per way to resolve equal probabilities.
 
-    ahead: the tokens to come; deeper nodes are not counted.
+    ahead: the tokens to come.
     """
     if n == 0:
         return {(0, 0)}
@@ -73,24 +73,22 @@ def admitted(nodes: Nodes, n: int, ahead: Tokens) -> set[tuple[int, int]]:
     for path in tied:
         children.setdefault(path[:-1], []).append(path)
 
-    def gain(path: Path) -> tuple[int, int]:
-        return int(path == tuple(ahead[: len(path)])), int(len(path) <= len(ahead))
+    def right(path: Path) -> int:
+        return int(path == tuple(ahead[: len(path)]))
 
-    def below(path: Path) -> set[tuple[int, int, int]]:
-        """What may be taken of the tied nodes below a node in the tree: (nodes, of them accepted, and drafted)."""
-        taken = {(0, 0, 0)}
+    def below(path: Path) -> set[tuple[int, int]]:
+        """What may be taken of the tied nodes below a node in the tree: (nodes, of them accepted)."""
+        taken = {(0, 0)}
         for child in children.get(path, []):
-            right, counts = gain(child)
-            of_child = {(0, 0, 0)} | {(k + 1, a + right, d + counts) for k, a, d in below(child)}
-            taken = {(k + x, a + y, d + z) for k, a, d in taken for x, y, z in of_child if k + x <= n - len(sure)}
+            of_child = {(0, 0)} | {(k + 1, a + right(child)) for k, a in below(child)}
+            taken = {(k + x, a + y) for k, a in taken for x, y in of_child if k + x <= n - len(sure)}
         return taken
 
-    total = {(0, 0, 0)}
+    total = {(0, 0)}
     for parent in [(), *sure]:
-        total = {(k + x, a + y, d + z) for k, a, d in total for x, y, z in below(parent) if k + x <= n - len(sure)}
-    right = sum(gain(path)[0] for path in sure)
-    counted = sum(gain(path)[1] for path in sure)
-    return {(right + a, counted + d) for k, a, d in total if k == n - len(sure)}
+        total = {(k + x, a + y) for k, a in total for x, y in below(parent) if k + x <= n - len(sure)}
+    certain = sum(right(path) for path in sure)
+    return {(certain + a, n) for k, a in total if k == n - len(sure)}
 
 
 def replay_tree(

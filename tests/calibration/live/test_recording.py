@@ -13,6 +13,7 @@ from calibration.live import recording, steps
 from calibration.live.recording import Recorded
 from simulator.cli import cli
 from tests.calibration.live.live_engine import MODEL, TRACE
+from tests.reference.suffix import replay_scored
 from traces.errors import InputError
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -54,15 +55,42 @@ def test_sums_of_suffix_steps_are_close(runs: dict[tuple[str, int], Recorded]) -
             told = steps.told(steps.compare(runs[name, slots]))
             for column in ("drafted", "accepted"):
                 assert told[column]["simulated"] == pytest.approx(told[column]["measured"], rel=0.04), (name, column)
-            assert told["drafted_past_end"] < 0.05 * told["drafted"]["measured"]
 
 
 def test_suffix_drafts_are_alike_where_nobody_else_matters(runs: dict[tuple[str, int], Recorded]) -> None:
     for slots in (4, 16):
         decisions = steps.compare(runs["local", slots]).decisions
         assert decisions is not None
-        assert 0.99 * decisions[0] < decisions[1] < decisions[0], "all but ties"
+        assert 0.99 * decisions[0] < decisions[1] < decisions[0]
         assert steps.compare(runs["suffix-8", slots]).decisions is None
+
+
+def test_suffix_drafts_that_differ_are_ties(runs: dict[tuple[str, int], Recorded]) -> None:
+    """Each draft of vLLM's is one that some way to resolve equal counts gives: by brute force, from prompt and output alone."""
+    run = runs["local", 16]
+    shares, settings = steps.shares_of(run), run.about["speculative"]
+    prompts, outputs = (run.trace.table.column(name).to_pylist() for name in ("prompt_token_ids", "token_ids"))
+    admitted = {
+        rollout: replay_scored(
+            None, prompts[rollout], outputs[rollout], settings["num_speculative_tokens"],
+            depth=settings["suffix_decoding_max_tree_depth"], factor=settings["suffix_decoding_max_spec_factor"],
+            min_prob=settings["suffix_decoding_min_token_prob"],
+        )
+        for rollout in range(0, len(outputs), 4)
+    }  # fmt: skip
+    checked = ambiguous = 0
+    for rollout, position, accepted, drafted in zip(
+        shares.rollout.tolist(),
+        shares.position.tolist(),
+        shares.accepted.tolist(),
+        shares.drafted.tolist(),
+        strict=True,
+    ):
+        if rollout in admitted and position > 0:
+            assert (accepted, drafted) in admitted[rollout][position], (rollout, position)
+            checked, ambiguous = checked + 1, ambiguous + (len(admitted[rollout][position]) > 1)
+    assert checked > 500
+    assert ambiguous < 0.3 * checked
 
 
 def test_a_wrong_step_is_found(runs: dict[tuple[str, int], Recorded]) -> None:
