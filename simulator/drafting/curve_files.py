@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy  # loads its parts when they are first used
 
 from simulator.drafting.curve import AcceptanceCurve
+from simulator.drafting.prometheus import samples
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 from traces.io import read_bytes
@@ -26,9 +27,6 @@ UNEVEN = 0.01
 """Share of drafted tokens that may be missing from drafts of one length before counters by position mislead."""
 MISFIT_TOKENS = 0.05
 """How far fitted mean acceptance lengths may lie from those in the file, which come from a run each and are rounded."""
-
-_SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\S+)?$")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def read_curve(path: Path, positions: int | None = None, mode: str | None = None) -> AcceptanceCurve:
@@ -165,16 +163,11 @@ def _prometheus_counters(text: str) -> tuple[float, Float64]:
     totals: dict[str, float] = defaultdict(float)
     by_position: dict[int, float] = defaultdict(float)
     models = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        found = _SAMPLE.match(line.strip())
-        if line.lstrip().startswith("#") or found is None:
-            continue
-        name = found["name"].removesuffix("_total")
+    for number, name, labels, written in samples(text):
         if name not in (PER_POSITION, DRAFTS, DRAFTED):
             continue
-        labels = dict(_LABEL.findall(found["labels"] or ""))
         models.add(labels.get("model_name"))
-        value = _number(found["value"], f"line {number}: {name}")
+        value = _number(written, f"line {number}: {name}")
         if name == PER_POSITION:
             if not labels.get("position", "").isdecimal():
                 raise InputError(f"line {number}: {name} has no position label: scrape vLLM's /metrics again")
