@@ -6,17 +6,21 @@ import numpy as np
 
 from calibration.runs.deployment import Deployment
 from calibration.runs.facts import EngineFacts
-from calibration.runs.measured import MeasuredRun
-from calibration.validation import SimulatedRun, StepLog
+from calibration.runs.measured import MeasuredRun, Rollouts
+from calibration.validation import COUNTS, SimulatedRun, StepLog
 from simulator.budgets.policy import by_live
 from simulator.caveats import beyond, derived
 from simulator.cost.model import Profile
+from simulator.deployed import deployment_of, drafter_of
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment as Engines
 from simulator.engine.serving import Serving
 from simulator.engine.workload import Workload
+from simulator.prepared import Phase, Preparing, Shared
 from simulator.records import joined
+from simulator.scenario import Scenario
+from simulator.validated import made
 from traces.errors import InputError
 
 Router = Literal["round_robin", "least_loaded"]
@@ -31,11 +35,13 @@ def simulate_run(
     spread.
     """
     _check_parallel(facts, profile)
-    workload = requests_of(run)
     replicas = deployment.replicas if deployment else facts.data_parallel_size or 1
     assert facts.max_num_seqs is not None, "the settings are complete"
-    engines = Engines(profile, facts.max_num_seqs, replicas, router, serving=serving_of(facts))
-    outcome = simulate(workload, by_live([0]), engines)
+    if run.rollouts is None:
+        engines = Engines(profile, facts.max_num_seqs, replicas, router, serving=serving_of(facts))
+        outcome = simulate(requests_of(run), by_live([0]), engines)
+    else:
+        _, outcome = decode(run.rollouts, facts, profile, replicas, router)
     rollouts = outcome.rollouts
     preempted, cached = int(rollouts["preempted"].sum()), int(rollouts["cached"].sum())
     notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
@@ -56,7 +62,25 @@ def simulate_run(
         _steps(outcome),
         float(outcome.extrapolated_s.sum()) / float(outcome.busy_s.sum()),
         tuple(notes),
+        {name: sum(int(log[column].sum()) for log in outcome.logs) for name, column in COUNTS.items()},
     )
+
+
+def decode(
+    rollouts: Rollouts, facts: EngineFacts, cost: Profile, replicas: int = 1, router: Router = "round_robin"
+) -> tuple[Phase, Outcome]:
+    """Simulate recorded rollouts, all there at once, with the drafts that their tokens allow, and return how that went."""
+    trace = rollouts.trace
+    limits = serving_of(facts).model_dump(exclude_defaults=True)
+    scenario = made(Scenario, {
+        "trace": trace.source, "profile": cost.name, "drafter": rollouts.drafter, "policies": [rollouts.policy],
+        "engine": {"max_num_seqs": facts.max_num_seqs, "replicas": replicas, "dispatch": router, **limits},
+    })  # fmt: skip
+    drafter = drafter_of(scenario, trace, cost)
+    deployment = deployment_of(scenario, cost, drafter)
+    preparing = Preparing(scenario, trace, trace.steps, drafter, deployment, None, Shared())
+    phase = preparing.phase(0, False, np.ones(len(trace), np.bool_))
+    return phase, simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))
 
 
 def _check_parallel(facts: EngineFacts, profile: Profile) -> None:

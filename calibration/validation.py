@@ -1,7 +1,7 @@
 """A measured run against its simulation: errors of latency figures, and both sides over time."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from calibration.runs.measured import Float64, Int64, MeasuredRun
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+COUNTS = {"drafted": "drafted_tokens", "accepted": "accepted_tokens", "preempted": "preempted"}
+"""What is compared in sum where a run tells it, by its name: the column of the simulated steps that counts it."""
 BINS = 60
 """Ticks where the run recorded none."""
 MOST_EXTRA_TICKS = 1000
@@ -43,6 +45,7 @@ class SimulatedRun:
     steps: StepLog
     outside_fraction: float = 0.0
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Hold the simulator to the order of events."""
@@ -63,7 +66,10 @@ class Metric:
 
 
 def compare(run: MeasuredRun, simulated: SimulatedRun) -> tuple[Metric, ...]:
-    """Mean and quantiles (linear) of each latency, and the makespan; no TPOT where no request has a second token."""
+    """Mean and quantiles (linear) of each latency, the makespan, and sums of what the run counted.
+
+    No TPOT where no request has a second token.
+    """
     measured_s, simulated_s = latencies(run), simulated_latencies(run, simulated)
     metrics = []
     for name, values_s in measured_s.items():
@@ -76,7 +82,8 @@ def compare(run: MeasuredRun, simulated: SimulatedRun) -> tuple[Metric, ...]:
             ]
     ends_s = (run.requests.last_token_s.max(), simulated.last_token_s.max())
     starts_s = (run.anchor_s.min(), _anchor_s(run, simulated).min())
-    return (*metrics, _metric("makespan_s", "mean", float(ends_s[0] - starts_s[0]), float(ends_s[1] - starts_s[1])))
+    metrics.append(_metric("makespan_s", "mean", float(ends_s[0] - starts_s[0]), float(ends_s[1] - starts_s[1])))
+    return (*metrics, *(_metric(name, "sum", count, simulated.counts[name]) for name, count in run.counts.items()))
 
 
 def latencies(run: MeasuredRun) -> dict[str, Float64]:

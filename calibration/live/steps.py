@@ -1,7 +1,7 @@
 """A live engine's steps against the simulator's, one by one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from calibration.live.recording import Recorded
-from calibration.replay_run import serving_of
+from calibration.replay_run import decode
 from calibration.runs.facts import NAMES, EngineFacts, checked
+from calibration.runs.measured import Rollouts
 from simulator.cost import load_profile
-from simulator.deployed import deployment_of, drafter_of
 from simulator.drafting.acceptance import Acceptance
-from simulator.engine.cluster import Outcome, simulate
-from simulator.prepared import Phase, Preparing, Shared
-from simulator.scenario import Scenario
-from simulator.validated import made
+from simulator.engine.cluster import Outcome
+from simulator.prepared import Phase
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -148,7 +146,12 @@ class Shares:
 
 
 def shares_of(run: Recorded) -> Shares:
-    """What the engine did for each rollout in each step."""
+    """What the engine did for each rollout in each step; InputError where nobody saw its steps."""
+    if run.requests is not None:
+        raise InputError(
+            f"{run.trace.source}: was recorded of a server that was there, whose steps nobody sees: compare its requests' times, "
+            "with --profile and --model in place of --steps"
+        )
     table = run.steps
     rollout, tokens, drafted, sampled = (_flat(table, name) for name in ("rollout", "tokens", "drafted", "emitted"))
     step = np.repeat(np.arange(table.num_rows), pc.list_value_length(table.column("rollout")).to_numpy())
@@ -168,20 +171,9 @@ def shares_of(run: Recorded) -> Shares:
 
 def simulated(run: Recorded) -> tuple[Phase, Outcome, int]:
     """The run's rollouts, their simulation under its settings, and the budget; seconds are those of no particular machine."""
-    facts = facts_of(run)
-    serving = serving_of(facts)
     drafter, policy = drafting_of(run)
-    engine = {"max_num_seqs": run.slots, **serving.model_dump(exclude_defaults=True)}
-    scenario = made(Scenario, {
-        "trace": run.trace.source, "profile": ANY_PROFILE, "drafter": drafter, "policies": [policy], "engine": engine,
-    })  # fmt: skip
-    cost = load_profile(ANY_PROFILE)
-    found = drafter_of(scenario, run.trace, cost)
-    preparing = Preparing(
-        scenario, run.trace, run.trace.steps, found, deployment_of(scenario, cost, found), None, Shared()
-    )
-    phase = preparing.phase(0, False, np.ones(len(run.trace), np.bool_))
-    outcome = simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))
+    rollouts = Rollouts(run.trace, drafter, policy)
+    phase, outcome = decode(rollouts, replace(facts_of(run), max_num_seqs=run.slots), load_profile(ANY_PROFILE))
     return phase, outcome, int(policy.removeprefix("fixed:")) if policy != "none" else 0
 
 

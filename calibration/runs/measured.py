@@ -1,15 +1,16 @@
 """What was measured of a serving run: requests with their times, the engine's settings, and its state over time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.runs.facts import EngineFacts
 from traces.errors import InputError
+from traces.trace import Trace
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -55,11 +56,24 @@ class Series:
 
 
 @dataclass(frozen=True, eq=False)
+class Rollouts:
+    """The requests of a run with their tokens, rows of a trace, all there at once; and what drafted for them.
+
+    drafter: settings as a scenario has them; policy: the budget policy, as `replay --policy` takes it.
+    """
+
+    trace: Trace
+    drafter: dict[str, Any]
+    policy: str
+
+
+@dataclass(frozen=True, eq=False)
 class MeasuredRun:
     """One measured run: where it is from, its requests, what its log says of the engine, and what a reader must know.
 
     `anchor` says from when times to first and last token count: the queueing in an engine's own log, the arrival in what a
-    client measured. `notes` say what was left out or is not as it seems.
+    client measured. `notes` say what was left out or is not as it seems. `counts` are what was counted over the whole run, by
+    the names of `validation.COUNTS`. `rollouts`, where tokens were recorded, are the requests in their order.
     """
 
     source: Path
@@ -70,6 +84,8 @@ class MeasuredRun:
     anchor: Anchor
     series: Series | None = None
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    rollouts: Rollouts | None = None
 
     @property
     def anchor_s(self) -> Float64:

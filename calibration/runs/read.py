@@ -6,24 +6,28 @@ from typing import Any
 
 from calibration.runs.bench import kind_of, read_bench
 from calibration.runs.measured import MeasuredRun
+from calibration.runs.recorded import is_recording, read_recorded
 from calibration.runs.vllm_log import read_vllm_log
 from traces.errors import InputError
 from traces.importers.lines import json_objects
 from traces.io import read_bytes
 
 EXPECTED = (
-    "a folder with meta.json and requests.jsonl, or the file that `vllm bench serve --save-result --save-detailed` or SGLang's "
-    "`bench_serving --output-details` wrote"
+    "a folder with meta.json and requests.jsonl, a recording of `rolloutsim calibrate vllm`, or the file that `vllm bench serve "
+    "--save-result --save-detailed` or SGLang's `bench_serving --output-details` wrote"
 )
 
 
 def read_run(path: Path) -> MeasuredRun:
-    """Read the run in a folder or a file: a vLLM request log, or the details of `vllm bench serve` or SGLang's bench.
+    """Read the run in a folder or a file: a vLLM request log, a run that `calibrate vllm` recorded, or the details of
+    `vllm bench serve` or SGLang's bench.
 
     Raises InputError for what is none of these, for a folder or file with several runs, and as the readers do.
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder: give {EXPECTED}")
+    if is_recording(path):
+        return read_recorded(path)
     if path.is_dir():
         return read_vllm_log(path) if _is_log(path) else _only_bench_in(path)
     if path.name in ("meta.json", "requests.jsonl") and _is_log(path.parent):

@@ -35,7 +35,7 @@ def read_vllm_log(folder: Path) -> MeasuredRun:
     with speculation, adapters, KV transfer or pipeline stages, which are not simulated.
     """
     meta = json_object(folder / "meta.json")
-    settings = _settings(meta, f"{folder / 'meta.json'}")
+    settings = settings_of(meta, f"{folder / 'meta.json'}")
     path = folder / "requests.jsonl"
     ids: list[str] = []
     rows: list[dict[str, float]] = []
@@ -108,7 +108,7 @@ def _columns(rows: list[dict[str, float]], path: Path) -> dict[str, list[float]]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _settings(meta: dict[str, Any], place: str) -> EngineFacts:
+def settings_of(meta: dict[str, Any], place: str) -> EngineFacts:
     """What meta.json says of the engine: as resolved, else as allocated, else as asked for."""
     given = _part(meta, "engine_kwargs", place)
     resolved = _part(meta, "resolved_config", place)

@@ -48,8 +48,11 @@ def validate(
 ) -> int:  # fmt: skip
     """Simulate the serving run measured in RUN_DIR, and compare time to first token, time per token and latency.
 
-    RUN_DIR is a vLLM request log (meta.json, requests.jsonl), or what `vllm bench serve --save-detailed` or SGLang's
-    `bench_serving --output-details` wrote. Exit code 4: the run leaves the range that the profile was measured in.
+    RUN_DIR is a vLLM request log (meta.json, requests.jsonl), what `vllm bench serve --save-detailed` or SGLang's
+    `bench_serving --output-details` wrote, or a run that `rolloutsim calibrate vllm` recorded: its folder, or, where that
+    holds several, the run's file. Recorded tokens are drafted for as they were in the run.
+
+    Exit code 4: the run leaves the range that the profile was measured in.
 
     With --steps RUN_DIR is what `rolloutsim calibrate vllm` recorded: of every step sequences, tokens, drafts, accepted and
     emitted tokens and preemptions are compared, and neither --profile nor --model is needed.
