@@ -78,7 +78,7 @@ def record(asked: Asked, url: str, out: Path, command: str, tell: Callable[[str]
 
 
 def facts_of(server: Server, asked: Asked) -> dict[str, Any]:
-    """Settings and speculation of the server, as it tells and `asked` adds; InputError where they disagree or lack."""
+    """Settings and speculation of the server, as it tells and `asked` adds; InputError where they disagree or say too little."""
     about = server.document("/version")
     if about is None or "version" not in about:
         raise InputError(f"{server.url}: is no vLLM server (it serves no /version): give the address of `vllm serve`")
@@ -133,6 +133,10 @@ def _settings(
         raise InputError(
             f"{server.url}: does not say {', '.join(missing)}: give --engine {missing[0]}=VALUE and so on as it was started, or "
             "start it with VLLM_SERVER_DEV_MODE=1, where it tells all settings"
+        )
+    if (engines := found["data_parallel_size"] or 1) > 1:
+        raise InputError(
+            f"{server.url}: is {engines} engines, whose slots are their own: attach to one without data parallelism"
         )
     return {name: value for name, value in found.items() if value is not None}
 

@@ -115,6 +115,11 @@ def test_settings_that_the_server_contradicts_are_refused(url: str, files: Path,
     assert "drafts some tokens, other than was said: give its --speculative-config" in told(
         url, tmp_path, config="none"
     )
+    info = json.loads((files / "server_info").read_text())
+    info["vllm_config"]["parallel_config"]["data_parallel_size"] = 2
+    (files / "server_info").write_text(json.dumps(info))
+    assert "is 2 engines, whose slots are their own" in told(url, tmp_path)
+    shutil.copy(ANSWERS / "server_info", files)
     other = json.dumps(CONFIG | {"prompt_lookup_max": 5})
     assert "its speculative_config has prompt_lookup_max 4, not 5" in told(url, tmp_path, config=other)
     metrics = (files / "metrics").read_text().splitlines(keepends=True)
