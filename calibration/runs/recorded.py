@@ -19,7 +19,7 @@ KINDS = (".steps.parquet", ".requests.parquet", ".parquet")
 COUNTERS = {"drafted": "vllm:spec_decode_num_draft_tokens", "accepted": "vllm:spec_decode_num_accepted_tokens",
             "preempted": "vllm:num_preemptions"}  # fmt: skip
 HOST = "what drafting takes on the host is not simulated"
-PAST_END = "a server counts drafts past the end of a rollout, too; the simulation has none there"
+PAST_END = "a server counts what is accepted past the end of a rollout, too; the simulation knows nothing of it"
 LEARNT = "suffix decoding had learnt from what the server was asked before; the simulation has not"
 
 
@@ -94,7 +94,7 @@ def _requests(run: Recorded, scheduled_s: Float64, first_token_s: Float64, last_
 
 
 def _summed(run: Recorded) -> dict[str, int]:
-    """Drafts within rollouts, as they are simulated, where any were made; and preemptions."""
+    """Drafts, where any were made, and preemptions."""
     shares, preempted = shares_of(run), int(pc.sum(run.steps.column("preempted")).as_py())
     drafts = {"drafted": int(shares.drafted.sum()), "accepted": int(shares.accepted.sum())}
     return (drafts if run.about["speculative"] else {}) | {"preempted": preempted}

@@ -136,7 +136,7 @@ def test_the_command_compares_one_run(shell: Callable[..., Shell], tmp_path: Pat
     assert document["run"]["kind"] == "vLLM server"
     assert document["model"]["name"] == "calibration/models/countdown"
     assert [row["metric"] for row in document["metrics"][-3:]] == ["drafted", "accepted", "preempted"]
-    assert any("counts drafts past the end" in warning for warning in document["warnings"])
+    assert any("accepted past the end" in warning for warning in document["warnings"])
 
 
 def test_which_run_is_said_by_its_file(shell: Callable[..., Shell], tmp_path: Path) -> None:
