@@ -26,7 +26,7 @@ class Engine:
             with log.open("w") as errors:
                 self._process = subprocess.Popen(
                     [python, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-                    env=QUIET | os.environ,
+                    env=QUIET | _threads() | os.environ,
                 )  # fmt: skip
         except OSError as error:
             raise InputError(
@@ -80,6 +80,15 @@ class Engine:
     def _last_words(self) -> str:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return f"{_shown(lines[-1]) if lines else 'it said nothing'}: see {self._log}"
+
+
+def _threads() -> dict[str, str]:
+    """What keeps n-gram drafting from changing the forward pass: as many threads for numba as for OpenMP.
+
+    numba makes OpenMP take as many threads as numba has itself, by default one for each core, in the whole process.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return {"NUMBA_NUM_THREADS": given} if given else {}
 
 
 def _shown(text: str) -> str:

@@ -25,12 +25,12 @@ from traces.trace import Trace
 SCHEMA_VERSION = 1
 INT, LIST = pa.int32(), pa.list_(pa.int32())
 STEPS: dict[str, Any] = {
-    "start_s": pa.float64(), "scheduled_s": pa.float64(), "end_s": pa.float64(), "waiting": INT, "free_blocks": INT,
-    "preempted": INT, "rollout": LIST, "tokens": LIST, "drafted": LIST, "emitted": LIST,
+    "start_s": pa.float64(), "scheduled_s": pa.float64(), "end_s": pa.float64(), "drafting_s": pa.float64(),
+    "waiting": INT, "free_blocks": INT, "preempted": INT, "rollout": LIST, "tokens": LIST, "drafted": LIST, "emitted": LIST,
 }  # fmt: skip
-"""A step: when scheduling began and had ended and when its tokens were booked, seconds; preempted in it; and of each rollout
-that took part its row in the trace, tokens computed, drafted ones among them, and tokens that the sampler returned, whether or
-not they lie past the rollout's end."""
+"""A step: when scheduling began and had ended and when its tokens were booked, and how long it took to draft for the next one,
+seconds (null where that was not recorded); preempted in it; and of each rollout that took part its row in the trace, tokens
+computed, drafted ones among them, and tokens that the sampler returned, whether or not they lie past the rollout's end."""
 REQUESTS: dict[str, Any] = {
     "sent_s": pa.float64(), "finished_s": pa.float64(), "prompt_tokens": INT, "completion_tokens": INT, "cached_tokens": INT,
     "chunk_s": pa.list_(pa.float64()), "chunk_tokens": LIST,
@@ -176,6 +176,8 @@ def read_one(folder: Path, run: Run) -> Recorded:
     about = io.provenance(table)
     if missing := [key for key in ("settings", "speculative") if key not in about]:
         raise InputError(f"{paths[0]}: says nothing of {missing[0]}: {EXPECTED}")
+    if not attached and "drafting_s" not in rows.column_names:
+        rows = rows.append_column("drafting_s", pa.nulls(rows.num_rows, STEPS["drafting_s"]))
     if {field.name: field.type for field in rows.schema} != columns:
         raise InputError(f"{paths[1]}: has other columns than {', '.join(columns)}: {EXPECTED}")
     trace = io.from_table(table, f"{run.name} at {run.slots}")

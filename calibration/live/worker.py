@@ -15,19 +15,31 @@ from typing import Any
 
 
 class Recorder:
-    """Writes down what the scheduler decides and what comes back, by taking the place of two of its methods.
+    """Writes down what the scheduler decides and what comes back, by taking the place of two of its methods, and of the
+    drafter's `propose`.
 
-    A step is [seconds when scheduling began, when it had ended, when its tokens were booked, waiting, free KV blocks, preempted
-    so far, shares]; a share is [request, tokens, drafted, emitted], in the order of the scheduler's output.
+    A step is [seconds when scheduling began, when it had ended, when its tokens were booked, seconds spent drafting, waiting,
+    free KV blocks, preempted so far, shares]; a share is [request, tokens, drafted, emitted], in the order of the scheduler's
+    output. drafter: None where nothing drafts.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, drafter: Any) -> None:
         self.steps: list[list[Any]] = []
         self._scheduler, self._began = scheduler, dict[int, list[Any]]()
         self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
         self._preempt, self.preempted = scheduler._preempt_request, 0
         scheduler.schedule, scheduler.update_from_output = self.schedule, self.update
         scheduler._preempt_request = self.preempt
+        self._drafting_s = 0.0
+        if drafter is not None:
+            self._propose, drafter.propose = drafter.propose, self.propose
+
+    def propose(self, *arguments: Any, **named: Any) -> Any:
+        """Draft, by the clock."""
+        began = time.perf_counter()
+        drafts = self._propose(*arguments, **named)
+        self._drafting_s += time.perf_counter() - began
+        return drafts
 
     def preempt(self, *arguments: Any, **named: Any) -> Any:
         """Count a preemption."""
@@ -40,7 +52,7 @@ class Recorder:
         output = self._schedule(*arguments, **named)
         pool = self._scheduler.kv_cache_manager.block_pool
         self._began[id(output)] = [
-            began, time.perf_counter(), 0.0, len(self._scheduler.waiting), pool.get_num_free_blocks(), self.preempted,
+            began, time.perf_counter(), 0.0, 0.0, len(self._scheduler.waiting), pool.get_num_free_blocks(), self.preempted,
         ]  # fmt: skip
         return output
 
@@ -52,7 +64,7 @@ class Recorder:
             sampled = found.sampled_token_ids[found.req_id_to_index[request]] if found.sampled_token_ids else []
             shares.append([int(request.split("-")[0]), tokens, len(drafts.get(request, ())), len(sampled)])
         answer = self._update(output, found, *arguments, **named)
-        step[2] = time.perf_counter()
+        step[2], step[3], self._drafting_s = time.perf_counter(), self._drafting_s, 0.0
         if shares:
             self.steps.append([*step, shares])
         return answer
@@ -90,7 +102,8 @@ class Worker:
         self._mended = mend_sampling()
         self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self.core = self.engine.engine_core.engine_core
-        self.recorder = Recorder(self.core.scheduler)
+        runner = self.core.model_executor.driver_worker.worker.model_runner
+        self.recorder = Recorder(self.core.scheduler, getattr(runner, "drafter", None))
 
     def facts(self) -> dict[str, Any]:
         """Settings as the engine resolved them, by vLLM's names, and what it runs on."""
