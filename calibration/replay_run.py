@@ -1,5 +1,6 @@
 """A measured serving run, simulated: the same requests at the same times, through an engine with the same settings."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from calibration.runs.measured import MeasuredRun, Rollouts
 from calibration.validation import COUNTS, SimulatedRun, StepLog
 from simulator.budgets.policy import by_live
 from simulator.caveats import beyond, derived
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
 from simulator.deployed import deployment_of, drafter_of
 from simulator.drafting.acceptance import Acceptance
@@ -67,9 +69,13 @@ def simulate_run(
 
 
 def decode(
-    rollouts: Rollouts, facts: EngineFacts, cost: Profile, replicas: int = 1, router: Router = "round_robin"
-) -> tuple[Phase, Outcome]:
-    """Simulate recorded rollouts, all there at once, with the drafts that their tokens allow, and return how that went."""
+    rollouts: Rollouts, facts: EngineFacts, cost: Profile, replicas: int = 1, router: Router = "round_robin",
+    drafting: DraftCost = FREE,
+) -> tuple[Phase, Outcome]:  # fmt: skip
+    """Simulate recorded rollouts, all there at once, with the drafts that their tokens allow, and return how that went.
+
+    drafting: what drafting costs, for a drafter whose settings name no cost.
+    """
     trace = rollouts.trace
     limits = serving_of(facts).model_dump(exclude_defaults=True)
     scenario = made(Scenario, {
@@ -77,7 +83,7 @@ def decode(
         "engine": {"max_num_seqs": facts.max_num_seqs, "replicas": replicas, "dispatch": router, **limits},
     })  # fmt: skip
     drafter = drafter_of(scenario, trace, cost)
-    deployment = deployment_of(scenario, cost, drafter)
+    deployment = replace(deployment_of(scenario, cost, drafter), draft_cost=drafting)
     preparing = Preparing(scenario, trace, trace.steps, drafter, deployment, None, Shared())
     phase = preparing.phase(0, False, np.ones(len(trace), np.bool_))
     return phase, simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
+from calibration.step_costs import held_out, identified, least_relative_errors
 from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, row
 from traces.errors import InputError
@@ -28,9 +28,6 @@ ITERATION = re.compile(
 CACHE = re.compile(r"GPU KV cache size: (\d[\d,]{0,14}) tokens")
 FEWEST = 50
 """Steps below which there is nothing to fit."""
-FOLDS = 5
-ROUNDS = 30
-"""Re-weightings that turn least squares into least absolute errors."""
 MILLI = 1e-3
 
 
@@ -47,8 +44,8 @@ def import_iteration_log(path: Path, model: str, device: str) -> Profile:
         )
     names, dropped = _identified(steps)
     columns = np.stack([steps[name] for name in names], axis=1)
-    costs = _fit(columns, seconds)
-    errors = np.abs(_held_out(columns, seconds))
+    costs = least_relative_errors(columns, seconds)
+    errors = np.abs(held_out(columns, seconds))
     bias = seconds.sum() / (columns @ costs).sum() - 1
     fitted = {name: cost for name, cost in zip(names, costs, strict=True) if cost > 0}
     valid: Bounds = {name: (float(steps[name].min()), float(steps[name].max())) for name in names if name != "constant"}
@@ -73,44 +70,12 @@ def import_iteration_log(path: Path, model: str, device: str) -> Profile:
 
 def _identified(steps: dict[str, Float64]) -> tuple[list[str], list[str]]:
     """Features to fit, and in words what was left out because the log cannot tell it from another."""
-    names, told = ["constant", *(name for name in steps if name != "constant")], []
-    for name in names[1:]:
-        same = next((one for one in names[: names.index(name)] if _proportional(steps[one], steps[name])), None)
-        if same is not None or not steps[name].any():
-            names.remove(name)
-            told.append(f"No cost per {name}: it is {f'proportional to {same}' if same else 'zero'} in every step.")
+    names, told = identified(steps)
     if "kv_tokens" not in steps:
         told.append(
             "No cost per kv_tokens: the log does not count KV, so what its contexts cost is in the other costs."
         )
     return names, told
-
-
-def _proportional(one: Float64, other: Float64) -> bool:
-    """Whether two features, neither zero throughout, have one ratio in every step."""
-    return bool(one.any() and other.any() and np.allclose(one * other.sum(), other * one.sum(), rtol=1e-9))
-
-
-def _fit(columns: Float64, seconds: Float64) -> Float64:
-    """Costs >= 0 with the least mean relative error, by re-weighted least squares."""
-    weights = np.ones(seconds.size)
-    scale = np.maximum(columns.max(axis=0), 1.0)  # a stretch of the log may not prefill at all
-    costs = np.zeros(scale.size)
-    for _ in range(ROUNDS):
-        scaled = columns / scale * (weights / seconds)[:, None]
-        costs = nnls(scaled, weights)[0] / scale
-        weights = 1 / np.sqrt(np.maximum(np.abs(columns @ costs / seconds - 1), 1e-3))
-    return np.asarray(costs)
-
-
-def _held_out(columns: Float64, seconds: Float64) -> Float64:
-    """Relative error of each step, predicted from the stretches of the log that it is not in."""
-    errors = np.empty(seconds.size)
-    for part in np.array_split(np.arange(seconds.size), FOLDS):
-        others = np.ones(seconds.size, np.bool_)
-        others[part] = False
-        errors[part] = columns[part] @ _fit(columns[others], seconds[others]) / seconds[part] - 1
-    return errors
 
 
 def _span(values: Float64) -> tuple[float, float]:

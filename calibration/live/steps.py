@@ -14,6 +14,8 @@ from calibration.replay_run import decode
 from calibration.runs.facts import NAMES, EngineFacts, checked
 from calibration.runs.measured import Rollouts
 from simulator.cost import load_profile
+from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome
 from simulator.prepared import Phase
@@ -81,7 +83,7 @@ class Compared:
 
 def compare(run: Recorded) -> Compared:
     """Simulate a run from its own rollouts and settings, and set both sides side by side."""
-    phase, outcome, budget = simulated(run)
+    phase, outcome, budget = simulated(run, load_profile(ANY_PROFILE))
     log = outcome.logs[0]
     names = {"sequences": "live", "tokens": "query_tokens", "drafted": "drafted_tokens", "accepted": "accepted_tokens",
              "emitted": "emitted_tokens", "preempted": "preempted"}  # fmt: skip
@@ -153,7 +155,7 @@ def shares_of(run: Recorded) -> Shares:
             "with --profile and --model in place of --steps"
         )
     table = run.steps
-    rollout, tokens, drafted, sampled = (_flat(table, name) for name in ("rollout", "tokens", "drafted", "emitted"))
+    rollout, tokens, drafted, sampled = (flat(table, name) for name in ("rollout", "tokens", "drafted", "emitted"))
     step = np.repeat(np.arange(table.num_rows), pc.list_value_length(table.column("rollout")).to_numpy())
     lengths = run.trace.output_tokens.astype(np.int64)
     position = np.empty_like(sampled)
@@ -169,11 +171,11 @@ def shares_of(run: Recorded) -> Shares:
     return Shares(step, rollout, position, tokens, drafted, accepted, emitted)
 
 
-def simulated(run: Recorded) -> tuple[Phase, Outcome, int]:
-    """The run's rollouts, their simulation under its settings, and the budget; seconds are those of no particular machine."""
+def simulated(run: Recorded, cost: Profile, drafting: DraftCost = FREE) -> tuple[Phase, Outcome, int]:
+    """The run's rollouts, their simulation under its settings at these costs, and the budget."""
     drafter, policy = drafting_of(run)
-    rollouts = Rollouts(run.trace, drafter, policy)
-    phase, outcome = decode(rollouts, replace(facts_of(run), max_num_seqs=run.slots), load_profile(ANY_PROFILE))
+    facts = replace(facts_of(run), max_num_seqs=run.slots)
+    phase, outcome = decode(Rollouts(run.trace, drafter, policy), facts, cost, drafting=drafting)
     return phase, outcome, int(policy.removeprefix("fixed:")) if policy != "none" else 0
 
 
@@ -203,6 +205,7 @@ def drafting_of(run: Recorded) -> tuple[dict[str, Any], str]:
     raise InputError(f"{run.name}: method {config['method']!r}: steps are compared for none, ngram and suffix")
 
 
-def _flat(table: pa.Table, name: str) -> Int64:
+def flat(table: pa.Table, name: str) -> Int64:
+    """A list column of a step table, share by share; int64[shares]."""
     values: Int64 = pc.list_flatten(table.column(name)).to_numpy().astype(np.int64)
     return values

@@ -1,6 +1,5 @@
 """`rolloutsim calibrate`: measure what things cost on this machine."""
 
-import io
 from pathlib import Path
 
 import click
@@ -23,16 +22,11 @@ def calibrate() -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     """Measure the suffix drafter: CPU seconds per query and per inserted token, by history size."""
-    import yaml
-
     from calibration.drafter import HISTORY_TOKENS, measure
-    from traces.atomic import replacing
+    from simulator.drafting.cost import write_draft_cost
 
     document = measure(tuple(sorted(history_tokens)) or HISTORY_TOKENS, seed)
-    text = io.StringIO()
-    yaml.safe_dump(document, text, sort_keys=False)
-    with replacing(out) as file:
-        file.write(text.getvalue().encode())
+    write_draft_cost(document, out)
     for row in document["measured"]:
         click.echo(
             f"history {row['history_tokens']:>9,} tokens: {1e6 * row['query_s']:.3f} us per query, "

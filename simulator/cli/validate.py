@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from simulator.cli.validate_recording import compare_seconds, compare_steps
+
 if TYPE_CHECKING:
     from calibration.runs.measured import MeasuredRun
     from calibration.validation import SimulatedRun
@@ -22,6 +24,10 @@ OUTSIDE = 4
 @click.command()
 @click.argument("run_dir", metavar="RUN_DIR", type=click.Path(path_type=Path))
 @click.option("--steps", is_flag=True, help="Compare a recording of `rolloutsim calibrate vllm` step by step.")
+@click.option("--seconds", is_flag=True, help="Price a recording by some of its runs (--fit), and predict the others.")
+@click.option(
+    "--fit", multiple=True, metavar="NAME@SLOTS", help="With --seconds, a run that costs are from; repeatable."
+)
 @click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a YAML file.")
 @click.option("--model", help="The model's config.json, or its name in the catalogue.")
 @click.option(
@@ -40,11 +46,13 @@ OUTSIDE = 4
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Override a setting by its vLLM name, such as num_gpu_blocks=2588 or async_scheduling=false; repeatable.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for validation.json and validation.png.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for what is found; with --seconds also for the costs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def validate(
-    run_dir: Path, steps: bool, profile: str | None, model: str | None, deployment: Path | None, router: Any,
-    overrides: tuple[str, ...], out: Path | None, as_json: bool,
+    run_dir: Path, steps: bool, seconds: bool, fit: tuple[str, ...], profile: str | None, model: str | None,
+    deployment: Path | None, router: Any, overrides: tuple[str, ...], out: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Simulate the serving run measured in RUN_DIR, and compare time to first token, time per token and latency.
 
@@ -54,16 +62,13 @@ def validate(
 
     Exit code 4: the run leaves the range that the profile was measured in.
 
-    With --steps RUN_DIR is what `rolloutsim calibrate vllm` recorded: of every step sequences, tokens, drafts, accepted and
-    emitted tokens and preemptions are compared, and neither --profile nor --model is needed.
+    With --steps or --seconds RUN_DIR is what `rolloutsim calibrate vllm` recorded, and neither --profile nor --model is needed.
+    --steps compares of every step sequences, tokens, drafts, accepted and emitted tokens and preemptions; --seconds the makespan
+    of every run at costs that come from those named by --fit.
     """
-    if steps:
-        source = click.get_current_context().get_parameter_source
-        others = {"profile": "--profile", "model": "--model", "deployment": "--deployment", "router": "--router",
-                  "overrides": "--set", "out": "--out"}  # fmt: skip
-        if given := [flag for name, flag in others.items() if source(name) is ParameterSource.COMMANDLINE]:
-            raise click.UsageError(f"{given[0]}: does not go with --steps, which needs no costs: leave it out")
-        return _steps(run_dir, as_json)
+    if steps or seconds or fit:
+        _check_recording_flags(steps, seconds, fit)
+        return compare_steps(run_dir, as_json) if steps else compare_seconds(run_dir, fit, out, as_json)
     if profile is None or model is None:
         raise click.UsageError(f"--{'model' if profile else 'profile'} is missing: name it, or compare --steps alone")
     from calibration.replay_run import simulate_run
@@ -104,31 +109,20 @@ def validate(
     return OUTSIDE if simulated.outside_fraction > 0 else 0
 
 
-def _steps(folder: Path, as_json: bool) -> int:
-    from calibration.live.recording import read
-    from calibration.live.steps import compare, told
-
-    runs = [told(compare(run)) for run in read(folder)]
-    if as_json:
-        click.echo(json.dumps({"schema_version": 1, "recording": str(folder), "runs": runs}, indent=1))
-        return 0
-    click.echo(f"{'run':<22}{'slots':>6}{'steps':>8}{'equal':>9}{'drafts alike':>14}{'drafted':>10}{'simulated':>11}")
-    for run in runs:
-        alike = (
-            "-" if run["decisions"] is None else f"{run['decisions']['equal'] / max(run['decisions']['all'], 1):.2%}"
+def _check_recording_flags(steps: bool, seconds: bool, fit: tuple[str, ...]) -> None:
+    """UsageError where a flag has no effect on a recording, or one is missing."""
+    if steps and (seconds or fit):
+        raise click.UsageError(
+            f"{'--seconds' if seconds else '--fit'}: does not go with --steps: leave one of the two out"
         )
-        click.echo(
-            f"{run['configuration'] + '.' + str(run['repeat']):<22}{run['slots']:>6}{run['steps']['measured']:>8,}"
-            f"{run['equal_fraction']:>9.2%}{alike:>14}{run['drafted']['measured']:>10,}{run['drafted']['simulated']:>11,}"
-        )
-    for run in runs:
-        if run["first_difference"] is not None:
-            first = run["first_difference"]
-            click.echo(
-                f"\n{run['configuration']}.{run['repeat']} at {run['slots']}: step {first['step']} differs first"
-            )
-            click.echo(f"  measured   {first['measured']}\n  simulated  {first['simulated']}")
-    return 0
+    if not steps and not (seconds and fit):
+        raise click.UsageError("--fit NAME@SLOTS says which runs --seconds takes its costs from: give both")
+    source = click.get_current_context().get_parameter_source
+    others = {"profile": "--profile", "model": "--model", "deployment": "--deployment", "router": "--router",
+              "overrides": "--set"} | ({"out": "--out"} if steps else {})  # fmt: skip
+    if given := [flag for name, flag in others.items() if source(name) is ParameterSource.COMMANDLINE]:
+        why = "which needs no costs" if steps else "which takes its costs from the recording"
+        raise click.UsageError(f"{given[0]}: does not go with --{'steps' if steps else 'seconds'}, {why}: leave it out")
 
 
 def _outside(simulated: SimulatedRun) -> tuple[str, ...]:

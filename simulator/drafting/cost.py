@@ -1,14 +1,19 @@
 """Measured costs of drafting: YAML files that installed packages ship, found by name, or a path."""
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from simulator.cost.draft_cost import DraftCost
 from simulator.strict_yaml import load_mapping
+from traces.atomic import replacing
 from traces.errors import InputError
 
 ENTRY_POINTS = "rolloutsim.draft_costs"
@@ -30,6 +35,13 @@ def load_draft_cost(name_or_path: str) -> DraftCost:
         raise InputError(f"{found}: not text (byte {error.start}): a draft cost is a YAML file in UTF-8") from None
     except InputError as error:
         raise InputError(f"{found}: {error}") from None
+
+
+def write_draft_cost(document: Mapping[str, Any], path: Path) -> None:
+    """Write what `load_draft_cost` reads: `drafter`, `device`, `source`, `cost` (seconds by field of DraftCost), and more."""
+    text: str = yaml.safe_dump({"format": FORMAT} | dict(document), sort_keys=False)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _parsed(text: str) -> DraftCost:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import entry
-from simulator.cost.draft_cost import DraftCost
+from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
 from simulator.drafting.drafter import Source, offsets_of
@@ -35,17 +35,17 @@ class Ngram:
     """Prompt-lookup drafter, lossless; learns from the rollout's own prompt and output, and from no history.
 
     prompt_lookup_min, prompt_lookup_max: shortest and longest n-gram looked up, in tokens; vLLM's names and defaults.
-    Prompts that were not recorded are not searched.
+    cost: what drafting adds to a decode step. Prompts that were not recorded are not searched.
     """
 
     prompt_lookup_min: int = 5
     prompt_lookup_max: int = 5
+    cost: DraftCost = FREE
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"prompt", "own"})
     window = 16  # nothing is drafted from it; policies look at it
     needs_tokens = True
-    cost = DraftCost()
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""

@@ -83,11 +83,12 @@ class SuffixSettings(Validated):
 
 
 class NgramSettings(Validated):
-    """See `ngram.Ngram`. As in vLLM, one of the two given alone serves for both."""
+    """See `ngram.Ngram`. As in vLLM, one of the two given alone serves for both. cost: as suffix drafting's."""
 
     kind: Literal["ngram"] = "ngram"
     prompt_lookup_min: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     prompt_lookup_max: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    cost: str = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +99,7 @@ class NgramSettings(Validated):
 
     def drafter(self) -> Ngram:
         """Return the drafter."""
-        return Ngram(self.prompt_lookup_min, self.prompt_lookup_max)
+        return Ngram(self.prompt_lookup_min, self.prompt_lookup_max, load_draft_cost(self.cost))
 
 
 class LastSettings(Validated):

@@ -97,6 +97,15 @@ def test_speculation_changes_no_token(runs: dict[str, Recorded]) -> None:
     assert runs["ngram-4"].steps.num_rows < runs["none"].steps.num_rows
 
 
+def test_the_time_to_draft_is_part_of_a_steps(runs: dict[str, Recorded]) -> None:
+    assert not runs["none"].steps.column("drafting_s").to_numpy().any()
+    start_s, end_s, drafting_s = (
+        runs["ngram-4"].steps.column(name).to_numpy() for name in ("start_s", "end_s", "drafting_s")
+    )
+    assert (drafting_s > 0).all()
+    assert (drafting_s < end_s - start_s).all()
+
+
 @pytest.mark.parametrize("name", ["none", "ngram-4"])
 def test_the_simulator_steps_as_vllm(runs: dict[str, Recorded], name: str) -> None:
     found = steps.compare(runs[name])
