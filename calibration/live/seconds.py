@@ -175,6 +175,7 @@ def told(found: Sequence[Predicted], costs: Costs) -> dict[str, Any]:
         "worst_error": max(errors, default=None),
         "median_error_by_steps": float(np.median(by_steps)) if out else None,
         "worst_error_by_steps": max(by_steps, default=None),
+        "within_spread": sum(abs(one.error) <= one.run.spread for one in out),
         "median_spread": float(np.median([one.run.spread for one in out])) if out else None,
         "pairs": {"separate": pairs, "ordered": right},
         "profile": document_of(costs.profile),

@@ -80,7 +80,7 @@ def _seconds(found: dict[str, Any], out: Path | None) -> Iterator[str]:
         yield (
             f"{found['predicted']} runs predicted: error {found['median_error']:.1%} in the median, {found['worst_error']:.1%} "
             f"at worst (each step at its median: {found['median_error_by_steps']:.1%}, {found['worst_error_by_steps']:.1%}); "
-            f"their repeats differ by {found['median_spread']:.1%} in the median"
+            f"their repeats differ by {found['median_spread']:.1%} in the median, {found['within_spread']} by more than the error"
         )
     pairs = found["pairs"]
     yield f"order: {pairs['ordered']} of {pairs['separate']} pairs whose repeats do not overlap are simulated as measured"
