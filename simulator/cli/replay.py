@@ -61,8 +61,8 @@ if TYPE_CHECKING:
               f"RL step, or at once on a replica [default: {SUFFIX.siblings}].")  # fmt: skip
 @click.option("--newest", type=click.IntRange(*NEWEST), help="RL steps that count more, with --newest-weight.")
 @click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
-@click.option("--draft-cost", "cost", help="Measured cost of suffix drafting: a name, a file of `rolloutsim calibrate drafter`, "
-              f"or none [default: {SUFFIX.cost}].")  # fmt: skip
+@click.option("--draft-cost", "cost", help="Measured cost of suffix or n-gram drafting: a name, a file of `calibrate drafter` or "
+              f"`validate --seconds`, or none [default: {SUFFIX.cost}, of n-gram none].")  # fmt: skip
 @click.option("--policy", "policies", multiple=True,
               help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
               " The first is the baseline of every speed-up.")  # fmt: skip

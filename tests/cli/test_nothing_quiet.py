@@ -38,7 +38,7 @@ def refused(result: Shell, code: int, *words: str) -> None:
         (("--drafter", "suffix:depth=8,depth=9"), ("depth is given twice",)),
         (("--drafter", "ngram", "--scope", "problem"), ("--scope: drafter ngram has no setting 'scope'",)),
         (("--drafter", "ngram", "--window", "3"), ("--window: drafter ngram has no setting 'window'",)),
-        (("--drafter", "ngram", "--draft-cost", "none"), ("--draft-cost: drafter ngram has no setting 'cost'",)),
+        (("--drafter", "last", "--draft-cost", "none"), ("--draft-cost: drafter last has no setting 'cost'",)),
         (("--tensor-parallel-size", "8"), ("tensor_parallel_size = 8 does not change", PROFILE)),
         (("--model", "nosuch"), ("model and device go together",)),
         (("--model", "nosuch", "--device", "h100"), ("model 'nosuch' is unknown",)),
