@@ -23,9 +23,9 @@ from simulator.drafting.automaton import (
     shorten,
 )
 from simulator.drafting.history import LARGEST_BLOCK, Forest, transplant
-from simulator.drafting.longest import draft_along
+from simulator.drafting.longest import draft_along, right_of
 from simulator.drafting.memory import address, load, store
-from simulator.drafting.scored import accepted_tokens, best_draft
+from simulator.drafting.scored import best_draft
 from simulator.drafting.standing import continued
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, Pointing, array_field, layout, records
@@ -73,7 +73,7 @@ class Siblings:
     min_prob: float
     scored: bool
     use_own: bool
-    scratch: int  # address of room for four drafts
+    scratch: int  # address of room for a draft of the largest budget, and for four of at most `depth` tokens
     rollouts: Array[Sibling]
     groups: Array[Group]
 
@@ -130,16 +130,24 @@ def catch_up(siblings: Siblings, rollout: int, emitted: int) -> None:
 
 @compiled
 def propose(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
-    """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted).
+    """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted)."""
+    one = rollouts_of(siblings)[rollout]
+    drafted, tokens = draft(siblings, rollout, emitted, budget)
+    return drafted, right_of(tokens, one.tokens + 4 * emitted, min(drafted, one.length - emitted))
+
+
+@compiled
+def draft(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
+    """Draft at most `budget` tokens for a rollout that has emitted `emitted`: (how many, their address in the scratch).
 
     The group's automaton has learnt the rollout itself too, so it is the history and own output together; matches there
     begin with the rollout's first token, matches in its own automaton with its prompt.
     """
+    scratch = siblings.scratch
     if budget == 0:
-        return 0, 0
+        return 0, scratch
     one, depth = rollouts_of(siblings)[rollout], siblings.depth
     shared, own = groups_of(siblings)[one.group].automaton, one.own
-    left, actual = one.length - emitted, one.tokens + 4 * emitted
     known = min(one.active_length, depth - 1)
     state = shorten(shared, one.active, known) if known > 0 else ROOT
     own_state, own_known = ROOT, 0
@@ -148,37 +156,47 @@ def propose(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tupl
         own_state = shorten(own, load(own, ACTIVE), own_known) if own_known > 0 else ROOT
     if siblings.scored:
         longest = min(one.prompt_length + emitted, depth) - 1
-        here, there = min(known, longest), min(own_known, longest)
-        return _propose_scored(siblings, shared, state, here, own, own_state, there, budget, actual, left)
+        return _draft_scored(
+            siblings, shared, state, min(known, longest), own, own_state, min(own_known, longest), budget
+        )
     state, known = continued(shared, state, known)
     if siblings.use_own:
         own_state, own_known = continued(own, own_state, own_known)
         if own_known >= known:
             shared, state, known = own, own_state, own_known
     if known == 0:
-        return 0, 0
+        return 0, scratch
     limit = min(int(siblings.factor * known + 1e-9), LARGEST_BUDGET, budget)
-    return draft_along(shared, state, known, limit, depth, siblings.min_prob, actual, left)
+    return draft_along(shared, state, known, limit, depth, siblings.min_prob, scratch), scratch
 
 
 @compiled
-def _propose_scored(
-    siblings: Siblings, shared: int, state: int, known: int, own: int, own_state: int, own_known: int, budget: int,
-    actual: int, left: int,
-) -> tuple[int, int]:  # fmt: skip
-    """The better of the drafts from the group and from own output: (drafted, accepted)."""
+def _draft_scored(
+    siblings: Siblings, shared: int, state: int, known: int, own: int, own_state: int, own_known: int, budget: int
+) -> tuple[int, int]:
+    """The better of the drafts from the group and from own output: (tokens, their address)."""
     depth, scratch = siblings.depth, siblings.scratch
-    n, score, draft = best_draft(
+    n, score, tokens = best_draft(
         shared, state, known, own, ROOT, 0, budget, depth, siblings.factor, siblings.min_prob, scratch, scratch + 4 * depth
     )  # fmt: skip
     if siblings.use_own:
-        own_n, own_score, own_draft = best_draft(
+        own_n, own_score, own_tokens = best_draft(
             shared, ROOT, 0, own, own_state, own_known, budget, depth, siblings.factor, siblings.min_prob,
             scratch + 8 * depth, scratch + 12 * depth,
         )  # fmt: skip
         if own_score >= score:
-            n, draft = own_n, own_draft
-    return n, accepted_tokens(draft, n, actual, left)
+            n, tokens = own_n, own_tokens
+    return n, tokens
+
+
+def siblings_record(drafter: "Suffix", rollouts: "npt.NDArray[Any]", groups: "npt.NDArray[Any]") -> Pointing:
+    """The index of these rollouts, as `drafter` drafts for them."""
+    made = Pointing(
+        SIBLINGS, depth=drafter.depth, factor=drafter.factor, min_prob=drafter.min_prob, scored=drafter.match == "scored",
+        use_own=drafter.own,
+    )  # fmt: skip
+    made.point(rollouts=rollouts, groups=groups, scratch=np.empty(max(4 * drafter.depth, LARGEST_BUDGET), np.int32))
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +228,7 @@ class SiblingIndex:
             ones["prompt_length"] = trace.prompt_tokens[rows]
         if drafter.own:
             ones["own"] = self._blocks((number, "own"), lengths + ones["prompt_length"], np.ones(rows.size, np.int64))
-        groups = self._groups(number, ones)
-        made = Pointing(
-            SIBLINGS, depth=drafter.depth, factor=drafter.factor, min_prob=drafter.min_prob,
-            scored=drafter.match == "scored", use_own=drafter.own,
-        )  # fmt: skip
-        made.point(rollouts=ones, groups=groups, scratch=np.empty(4 * drafter.depth, np.int32))
-        return made
+        return siblings_record(drafter, ones, self._groups(number, ones))
 
     def _groups(self, number: int, ones: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """The groups of the rollouts, each with room for its history and for all that they will emit."""

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import entry
-from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, STATE, block_size, shorten
+from simulator.drafting.automaton import block_size
 from simulator.drafting.history import Forest
 from simulator.drafting.layout import Prompts
-from simulator.drafting.memory import address, load
+from simulator.drafting.longest import draft_along
+from simulator.drafting.memory import address
 from simulator.drafting.standing import STANDING, Standing, begin, longest_match, take
 from simulator.drafting.suffix import Suffix
 from simulator.records import Array, as_int, records
@@ -36,29 +37,14 @@ def _begin(standings: Array[Standing], rollout: int, room: int) -> None:
 
 @entry
 def _propose(
-    standings: Array[Standing], rollouts: Int64, most: Int64, depth: int, factor: float, min_prob: float, drafts: Int32,
-    counts: Int64,
+    standings: Array[Standing], rollouts: Int64, most: Int64, depth: int, factor: float, min_prob: float, drafts: int,
+    stride: int, counts: Int64,
 ) -> None:  # fmt: skip
     for i in range(rollouts.size):
         one = standings[rollouts[i]]
         at, state, length = longest_match(one.history, one.matched, one.length, one.own, depth)
         limit = min(most[i], int(factor * length + 1e-9)) if length > 0 else 0
-        prob, drafted = 1.0, 0
-        while drafted < limit:
-            child = load(at, STATE * state + BEST_STATE)
-            if child < 0:
-                break
-            prob *= load(at, STATE * child + COUNT) / load(at, STATE * state + COUNT)
-            if prob < min_prob:
-                break
-            drafts[i, drafted] = load(at, STATE * state + BEST_TOKEN)
-            drafted += 1
-            state = child
-            length += 1
-            if length >= depth:
-                length = depth - 1
-                state = shorten(at, state, length)
-        counts[i] = drafted
+        counts[i] = draft_along(at, state, length, limit, depth, min_prob, drafts + 4 * stride * i)
 
 
 class OnlineSuffix:
@@ -101,7 +87,9 @@ class OnlineSuffix:
         d = self.drafter
         drafts = np.zeros((rollouts.size, int(most.max(initial=0))), np.int32)
         counts = np.zeros(rollouts.size, np.int64)
-        _propose(self._standings, rollouts, most, d.depth, d.factor, d.min_prob, drafts, counts)
+        _propose(
+            self._standings, rollouts, most, d.depth, d.factor, d.min_prob, address(drafts), drafts.shape[1], counts
+        )
         return drafts, counts
 
     def forget(self, rollouts: Int64) -> None:

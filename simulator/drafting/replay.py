@@ -32,7 +32,7 @@ class Replay:
     everywhere: bool
     tokens: int  # address of all responses
     prompts: int  # address of all prompts
-    scratch: int  # address of room for two drafts
+    scratch: int  # address of room for a draft of the largest budget, and for two of at most `depth` tokens
     tree: Array[Node]  # room for a tree of `budget` nodes, and for another
     other_tree: Array[Node]
     standing: Standing

@@ -23,6 +23,7 @@ from simulator.drafting.automaton import (
     shorten,
     target_of,
 )
+from simulator.drafting.longest import right_of
 from simulator.drafting.memory import load, store
 from simulator.drafting.replay import (
     Replay,
@@ -145,15 +146,6 @@ def best_draft(
     return best_n, best_score, draft
 
 
-@compiled
-def accepted_tokens(draft: int, drafted: int, actual: int, left: int) -> int:
-    """Return how many tokens of a draft are the next ones of a rollout that has `left` tokens to go; both are addresses."""
-    right, most = 0, min(drafted, left)
-    while right < most and load(draft, right) == load(actual, right):
-        right += 1
-    return right
-
-
 @entry
 def accept_scored(replays: Array[Replay]) -> int:
     """Replay rollouts with drafts of at most `budget` tokens; returns the decode steps."""
@@ -173,7 +165,7 @@ def accept_scored(replays: Array[Replay]) -> int:
                 found, score, draft = best_draft(
                     history, matched, known, own, o, own_known, budget, depth, factor, min_prob, scratch, scratch + 4 * depth
                 )  # fmt: skip
-                right = accepted_tokens(draft, found, actual + 4 * p, n - p)
+                right = right_of(draft, actual + 4 * p, min(found, n - p))
                 drafted[offsets[i] + p], accepted[offsets[i] + p] = found, right
                 if scores.size > 0:
                     scores[offsets[i] + p] = score

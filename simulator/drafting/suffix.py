@@ -180,6 +180,7 @@ class SuffixReplay:
         share.point(
             standing=standing, starts=starts, ends=ends, prompt_starts=first, prompt_ends=last, histories=self.at[part],
             offsets=self.offsets[part], accepted=self.accepted, drafted=self.drafted, scores=self.scores,
-            scratch=np.empty(2 * d.depth, np.int32), tree=records(NODE, max(budget, 1)), other_tree=records(NODE, max(budget, 1)),
+            scratch=np.empty(max(2 * d.depth, LARGEST_BUDGET), np.int32), tree=records(NODE, max(budget, 1)),
+            other_tree=records(NODE, max(budget, 1)),
         )  # fmt: skip
         return share
