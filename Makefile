@@ -33,14 +33,15 @@ lint: setup
 test: lint
 	$(BIN)/pytest -rs
 
-# a real engine, in an environment of its own: nothing of it is imported by the one above
+# a real engine, in an environment of its own, with rolloutsim beside it for the proposer: nothing of it is imported by the one above
 VLLM := .venv-vllm
 VLLM_PIP := PATH="$(CURDIR)/$(VLLM)/bin:$$PATH" $(VLLM)/bin/pip install --quiet --no-compile --no-deps
 vllm: $(VLLM)/.ready
-$(VLLM)/.ready: constraints-vllm.txt
+$(VLLM)/.ready: constraints-vllm.txt pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM_PIP) --requirement constraints-vllm.txt
 	$(VLLM_PIP) --no-build-isolation arctic-inference==0.3.0
+	$(VLLM_PIP) --editable .
 	touch $@
 
 bench: setup

@@ -1,7 +1,7 @@
 """The interface of a budget policy, and the one class that holds every policy that is a table."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,3 +118,22 @@ def by_live(budgets: npt.ArrayLike, facts: Mapping[str, Any] | None = None) -> T
     """Return the policy that gives every sequence budgets[live] (the last one beyond)."""
     table = np.asarray(budgets, np.int64)
     return TablePolicy(np.empty((1, 0), np.int64), table[None, None, :], facts=facts or {})
+
+
+class Capped:
+    """A policy that is asked, its budgets cut; see `capped`."""
+
+    def __init__(self, policy: BudgetPolicy, most: int) -> None:
+        self.policy, self.most = policy, most
+        self.every = policy.every if isinstance(policy, Paced) else 1
+
+    def __call__(self, view: BatchView) -> npt.ArrayLike:
+        """Return the budget of every live sequence."""
+        return np.minimum(self.policy(view), self.most)
+
+
+def capped(policy: BudgetPolicy, most: int) -> BudgetPolicy:
+    """Return the policy as an engine has it that verifies so many drafts of a sequence at most."""
+    if isinstance(policy, TablePolicy):
+        return replace(policy, budgets=np.minimum(policy.budgets, most))
+    return Capped(policy, most)
