@@ -9,8 +9,9 @@ from calibration.runs.deployment import Deployment
 from calibration.runs.facts import EngineFacts
 from calibration.runs.measured import MeasuredRun, Rollouts
 from calibration.validation import COUNTS, SimulatedRun, StepLog
-from simulator.budgets.policy import by_live
+from simulator.budgets.policy import by_live, capped
 from simulator.caveats import beyond, derived
+from simulator.cost import load_profile
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
 from simulator.deployed import deployment_of, drafter_of
@@ -76,17 +77,18 @@ def decode(
 
     drafting: what drafting costs, for a drafter whose settings name no cost.
     """
-    trace = rollouts.trace
+    trace, told = rollouts
+    known = cost if told.profile is None else load_profile(told.profile)
     limits = serving_of(facts).model_dump(exclude_defaults=True)
     scenario = made(Scenario, {
-        "trace": trace.source, "profile": cost.name, "drafter": rollouts.drafter, "policies": [rollouts.policy],
+        "trace": trace.source, "profile": known.name, "drafter": told.drafter, "policies": [told.policy], "seed": told.seed,
         "engine": {"max_num_seqs": facts.max_num_seqs, "replicas": replicas, "dispatch": router, **limits},
     })  # fmt: skip
-    drafter = drafter_of(scenario, trace, cost)
-    deployment = replace(deployment_of(scenario, cost, drafter), draft_cost=drafting)
-    preparing = Preparing(scenario, trace, trace.steps, drafter, deployment, None, Shared())
-    phase = preparing.phase(0, False, np.ones(len(trace), np.bool_))
-    return phase, simulate(phase.workload, preparing.policy(phase, None), preparing.placed(phase))
+    drafter, last = drafter_of(scenario, trace, known), trace.steps[-1]
+    preparing = Preparing(scenario, trace, [last], drafter, deployment_of(scenario, known, drafter), None, Shared())
+    phase = preparing.phase(0, False, np.ones(int((trace.step == last).sum()), np.bool_))
+    deployment = replace(preparing.placed(phase), cost=cost, draft_cost=drafting)
+    return phase, simulate(phase.workload, capped(preparing.policy(phase, None), told.most), deployment)
 
 
 def _check_parallel(facts: EngineFacts, profile: Profile) -> None:

@@ -37,6 +37,8 @@ REQUESTS: dict[str, Any] = {
 }  # fmt: skip
 """A request, in the order of the trace: when it was sent and when its answer had ended, seconds from the run's begin; tokens as
 the server counted them (cached_tokens: null where it does not); and when each part of the answer came, with how many tokens."""
+OURS = "rolloutsim"
+"""The key of the proposer's settings (`simulator.deploy.vllm_proposer`)."""
 EXPECTED = "give a folder as `rolloutsim calibrate vllm` writes it"
 WARM_UP: dict[str, Any] = {"temperature": 0.0, "max_tokens": 32, "detokenize": False}
 
@@ -65,6 +67,7 @@ class Run(NamedTuple):
 class Asked:
     """What to run: rows of a trace's prompts, under each configuration (a speculative_config by name, None for none).
 
+    What stands under `rolloutsim` in a configuration goes to the engine's additional_config (`simulator.deploy.vllm_proposer`).
     engine: arguments of vLLM's EngineArgs for all; sampling: of its SamplingParams. attached: whether a server runs already,
     which `engine` tells of. Of engines that are started python is the one that has vLLM, and together says whether all live at
     once, so that configurations take turns, or one after another.
@@ -200,7 +203,9 @@ def _engine(asked: Asked, name: str, out: Path) -> Engine:
     drafting = asked.configurations[name]
     arguments = asked.engine | {"max_num_seqs": max(asked.slots), "skip_tokenizer_init": True}
     if drafting is not None:
-        arguments["speculative_config"] = drafting
+        arguments["speculative_config"] = {key: value for key, value in drafting.items() if key != OURS}
+    if drafting is not None and OURS in drafting:
+        arguments["additional_config"] = asked.engine.get("additional_config", {}) | {OURS: drafting[OURS]}
     return Engine(asked.python, arguments, out / f"{name}.log", name)
 
 

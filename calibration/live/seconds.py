@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.live.recording import Recorded
+from calibration.live.recording import OURS, Recorded
 from calibration.live.steps import drafting_of, simulated
 from calibration.live.work import DRAFTING, work_of
 from calibration.step_costs import held_out, identified, least_relative_errors
@@ -57,10 +57,11 @@ class Repeated:
     @property
     def drafter(self) -> str | None:
         """The drafter whose costs it tells; None where nothing drafts."""
-        drafter, policy = drafting_of(self.runs[0])
-        if policy == "none":
+        drafter = drafting_of(self.runs[0]).drafter
+        if drafter["kind"] == "none":
             return None
-        return f"{drafter['kind']}-{drafter['scope']}" if "scope" in drafter else str(drafter["kind"])
+        name = f"{drafter['kind']}-{drafter['scope']}" if "scope" in drafter else str(drafter["kind"])
+        return f"{OURS}-{name}" if self.runs[0].about.get(OURS) else name
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 from calibration.live.recording import Recorded
 from calibration.replay_run import decode
 from calibration.runs.facts import NAMES, EngineFacts, checked
-from calibration.runs.measured import Rollouts
+from calibration.runs.measured import Drafting, Rollouts
 from simulator.cost import load_profile
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome
 from simulator.prepared import Phase
+from traces import io
 from traces.errors import InputError
+from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 
@@ -88,7 +90,7 @@ def compare(run: Recorded) -> Compared:
     names = {"sequences": "live", "tokens": "query_tokens", "drafted": "drafted_tokens", "accepted": "accepted_tokens",
              "emitted": "emitted_tokens", "preempted": "preempted"}  # fmt: skip
     shares, simulation = shares_of(run), Steps({name: log[ours].astype(np.int64) for name, ours in names.items()})
-    alone = phase.workload.siblings is None
+    alone = phase.workload.siblings is None and drafting_of(run).policy in ("none", f"fixed:{budget}")
     decisions = shares.decisions(phase.workload.acceptance, budget) if alone else None
     return Compared(run, shares.steps(run), simulation, decisions)
 
@@ -172,11 +174,10 @@ def shares_of(run: Recorded) -> Shares:
 
 
 def simulated(run: Recorded, cost: Profile, drafting: DraftCost = FREE) -> tuple[Phase, Outcome, int]:
-    """The run's rollouts, their simulation under its settings at these costs, and the budget."""
-    drafter, policy = drafting_of(run)
-    facts = replace(facts_of(run), max_num_seqs=run.slots)
-    phase, outcome = decode(Rollouts(run.trace, drafter, policy), facts, cost, drafting=drafting)
-    return phase, outcome, int(policy.removeprefix("fixed:")) if policy != "none" else 0
+    """The run's rollouts, their simulation under its settings at these costs, and the largest budget."""
+    rollouts, facts = rollouts_of(run), replace(facts_of(run), max_num_seqs=run.slots)
+    phase, outcome = decode(rollouts, facts, cost, drafting=drafting)
+    return phase, outcome, rollouts.drafting.most
 
 
 def facts_of(run: Recorded) -> EngineFacts:
@@ -185,24 +186,52 @@ def facts_of(run: Recorded) -> EngineFacts:
     return EngineFacts(**{name: checked(name, settings.get(name), run.name) for name in NAMES if name in settings})
 
 
-def drafting_of(run: Recorded) -> tuple[dict[str, Any], str]:
+def drafting_of(run: Recorded) -> Drafting:
     """The drafter and the budget policy that a run's speculative_config stands for; InputError where none does."""
     config = run.about["speculative"]
     if config is None:
-        return {"kind": "none"}, "none"
-    policy = f"fixed:{config['num_speculative_tokens']}"
+        return Drafting({"kind": "none"}, "none", 0)
+    most, ours = int(config["num_speculative_tokens"]), run.about.get("rolloutsim")
+    if ours is not None:
+        settings = ours["settings"]
+        return Drafting(settings["drafter"], settings["policy"], most, settings["profile"], settings["seed"])
+    policy = f"fixed:{most}"
     if config["method"] == "ngram":
-        return {
-            "kind": "ngram", "prompt_lookup_min": config["prompt_lookup_min"], "prompt_lookup_max": config["prompt_lookup_max"],
-        }, policy  # fmt: skip
+        names = ("prompt_lookup_min", "prompt_lookup_max")
+        return Drafting({"kind": "ngram"} | {name: config[name] for name in names}, policy, most)
     if config["method"] == "suffix":
         alone = config["suffix_decoding_max_cached_requests"] == 0
-        return {
+        return Drafting({
             "kind": "suffix", "scope": "request" if alone else "global", "own": True, "match": "scored", "prompt": True,
             "depth": config["suffix_decoding_max_tree_depth"], "factor": config["suffix_decoding_max_spec_factor"],
             "min_prob": config["suffix_decoding_min_token_prob"], "siblings": "next-step" if alone else "live", "cost": "none",
-        }, policy  # fmt: skip
-    raise InputError(f"{run.name}: method {config['method']!r}: steps are compared for none, ngram and suffix")
+        }, policy, most)  # fmt: skip
+    raise InputError(
+        f"{run.name}: method {config['method']!r}: steps are compared for none, ngram, suffix and rolloutsim's proposer"
+    )
+
+
+def rollouts_of(run: Recorded) -> Rollouts:
+    """The run's rollouts and what drafted for them; InputError where the history that they were drafted from is not there."""
+    return Rollouts(_after_history(run), drafting_of(run))
+
+
+def _after_history(run: Recorded) -> Trace:
+    """The run's rollouts, as an RL step after those that its drafter had as history, where it had any."""
+    ours = run.about.get("rolloutsim") or {"settings": {"history": None}}
+    settings = ours["settings"]
+    if settings["history"] is None:
+        return run.trace
+    past = io.read(settings["history"])
+    if past.sha256 != ours["history_sha256"]:
+        raise InputError(f"{past.source}: is not the history that {run.name} drafted from: its SHA-256 is another")
+    if settings["step"] is not None:
+        past = past.select(past.step < settings["step"])
+    steps = pa.array(np.full(len(run.trace), past.steps[-1] + 1), pa.int32())
+    table = run.trace.table
+    table = table.set_column(table.column_names.index("step"), table.schema.field("step"), steps)
+    names = [name for name in table.column_names if name in past.table.column_names]
+    return io.from_table(pa.concat_tables([past.table.select(names), table.select(names)]), run.trace.source)
 
 
 def flat(table: pa.Table, name: str) -> Int64:

@@ -105,6 +105,11 @@ class Worker:
         runner = self.core.model_executor.driver_worker.worker.model_runner
         self.recorder = Recorder(self.core.scheduler, getattr(runner, "drafter", None))
 
+    @property
+    def drafter(self) -> Any:
+        """What proposes drafts; None where nothing does."""
+        return getattr(self.core.model_executor.driver_worker.worker.model_runner, "drafter", None)
+
     def facts(self) -> dict[str, Any]:
         """Settings as the engine resolved them, by vLLM's names, and what it runs on."""
         import platform
@@ -135,6 +140,7 @@ class Worker:
                 "vllm_version": vllm.__version__,
             },
             "speculative": None if drafting is None else {name: getattr(drafting, name, None) for name in names},
+            "rolloutsim": getattr(self.drafter, "facts", None),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -149,7 +155,7 @@ class Worker:
         """
         from vllm import SamplingParams
 
-        self._forget()
+        self._forget(slots)
         scheduler = self.core.scheduler
         # newer versions tell those that run from those that the model runner has room for
         setattr(
@@ -176,16 +182,18 @@ class Worker:
             "finish_reason": [output.finish_reason for output in outputs],
         }
 
-    def _forget(self) -> None:
-        """Empty the prefix cache and what suffix decoding has learnt."""
+    def _forget(self, slots: int) -> None:
+        """Empty the prefix cache and forget what suffix decoding has learnt from earlier runs."""
         while self.core.scheduler.has_requests():  # what finished last is yet to be told to the workers
             self.engine.step()
         self.engine.reset_prefix_cache()
-        drafter: Any = getattr(self.core.model_executor.driver_worker.worker.model_runner, "drafter", None)
+        drafter = self.drafter
         if (cache := getattr(drafter, "suffix_cache", None)) is not None:
             drafter.suffix_cache = type(cache)(
                 max_tree_depth=cache.max_tree_depth, max_cached_requests=cache.max_cached_requests
             )
+        if hasattr(drafter, "reset"):  # of rolloutsim's proposer
+            drafter.reset(slots)
 
 
 def main() -> None:

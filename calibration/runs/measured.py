@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,16 +55,25 @@ class Series:
     kv_fraction: Float64
 
 
-@dataclass(frozen=True, eq=False)
-class Rollouts:
-    """The requests of a run with their tokens, rows of a trace, all there at once; and what drafted for them.
+class Drafting(NamedTuple):
+    """The speculation of a run in the simulator's words.
 
-    drafter: settings as a scenario has them; policy: the budget policy, as `replay --policy` takes it.
+    drafter: settings as a scenario has them; policy: the budget policy, as `replay --policy` takes it; most: tokens drafted for
+    a sequence at most. profile, seed: what a policy decided by; None: it looks at no costs.
     """
 
-    trace: Trace
     drafter: dict[str, Any]
     policy: str
+    most: int
+    profile: str | None = None
+    seed: int = 0
+
+
+class Rollouts(NamedTuple):
+    """The requests of a run with their tokens, the last RL step of a trace, all there at once; and what drafted for them."""
+
+    trace: Trace
+    drafting: Drafting
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from calibration.asked import read_json
 from calibration.live.recording import Recorded, Run, read_one, runs_of
-from calibration.live.steps import drafting_of, facts_of, shares_of
+from calibration.live.steps import facts_of, rollouts_of, shares_of
 from calibration.runs.bench import OVERHEAD
-from calibration.runs.measured import Float64, MeasuredRun, Requests, Rollouts
+from calibration.runs.measured import Float64, MeasuredRun, Requests
 from traces.errors import InputError
 
 DRIVEN, ATTACHED = "vLLM, driven step by step", "vLLM server"
@@ -38,7 +38,7 @@ def read_recorded(path: Path) -> MeasuredRun:
     folder = path if path.is_dir() else path.parent
     run = read_one(folder, _chosen(path, runs_of(folder)))
     attached = run.requests is not None
-    drafter, policy = drafting_of(run)
+    rollouts = rollouts_of(run)
     facts = facts_of(run)
     if run.about["settings"].get("enforce_eager") or run.about.get("device") == "cpu":
         facts = replace(facts, cudagraph_capture_sizes=())
@@ -46,7 +46,7 @@ def read_recorded(path: Path) -> MeasuredRun:
         path, ATTACHED if attached else DRIVEN, read_json(folder / "run.json")["engine"]["model"],
         _of_requests(run) if attached else _of_steps(run), facts, "arrival",
         notes=_notes(run, attached), counts=_counted(run) if attached else _summed(run),
-        rollouts=Rollouts(run.trace, drafter, policy),
+        rollouts=rollouts,
     )  # fmt: skip
 
 

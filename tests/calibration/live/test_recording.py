@@ -124,7 +124,7 @@ def test_a_method_without_a_drafter_is_refused(runs: dict[tuple[str, int], Recor
 def test_the_simulation_is_of_the_runs_own_settings(runs: dict[tuple[str, int], Recorded]) -> None:
     found = steps.facts_of(runs["none", 16])
     assert (found.max_num_seqs, found.enable_prefix_caching, found.block_size) == (16, True, 32)
-    assert steps.drafting_of(runs["local", 4])[0]["scope"] == "request"
+    assert steps.drafting_of(runs["local", 4]).drafter["scope"] == "request"
 
 
 def test_the_command_shows_each_run_and_what_differs_first() -> None:
