@@ -162,7 +162,7 @@ class SuffixProposer:
         self._room, self._model = int(vllm_config.model_config.max_model_len), vllm_config.model_config
         self._policy: BudgetPolicy | None = None
         try:
-            self.settings = made(ProposerSettings, (vllm_config.additional_config or {}).get(KEY, {}))
+            self.settings: ProposerSettings = made(ProposerSettings, (vllm_config.additional_config or {}).get(KEY, {}))
             self.begin_step()
         except InputError as error:
             raise InputError(f"additional_config.{KEY}: {error}") from error
