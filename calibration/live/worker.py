@@ -102,8 +102,7 @@ class Worker:
         self._mended = mend_sampling()
         self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self.core = self.engine.engine_core.engine_core
-        runner = self.core.model_executor.driver_worker.worker.model_runner
-        self.recorder = Recorder(self.core.scheduler, getattr(runner, "drafter", None))
+        self.recorder = Recorder(self.core.scheduler, self.drafter)
 
     @property
     def drafter(self) -> Any:

@@ -1,4 +1,4 @@
-"""The proposer by the interface that vLLM calls, without vLLM (in `tests/calibration/live` it is): settings, history, policies."""
+"""The proposer by the interface that vLLM calls, without vLLM: settings, history, policies."""
 
 import logging
 import random
