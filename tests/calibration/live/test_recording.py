@@ -37,6 +37,23 @@ def test_every_step_is_vllms(runs: dict[tuple[str, int], Recorded], name: str, s
     assert (name == "none") == (found.measured.columns["drafted"].sum() == 0)
 
 
+def test_every_step_is_vllms_under_our_own_drafter_and_policies() -> None:
+    runs = list(recording.read(RECORDED.with_name("proposer")))
+    assert sorted((run.name, run.slots) for run in runs) == [("das", 4), ("das", 16), ("fixed-8", 4), ("fixed-8", 16)]
+    for run in runs:
+        found = steps.compare(run)
+        assert found.first_difference is None
+        assert found.equal_fraction == 1.0
+        assert found.measured.columns["accepted"].sum() > 500
+
+
+def test_another_history_than_the_recorded_one_is_refused() -> None:
+    run = next(recording.read(RECORDED.with_name("proposer")))
+    about = run.about | {"rolloutsim": run.about["rolloutsim"] | {"history_sha256": "0"}}
+    with pytest.raises(InputError, match="SHA-256 is another"):
+        steps.compare(Recorded(run.name, run.slots, run.repeat, run.trace, run.steps, about))
+
+
 def test_steps_are_vllms_where_kv_runs_out() -> None:
     runs = {run.name: steps.compare(run) for run in recording.read(RECORDED.with_name("short_of_kv"))}
     assert runs["ngram-4"].first_difference is None
