@@ -340,7 +340,7 @@ def _check_no_foresight(drafter: Drafter, trace: Trace, rows: Int64, past: Int64
 def _cut(trace: Trace, row: int, tokens: int) -> Trace:
     """The trace with one rollout shorter, its tokens and lengths alone."""
     table = trace.table.combine_chunks()
-    kept = {name: table.column(name) for name in table.column_names if name in PLAIN}
+    kept: dict[str, Any] = {name: table.column(name) for name in table.column_names if name in PLAIN}
     for name, value in (("output_tokens", tokens), ("token_ids", table.column("token_ids")[row].as_py()[:tokens])):
         column = table.column(name)
         kept[name] = pa.chunked_array(

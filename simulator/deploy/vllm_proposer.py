@@ -181,7 +181,7 @@ class SuffixProposer:
         What the policy has learnt goes on, as it does from one simulated RL step to the next. Without this call, rollouts stay
         learnt in their groups for as long as the engine lives.
         """
-        self.settings = self.settings.model_copy(update=settings)
+        self.settings = made(ProposerSettings, self.settings.model_dump() | settings)
         self._history = History(self.settings)
         self.reset(previous=self._policy)
 

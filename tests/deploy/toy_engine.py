@@ -66,7 +66,7 @@ class ToyEngine:
         right = next((i for i, (a, b) in enumerate(zip(one.draft, coming, strict=False)) if a != b), len(one.draft))
         left = len(one.output) - one.emitted
         one.steps += 1
-        one.drafted += min(len(one.draft), left)
+        one.drafted += len(one.draft)
         one.accepted += min(right, left)
         return coming[: right + 1]
 
