@@ -27,10 +27,14 @@ INT, LIST = pa.int32(), pa.list_(pa.int32())
 STEPS: dict[str, Any] = {
     "start_s": pa.float64(), "scheduled_s": pa.float64(), "end_s": pa.float64(), "drafting_s": pa.float64(),
     "waiting": INT, "free_blocks": INT, "preempted": INT, "rollout": LIST, "tokens": LIST, "drafted": LIST, "emitted": LIST,
+    "row": LIST, "beyond": LIST,
 }  # fmt: skip
 """A step: when scheduling began and had ended and when its tokens were booked, and how long it took to draft for the next one,
-seconds (null where that was not recorded); preempted in it; and of each rollout that took part its row in the trace, tokens
-computed, drafted ones among them, and tokens that the sampler returned, whether or not they lie past the rollout's end."""
+seconds; preempted in it; and of each rollout that took part its row in the trace, tokens computed, drafted ones among them,
+tokens that the sampler returned, whether or not they lie past the rollout's end, and its row in the model runner's batch. beyond:
+the tokens past ends, of one rollout after the other."""
+NEWER = ("drafting_s", "row", "beyond")
+"""Columns that recordings made before these were kept do not have; null there."""
 REQUESTS: dict[str, Any] = {
     "sent_s": pa.float64(), "finished_s": pa.float64(), "prompt_tokens": INT, "completion_tokens": INT, "cached_tokens": INT,
     "chunk_s": pa.list_(pa.float64()), "chunk_tokens": LIST,
@@ -179,8 +183,8 @@ def read_one(folder: Path, run: Run) -> Recorded:
     about = io.provenance(table)
     if missing := [key for key in ("settings", "speculative") if key not in about]:
         raise InputError(f"{paths[0]}: says nothing of {missing[0]}: {EXPECTED}")
-    if not attached and "drafting_s" not in rows.column_names:
-        rows = rows.append_column("drafting_s", pa.nulls(rows.num_rows, STEPS["drafting_s"]))
+    for name in (name for name in NEWER if not attached and name not in rows.column_names):
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, STEPS[name]))
     if {field.name: field.type for field in rows.schema} != columns:
         raise InputError(f"{paths[1]}: has other columns than {', '.join(columns)}: {EXPECTED}")
     trace = io.from_table(table, f"{run.name} at {run.slots}")
@@ -235,6 +239,7 @@ def write_run(asked: Asked, out: Path, run: Run, found: dict[str, Any], facts: d
 
 def _steps(steps: list[list[Any]]) -> pa.Table:
     *plain, preempted, shares = zip(*steps, strict=True)
-    lists = [[[one[i] for one in step] for step in shares] for i in range(4)]
-    columns = [*plain, np.diff([0, *preempted]), *lists]
+    lists = [[[one[i] for one in step] for step in shares] for i in range(5)]
+    beyond = [[token for one in step for token in one[5]] for step in shares]
+    columns = [*plain, np.diff([0, *preempted]), *lists, beyond]
     return pa.table({name: pa.array(column, STEPS[name]) for name, column in zip(STEPS, columns, strict=True)})

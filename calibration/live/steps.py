@@ -195,7 +195,8 @@ def drafting_of(run: Recorded) -> Drafting:
     if ours is not None:
         settings = ours["settings"]
         return Drafting(settings["drafter"], settings["policy"], most, settings["profile"], settings["seed"])
-    policy = f"fixed:{most}"
+    ranges = config.get("num_speculative_tokens_per_batch_size")
+    policy = f"fixed:{most}" if not ranges else "schedule:" + ",".join(f"{a}-{b}={min(k, most)}" for a, b, k in ranges)
     if config["method"] == "ngram":
         names = ("prompt_lookup_min", "prompt_lookup_max")
         return Drafting({"kind": "ngram"} | {name: config[name] for name in names}, policy, most)

@@ -19,8 +19,8 @@ class Recorder:
     drafter's `propose`.
 
     A step is [seconds when scheduling began, when it had ended, when its tokens were booked, seconds spent drafting, waiting,
-    free KV blocks, preempted so far, shares]; a share is [request, tokens, drafted, emitted], in the order of the scheduler's
-    output. drafter: None where nothing drafts.
+    free KV blocks, preempted so far, shares]; a share is [request, tokens, drafted, emitted, row of the model runner's batch,
+    tokens that were returned past the rollout's end], in the order of the scheduler's output. drafter: None where nothing drafts.
     """
 
     def __init__(self, scheduler: Any, drafter: Any) -> None:
@@ -59,11 +59,15 @@ class Recorder:
     def update(self, output: Any, found: Any, *arguments: Any, **named: Any) -> Any:
         """Book what a step emitted."""
         step, drafts = self._began.pop(id(output)), output.scheduled_spec_decode_tokens
-        shares = []
+        shares, scheduled = [], []
         for request, tokens in output.num_scheduled_tokens.items():
-            sampled = found.sampled_token_ids[found.req_id_to_index[request]] if found.sampled_token_ids else []
-            shares.append([int(request.split("-")[0]), tokens, len(drafts.get(request, ())), len(sampled)])
+            row, known = found.req_id_to_index[request], self._scheduler.requests[request]
+            sampled = list(found.sampled_token_ids[row]) if found.sampled_token_ids else []
+            scheduled.append((known, known.num_output_tokens, sampled))
+            shares.append([int(request.split("-")[0]), tokens, len(drafts.get(request, ())), len(sampled), row])
         answer = self._update(output, found, *arguments, **named)
+        for share, (known, before, sampled) in zip(shares, scheduled, strict=True):
+            share.append(sampled[known.num_output_tokens - before :])
         step[2], step[3], self._drafting_s = time.perf_counter(), self._drafting_s, 0.0
         if shares:
             self.steps.append([*step, shares])
@@ -121,7 +125,8 @@ class Worker:
         drafting = config.speculative_config
         names = ("method", "num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max",
                  "suffix_decoding_max_tree_depth", "suffix_decoding_max_cached_requests",
-                 "suffix_decoding_max_spec_factor", "suffix_decoding_min_token_prob")  # fmt: skip
+                 "suffix_decoding_max_spec_factor", "suffix_decoding_min_token_prob",
+                 "num_speculative_tokens_per_batch_size")  # fmt: skip
         return {
             "settings": {
                 "max_num_seqs": scheduling.max_num_seqs,

@@ -95,12 +95,14 @@ def draft_scored(
     *,
     factor: float = 1.0,
     min_prob: float = 0.1,
+    rounding: float = 0.0,
 ) -> set[Draft]:
     """Every draft, with its score, that scored matching may propose: one per way to resolve equal counts.
 
     The winner has the highest (score, local before joint, longer match); a match is shorter than the context. The nodes
     of two walks differ, so ties are resolved in each walk on its own; a draft is admissible when each other walk can
-    come out below it. Without a history the joint table is the own one; without an own table there is no local one.
+    come out below it, or above it by no more than `rounding`. Without a history the joint table is the own one; without an
+    own table there is no local one.
     """
     candidates: list[list[tuple[float, bool, int, tuple[int, ...]]]] = []  # one list per walk
     joint = [table for table in (history, own) if table is not None]
@@ -116,7 +118,13 @@ def draft_scored(
     if not candidates:
         return {((), 0.0)}
     at_least = max(min(walk[:3] for walk in walks) for walks in candidates)
-    return {(walk[3], walk[0]) for walks in candidates for walk in walks if walk[:3] >= at_least}
+    least = at_least[0] - rounding
+    return {
+        (walk[3], walk[0])
+        for walks in candidates
+        for walk in walks
+        if walk[:3] >= at_least or (rounding > 0 and walk[0] >= least)
+    }
 
 
 def replay_longest(

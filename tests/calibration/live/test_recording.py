@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,9 @@ from calibration.live import recording, steps
 from calibration.live.recording import Recorded
 from simulator.cli import cli
 from tests.calibration.live.live_engine import MODEL, TRACE
+from tests.reference.lookup import measured
 from tests.reference.suffix import replay_scored
+from tests.reference.suffix_decoding import SuffixDecoding
 from traces.errors import InputError
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -108,6 +111,37 @@ def test_suffix_drafts_that_differ_are_ties(runs: dict[tuple[str, int], Recorded
             checked, ambiguous = checked + 1, ambiguous + (len(admitted[rollout][position]) > 1)
     assert checked > 500
     assert ambiguous < 0.3 * checked
+
+
+@pytest.mark.parametrize("slots", [4, 16])
+def test_drafts_of_the_global_cache_are_those_of_one_sequence_after_the_other(
+    runs: dict[tuple[str, int], Recorded], slots: int
+) -> None:
+    """By brute force: told which row is drafted for first, and what was sampled past ends, each draft of vLLM's is admitted."""
+    run = runs["suffix-8", slots]
+    shares, settings = steps.shares_of(run), run.about["speculative"]
+    prompts, outputs = (run.trace.table.column(name).to_pylist() for name in ("prompt_token_ids", "token_ids"))
+    depth, factor, min_prob = (
+        settings[f"suffix_decoding_{name}"] for name in ("max_tree_depth", "max_spec_factor", "min_token_prob")
+    )
+    engine = SuffixDecoding(depth, factor, min_prob)
+    rows, sampled = steps.flat(run.steps, "row"), steps.flat(run.steps, "emitted")
+    beyond = iter(steps.flat(run.steps, "beyond").tolist())
+    past_ends = [[next(beyond) for _ in range(extra)] for extra in (sampled - shares.emitted).tolist()]
+    admitted: dict[int, set[tuple[int, int]]] = {}
+    checked = ambiguous = 0
+    for i in np.lexsort((rows, shares.step)).tolist():
+        rollout, p, emitted = (int(of[i]) for of in (shares.rollout, shares.position, shares.emitted))
+        if p > 0:
+            assert (shares.accepted[i], shares.drafted[i]) in admitted[rollout], (rollout, p)
+            checked, ambiguous = checked + 1, ambiguous + (len(admitted[rollout]) > 1)
+        if emitted == 0:  # a prompt that is not computed to its end
+            continue
+        tokens, ahead = [*outputs[rollout][p : p + emitted], *past_ends[i]], outputs[rollout][p + emitted :]
+        drafts = engine.propose(rollout, prompts[rollout], tokens, settings["num_speculative_tokens"])
+        admitted[rollout] = {measured(draft, ahead) for draft, _ in drafts}
+    assert checked == (shares.position > 0).sum() > 1000
+    assert ambiguous < 0.4 * checked
 
 
 def test_a_wrong_step_is_found(runs: dict[tuple[str, int], Recorded]) -> None:
