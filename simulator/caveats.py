@@ -46,6 +46,15 @@ def caveats(
     ]
     if any("siblings" in one.drafter.learns_from for one in played):
         notes.append("acceptance by position is that of the frozen history: live drafts depend on when they are made")
+    drafts = {run["system"] for run in runs if run["drafted_tokens"] > 0}
+    by_host = [
+        one.system.name for one in played if one.system.name in drafts and "model" not in one.drafter.learns_from
+    ]
+    if serving.async_scheduling and by_host:
+        notes.append(
+            f"async scheduling is on under {', '.join(by_host)}: vLLM switches it off where the host drafts (ngram, suffix, "
+            "custom_class), and keeps it for the others: compare with async_scheduling=false, too"
+        )
     idle = [run["system"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")

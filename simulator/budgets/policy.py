@@ -76,14 +76,16 @@ class TablePolicy:
 
     boundaries: int64[rows, stages - 1], ascending; a sequence of a row is in stage s once it has emitted
     boundaries[row, s - 1] tokens. budgets: int64[rows, stages, b], by live sequences 0..b-1; beyond that the last holds.
-    row_of_prompt: int64[prompts], or None where there is one row. facts: what a result should say about it.
-    The engine looks these up in compiled code; calling the policy gives the same budgets.
+    row_of_prompt: int64[prompts], or None where there is one row. facts: what a result should say about it. trailing: whether
+    the sequences of the step before are those that count, by whose end an engine has drafted.
+    The engine looks these up in compiled code; calling the policy gives the same budgets, by those that are live.
     """
 
     boundaries: Int64
     budgets: Int64
     row_of_prompt: Int64 | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    trailing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a table that compiled code could not look up."""

@@ -1,5 +1,7 @@
 """A budget by batch size, as vLLM's `num_speculative_tokens_per_batch_size` has it."""
 
+from dataclasses import replace
+
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.spec import BUDGET, pairs, refuse, whole
@@ -21,7 +23,7 @@ def schedule(argument: str, context: Context) -> TablePolicy:
             budgets += [budgets[-1]] * (low - 1 - last)
             budgets += [budget] * (min(high, context.max_num_seqs) - low + 1)
         last = high
-    return by_live(budgets)
+    return replace(by_live(budgets), trailing=True)  # drafts are made as a step ends, and verified by the next one
 
 
 def _range(argument: str, key: str, value: str) -> tuple[int, int, int]:

@@ -120,7 +120,13 @@ def decode(core: Core, live: bool | None) -> int:
             survey(core)
         core.stale = core.scheduled < core.decoding or core.preempted > preempted  # budgets follow how many are live
         changed = not core.plain and core.admitted + core.preempted > 0
-        quiet = core.drafting == 0 and core.scheduled == core.live and core.released == 0 and not changed
+        quiet = (
+            core.drafting == 0
+            and core.scheduled == core.live
+            and core.released == 0
+            and not changed
+            and not trails(core)
+        )
         if live is None and quiet and coast(core) > 0 and (not core.plain or core.now_s >= core.until_s):
             continue  # what would be scheduled next may have changed
 
@@ -180,10 +186,16 @@ def wait(core: Core) -> int:
 
 
 @compiled
+def trails(core: Core) -> bool:
+    """Whether budgets change with the next step, for those of this one went by more sequences or fewer."""
+    return core.trailing and core.batch != core.live
+
+
+@compiled
 def give_budgets(core: Core) -> None:
     """Look every live rollout's budget up: by its row of the table, the stage it is in and how many are live."""
     slots, rollouts, budgets, tables = slots_of(core), rollouts_of(core), budgets_of(core), tables_of(core)
-    column = min(core.live, core.widths - 1)
+    column = min(core.batch if core.trailing and core.batch > 0 else core.live, core.widths - 1)
     for i in range(core.live):
         slot = slots[i]
         row = rollouts[slot.rollout].row * core.stages + slot.stage
@@ -315,6 +327,8 @@ def prefill(core: Core, step: Step) -> None:
         slot.computed = before + chunk
         firsts += slot.computed == known_tokens(slot)
     core.first_tokens = firsts
+    core.stale |= core.trailing and core.batch != core.scheduled + chunks
+    core.batch = core.scheduled + chunks
     query = core.scheduled + as_int(step.drafted_tokens) + tokens
     step.live, step.query_tokens = core.scheduled + chunks, query
     step.padded_tokens = padding[query] if query < padding.size else query

@@ -79,7 +79,7 @@ class Replica:
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
             uneven=deployment.cost.packed["uneven"], stages=table.budgets.shape[1],
-            widths=table.budgets.shape[2], watched=watched, reason=GOING, stale=True, **limits,
+            widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]

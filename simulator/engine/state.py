@@ -160,6 +160,8 @@ class Core:
     evicted: int  # rollouts taken out since the last step
     asked: bool  # whether budgets are the policy's answers, not its table
     every: int  # decode steps between questions; 0: only when the batch changes
+    trailing: bool  # whether its table goes by the sequences of the step before
+    batch: int  # how many those were
     # its limits, by vLLM's names
     max_num_seqs: int
     max_num_batched_tokens: int

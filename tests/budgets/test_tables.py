@@ -151,13 +151,17 @@ def test_in_the_engine(spec: str, seed: int) -> None:
     rollouts = [random_rollout(rng, rng.randint(0, 9), rng.randint(1, 60)) for _ in range(15)]
     cost, plain_cost = affine_pair(0.25, 0.125, 0.5, 1 / 1024, 0.0, 0.125)
     plain = {
-        "schedule": lambda: _by_live(rules.ranges([(1, 2, 7), (4, 5, 2), (6, 9, 0)])),
+        "schedule": lambda: _by_step_before(rules.ranges([(1, 2, 7), (4, 5, 2), (6, 9, 0)])),
         "buckets": lambda: _by_live(rules.bucket_map((1, 2, 4), (9, 3, 1), 5)),
         "classes": lambda: policies.class_table([0] * 15, [[8, 20]], [[1, 4, 9]]),
     }[spec.partition(":")[0]]()
     policy = resolve_policy(spec, context(max_num_seqs=7))
     outcome = simulate(workload_of(rollouts), policy, Deployment(cost, 7, 2), check=True)
     assert_same(outcome, reference.simulate(rollouts, plain_cost, plain, 7, 2))
+
+
+def _by_step_before(rule: rules.Rule) -> reference.Policy:
+    return lambda seen: [rule(seen_of(view([0] * seen.before, [0] * seen.before)))[0]] * seen.live
 
 
 def _by_live(rule: rules.Rule) -> reference.Policy:

@@ -42,12 +42,16 @@ class Rollout:
 
 @dataclass(frozen=True)
 class View:
-    """What a deployed engine knows of one replica's batch when a step starts; entries in order of admission."""
+    """What a deployed engine knows of one replica's batch when a step starts; entries in order of admission.
+
+    before: how many there were in the step before; as many as now in the first one.
+    """
 
     live: int
     rollouts: tuple[int, ...]
     prompt_tokens: tuple[int, ...]
     emitted_tokens: tuple[int, ...]
+    before: int = 0
 
 
 Policy = Callable[[View], list[int]]
@@ -231,6 +235,7 @@ class _Replica:
         self.log = log
         self.drafting = drafting
         self.batch: list[_Live] = []
+        self.before = 0
         self.clock_s = 0.0
         self.step_end = env.event()
 
@@ -263,8 +268,10 @@ class _Replica:
                 rollouts=tuple(r.index for r in self.batch),
                 prompt_tokens=tuple(r.rollout.prompt_tokens for r in self.batch),
                 emitted_tokens=tuple(r.emitted for r in self.batch),
+                before=self.before or len(self.batch),
             )
         )
+        self.before = len(self.batch)
         for r, k in zip(self.batch, budgets, strict=True):
             r.share = share(r.rollout, r.emitted, k)
         shares = [r.share for r in self.batch]

@@ -80,7 +80,7 @@ def test_policy_sees_the_batch_after_admission_and_no_length() -> None:
         return [0] * view.live
 
     simulate([plain(2, 5), plain(1, 6), plain(1, 7)], UNIT, spy, 2)
-    assert seen == [View(2, (0, 1), (5, 6), (0, 0)), View(2, (0, 2), (5, 7), (1, 0))]
+    assert seen == [View(2, (0, 1), (5, 6), (0, 0), 2), View(2, (0, 2), (5, 7), (1, 0), 2)]
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9])

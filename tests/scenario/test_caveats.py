@@ -23,6 +23,9 @@ def test_each_reservation_is_told_when_and_only_when_it_holds() -> None:
     assert "no recorded step before" in warnings_of(table, steps=[0])
     assert "nothing was drafted under fixed:2" in warnings_of(table, drafter={"kind": "none"})
     assert "frozen history" in warnings_of(table, drafter={"siblings": "live"})
+    ahead = {"max_num_seqs": 4, "async_scheduling": True}
+    assert "async scheduling is on under fixed:2: vLLM switches it off" in warnings_of(table, engine=ahead)
+    assert "async scheduling" not in warnings_of(table, engine=ahead, policies=["none"])
     arrivals = table.append_column("arrival_s", pa.array(np.arange(table.num_rows, dtype=np.float64)))
     assert warnings_of(arrivals) == ""
     crowd = synth(prompts=50, samples=2, steps=2, median_tokens=60, max_tokens=200, seed=1)
