@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from simulator.drafting.live import SiblingIndex
 from traces.errors import InputError
 from traces.trace import Trace
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
@@ -37,6 +38,30 @@ class Turns:
     wait_s: Float64
 
 
+class Texts(NamedTuple):
+    """What n rollouts say, as token ids: prompt i begins at prompts[prompt_starts[i]], output i at outputs[output_starts[i]]."""
+
+    prompts: Int32
+    prompt_starts: Int64
+    outputs: Int32
+    output_starts: Int64
+
+    def taken(self, rows: Int64) -> "Texts":
+        """Return those of these rows."""
+        return self._replace(prompt_starts=self.prompt_starts[rows], output_starts=self.output_starts[rows])
+
+    def block(self, rows: Int64, prompt_tokens: Int64, number: int, block_size: int) -> Int32:
+        """Return int32[rows, block_size], block `number` of each row's prompt and output together; all have as many tokens."""
+        at = number * block_size + np.arange(block_size)
+        inside = at < prompt_tokens[rows, None]
+        found: Int32 = np.where(
+            inside,
+            self.prompts.take(self.prompt_starts[rows, None] + at, mode="clip"),
+            self.outputs.take(self.output_starts[rows, None] + at - prompt_tokens[rows, None], mode="clip"),
+        )
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Workload:
     """The n rollouts of an RL step in queue order; arrays are int64[n] but for those in seconds.
@@ -45,8 +70,9 @@ class Workload:
     (output_tokens >= 1); acceptance: tables whose offsets are the rollouts' cumulative lengths; siblings: makes drafts in
     the engine's loop instead, where they depend on what siblings emitted meanwhile. arrival_s: when each arrives (None: all are
     there at 0), in seconds after the first; turns: None where nobody waits; hashes: int64[], prefix block hashes of the
-    prompts, in rollout i from hash_offsets[i] on (None: the prompts of a group are equal, others share nothing); copy: of
-    rollouts that were drawn more than once, which of their copies each is: copies share no prefix (None: there are none).
+    prompts, in rollout i from hash_offsets[i] on; texts: what they say, where there are no hashes (None of both: the prompts of a
+    group are equal, others share nothing); copy: of rollouts that were drawn more than once, which of their copies each is:
+    copies share no prefix (None: there are none).
     begun: tokens that each has emitted in an earlier RL step (None: nobody has).
     """
 
@@ -60,6 +86,7 @@ class Workload:
     turns: Turns | None = None
     hashes: Int64 | None = None
     hash_offsets: Int64 | None = None
+    texts: Texts | None = None
     copy: Int64 | None = None
     begun: Int64 | None = None
 
@@ -108,7 +135,8 @@ class Workload:
             hashes = hashes[places]
         return Workload(
             self.prompt[rows], self.sample[rows], self.prompt_tokens[rows], self.output_tokens[rows], acceptance,
-            None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets, _copies(rows),
+            None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets,
+            None if self.texts is None else self.texts.taken(rows), _copies(rows),
         )  # fmt: skip
 
     def longest_prefill(self, preemptible: bool) -> int:
@@ -117,14 +145,17 @@ class Workload:
         return int((np.maximum(self.prompt_tokens, 1) + (self.output_tokens - 1 if comes_back else 0)).max())
 
     def shared_blocks(self, block_size: int, caching: bool) -> tuple[Int64, Int64, Int64, int]:
-        """How prompts share KV blocks: (blocks int64[n], where each begins in the chain int64[n], chain, blocks per entry).
+        """How rollouts share KV blocks: (blocks int64[n], where each begins in the chain int64[n], chain, blocks per entry).
 
-        The first `blocks` blocks of a prompt have keys that others may have too: entry by entry of the chain, each the
-        first of so many consecutive keys.
+        The first `blocks` blocks of a rollout have keys that others may have too: entry by entry of the chain, each the first of
+        so many consecutive keys. They are blocks of its prompt, and, where it is known what was said, of output that others begin
+        with as well.
         """
         full = self.prompt_tokens // block_size
         if not caching:
             return np.zeros(len(self), np.int64), np.zeros(len(self), np.int64), np.zeros(1, np.int64), 1
+        if self.texts is not None:
+            return self._alike_blocks(self.texts, block_size)
         if self.hashes is None or self.hash_offsets is None:
             alike = self.prompt if self.copy is None else self.prompt + (int(self.prompt.max()) + 1) * self.copy
             groups, group = np.unique(alike, return_inverse=True)
@@ -145,6 +176,30 @@ class Workload:
             rank.astype(np.int64) * per,
             per,
         )
+
+    def _alike_blocks(self, texts: Texts, block_size: int) -> tuple[Int64, Int64, Int64, int]:
+        """`shared_blocks` by content: a key stands for a block and all before it, up to where no other rollout has the same."""
+        full = (self.prompt_tokens + self.output_tokens) // block_size
+        key = np.zeros(len(self), np.int64) if self.copy is None else self.copy.copy()
+        blocks, found, keys = np.zeros(len(self), np.int64), list[tuple[Int64, Int64]](), 0
+        active = np.arange(len(self))
+        for number in range(int(full.max(initial=0))):
+            active = active[full[active] > number]
+            _, place, counts = np.unique(key[active], return_inverse=True, return_counts=True)
+            active = active[counts[place] > 1]
+            if not active.size:
+                break
+            tokens = texts.block(active, self.prompt_tokens, number, block_size)
+            _, alike = np.unique(np.column_stack([key[active], tokens]), axis=0, return_inverse=True)
+            key[active] = keys + alike.ravel()
+            found.append((active, key[active]))
+            keys += int(alike.max()) + 1
+            blocks[active] += 1
+        at = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
+        chain = np.zeros(max(int(at[-1]), 1), np.int64)
+        for number, (rows, theirs) in enumerate(found):
+            chain[at[rows] + number] = theirs
+        return blocks, at[:-1], chain, 1
 
 
 def workload_of(
@@ -174,7 +229,12 @@ def workload_of(
         turns=spans,
         hashes=None if prefixes is None else pc.list_flatten(prefixes).to_numpy().astype(np.int64),
         hash_offsets=None if prefixes is None else _offsets(prefixes),
+        texts=_texts(trace, rows) if prefixes is None and trace.has_tokens and trace.has_prompts else None,
     )
+
+
+def _texts(trace: Trace, rows: Int64) -> Texts:
+    return Texts(trace.prompt_token_ids_flat, trace.prompt_offsets[rows], trace.tokens, trace.offsets[rows])
 
 
 def _arrivals(trace: Trace, rows: Int64) -> Float64 | None:

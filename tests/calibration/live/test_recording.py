@@ -59,13 +59,10 @@ def test_another_history_than_the_recorded_one_is_refused() -> None:
 
 def test_steps_are_vllms_where_kv_runs_out() -> None:
     runs = {run.name: steps.compare(run) for run in recording.read(RECORDED.with_name("short_of_kv"))}
-    assert runs["ngram-4"].first_difference is None
-    assert runs["ngram-4"].measured.columns["preempted"].sum() == 16
-    # At step 198 vLLM finds the first block of a preempted rollout in use by another whose first 25 tokens are the same.
-    assert runs["none"].first_difference == 198
-    assert runs["none"].equal_fraction > 0.93
-    for found in runs.values():
-        assert found.measured.columns["preempted"].sum() == found.simulated.columns["preempted"].sum() > 0
+    for name, preempted in (("ngram-4", 16), ("none", 21)):
+        # none: at step 198 a preempted rollout finds its first block in use by another, which begins with the same 25 tokens
+        assert runs[name].first_difference is None
+        assert runs[name].measured.columns["preempted"].sum() == preempted
 
 
 def test_sums_of_suffix_steps_are_close(runs: dict[tuple[str, int], Recorded]) -> None:
