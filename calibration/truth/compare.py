@@ -109,7 +109,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
 def suffix_cost(profile: Profile) -> DraftCost:
     """What suffix drafting costs on the profile's machine, or else as it was measured on the machine shipped."""
     entry = "suffix" if "suffix" in profile.drafter_costs else "suffix-epyc"
-    return draft_cost(entry_of(profile, entry), 1, False, f"drafter_costs.{entry}")
+    return draft_cost(entry_of(profile, entry), False, f"drafter_costs.{entry}")
 
 
 def verdicts(found: Sequence[Comparison]) -> list[Verdict]:

@@ -164,7 +164,7 @@ class _Weights:
         step[DRAFT] = query * (1 + fraction) + draft.per_drafted_token_s + draft.per_emitted_token_s
         step[DRAFT_KV] = pairs * (1 + fraction) + draft.per_pass_kv_token_s
         step[DRAFTS] = draft.per_query_s + draft.per_emitted_token_s + fraction * (live + query)
-        step[DRAFTS_KV] = fraction * (kv + pairs)
+        step[DRAFTS_KV] = fraction * (kv + pairs) + draft.per_kv_token_s
         return cls(step, row * (1 - EACH_1))
 
     def __mul__(self, factor: float) -> "_Weights":

@@ -19,7 +19,8 @@ class DraftCost:
     per_pass_s, per_pass_kv_token_s: for each serial pass of a draft model, of which a step takes as many as its longest
     draft has tokens; the latter times the KV tokens of the batch. per_drafted_token_s: for each drafted token.
     per_emitted_token_s: for each emitted token, where a drafter learns as it goes. step_fraction: this share of the
-    decode step's own time, if any sequence may draft.
+    decode step's own time, if any sequence may draft. per_kv_token_s: for each KV token of the batch, once in a step in
+    which any sequence may draft.
     """
 
     per_step_s: float = 0.0
@@ -29,6 +30,7 @@ class DraftCost:
     per_drafted_token_s: float = 0.0
     per_emitted_token_s: float = 0.0
     step_fraction: float = 0.0
+    per_kv_token_s: float = 0.0
 
     @cached_property
     def packed(self) -> "npt.NDArray[Any]":
@@ -54,4 +56,5 @@ def draft_time(
     return (
         cost.per_step_s + cost.per_query_s * asking + (cost.per_pass_s + cost.per_pass_kv_token_s * kv_tokens) * longest
         + cost.per_drafted_token_s * drafted + cost.per_emitted_token_s * emitted + cost.step_fraction * step_s
+        + cost.per_kv_token_s * kv_tokens
     )  # fmt: skip

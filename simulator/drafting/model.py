@@ -62,7 +62,7 @@ class Modelled:
         """What drafting adds to a decode step; InputError where the price is a name still."""
         if isinstance(self.price, str):
             raise InputError(f"drafter {self.kind}: cost {self.price!r} names an entry of a profile: look it up there")
-        return draft_cost(self.price, self.curve.positions, self.kind != "parallel", f"drafter {self.kind}: cost")
+        return draft_cost(self.price, self.kind != "parallel", f"drafter {self.kind}: cost")
 
     @property
     def lookahead_tokens(self) -> int:

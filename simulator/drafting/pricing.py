@@ -13,20 +13,15 @@ Costs = Mapping[str, float]
 
 PER_PROPOSAL = {"per_proposal_s": "per_step_s", "verify_fraction": "step_fraction"}
 """Words that profiles use for fields of DraftCost."""
-PER_KV_TOKEN = "per_kv_token_s"
-WORDS = (*(field.name for field in fields(DraftCost)), *PER_PROPOSAL, PER_KV_TOKEN)
+WORDS = (*(field.name for field in fields(DraftCost)), *PER_PROPOSAL)
 
 
-def draft_cost(costs: Costs, draft_tokens: int, serial: bool, where: str) -> DraftCost:
-    """Return what one proposal of up to `draft_tokens` tokens for the whole batch adds to a decode step.
+def draft_cost(costs: Costs, serial: bool, where: str) -> DraftCost:
+    """Return what one proposal for the whole batch adds to a decode step.
 
     costs: fields of DraftCost, and what published fits give for a whole proposal, however many passes it took:
-    per_proposal_s, per_kv_token_s (times the KV tokens of the batch), verify_fraction (of the decode step's own time).
-    serial: a pass drafts one token; otherwise the one pass of a step drafts all, so that per_pass_s comes once.
-
-    DraftCost knows KV tokens by pass alone, of which the engine counts as many as the longest draft has tokens. A cost
-    by KV token of a whole proposal is therefore spread over `draft_tokens` passes: exact where some draft of the batch
-    is as long as it can be, too little where budgets keep all of them shorter.
+    per_proposal_s, verify_fraction (of the decode step's own time). serial: a pass drafts one token; otherwise the one pass
+    of a step drafts all, so that what a pass costs comes once.
     """
     unknown = [word for word in costs if word not in WORDS]
     if unknown:
@@ -36,12 +31,10 @@ def draft_cost(costs: Costs, draft_tokens: int, serial: bool, where: str) -> Dra
             raise InputError(f"{where}.{word} = {cost:g}: a cost is a finite number of at least 0")
     given: dict[str, float] = dict.fromkeys((field.name for field in fields(DraftCost)), 0.0)
     for word, cost in costs.items():
-        if word != PER_KV_TOKEN:
-            given[PER_PROPOSAL.get(word, word)] += cost
+        given[PER_PROPOSAL.get(word, word)] += cost
     if not serial:
         given["per_step_s"] += given.pop("per_pass_s")
-        given["per_pass_kv_token_s"] /= draft_tokens
-    given["per_pass_kv_token_s"] += costs.get(PER_KV_TOKEN, 0.0) / draft_tokens
+        given["per_kv_token_s"] += given.pop("per_pass_kv_token_s")
     return DraftCost(**given)
 
 

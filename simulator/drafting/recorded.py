@@ -95,7 +95,7 @@ class Recorded:
         """What drafting adds to a decode step; InputError where the price is a name still."""
         if isinstance(self.price, str):
             raise InputError(f"drafter recorded: cost {self.price!r} names an entry of a profile: look it up there")
-        return draft_cost(self.price, self.draft_tokens, True, "drafter recorded: cost")
+        return draft_cost(self.price, True, "drafter recorded: cost")
 
     def priced(self, profile: Profile) -> "Recorded":
         """Return the same drafter at the price in `profile`."""

@@ -51,7 +51,7 @@ def random_policy(rng: random.Random, n: int, slots: int) -> tuple[BudgetPolicy,
 
 
 def random_draft_cost(rng: random.Random) -> DraftCost:
-    return DraftCost(*(rng.choice((0.0, 0.0, 0.125, 0.5)) for _ in range(7)))
+    return DraftCost(*(rng.choice((0.0, 0.0, 0.125, 0.5)) for _ in range(8)))
 
 
 def any_cost(rng: random.Random) -> Profile:
@@ -111,7 +111,10 @@ def test_an_oracle_attains_it_under_affine_costs(slots: int) -> None:
     assert lower_bound(workload, Deployment(cost, slots)).makespan_s == pytest.approx(took_s, rel=1e-3)
 
 
-@pytest.mark.parametrize("draft", [DraftCost(per_pass_s=1e-3, per_step_s=2e-4), DraftCost(per_pass_kv_token_s=1e-5)])
+@pytest.mark.parametrize(
+    "draft",
+    [DraftCost(per_pass_s=1e-3, per_step_s=2e-4), DraftCost(per_pass_kv_token_s=1e-5), DraftCost(per_kv_token_s=1e-5)],
+)
 def test_one_rollout_alone_attains_it_with_draft_costs(draft: DraftCost) -> None:
     workload, cost = batch(3, 1, samples=1), profile()
     took_s = simulate(

@@ -59,7 +59,7 @@ def test_llama_profile_knows_its_limits(work):
 
 def test_llama_profile_records_drafter_costs():
     costs = load_profile(LLAMA).drafter_costs
-    assert costs["eagle"] == {"per_proposal_s": 2.135e-3, "per_kv_token_s": 2.378e-9, "per_drafted_token_s": 8.41e-7}
+    assert costs["eagle"] == {"per_proposal_s": 2.135e-3, "per_kv_token_s": 2.378e-9, "per_pass_s": 8.41e-7}
     assert costs["ngram"] == {"verify_fraction": 0.005875}
 
 

@@ -167,7 +167,7 @@ def test_serial_models_pay_by_pass_and_parallel_ones_once() -> None:
     for kind in ("eagle", "draft_model", "mtp"):
         assert Modelled(kind, CURVE, costs).cost == expected  # type: ignore[arg-type]
     once = Modelled("parallel", CURVE, costs).cost
-    assert once == DraftCost(per_step_s=1.5e-3, per_pass_kv_token_s=1e-9, per_drafted_token_s=1e-6)
+    assert once == DraftCost(per_step_s=1.5e-3, per_kv_token_s=3e-9, per_drafted_token_s=1e-6)
 
 
 def test_published_costs_of_a_proposal_are_charged_once_per_step() -> None:
@@ -176,7 +176,7 @@ def test_published_costs_of_a_proposal_are_charged_once_per_step() -> None:
     with pytest.raises(InputError, match="'eagle' names an entry of a profile"):
         _ = named.cost
     found = priced(named, profile)
-    assert found.cost == DraftCost(per_step_s=2.135e-3, per_pass_kv_token_s=2.378e-9 / 3, per_drafted_token_s=8.41e-7)
+    assert found.cost == DraftCost(per_step_s=2.135e-3, per_kv_token_s=2.378e-9, per_pass_s=8.41e-7)
     ngram = priced(Modelled("eagle", CURVE, "ngram"), profile)
     assert ngram.cost == DraftCost(step_fraction=0.005875)
     with pytest.raises(
@@ -199,7 +199,7 @@ def test_the_engine_charges_a_proposal_as_published_while_drafts_are_whole() -> 
     kv, drafted, draft_s = (outcome.logs[0][c] for c in ("kv_tokens", "drafted_tokens", "draft_s"))
     whole = np.flatnonzero(drafted == 12)
     assert whole.size > 5
-    np.testing.assert_allclose(draft_s[whole], 2.135e-3 + 2.378e-9 * kv[whole] + 8.41e-7 * 12, rtol=1e-12)
+    np.testing.assert_allclose(draft_s[whole], 2.135e-3 + 2.378e-9 * kv[whole] + 8.41e-7 * 3, rtol=1e-12)
     assert draft_s[0] == 0, "the prefill drafts nothing"
 
 

@@ -123,15 +123,18 @@ def random_cost(rng: random.Random) -> tuple[Profile, Cost]:
 
 def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
     """What drafting costs, in dyadic numbers."""
-    step, query, pass_, pass_kv, drafted, emitted, fraction = (rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(7))
+    step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv = (
+        rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(8)
+    )
 
     def drafting(asking: int, longest: int, tokens: int, emitting: int, kv: int, step_s: float) -> float:
         if asking == 0:
             return 0.0
         passes = longest * (pass_ + pass_kv * kv)
-        return step + query * asking + passes + drafted * tokens + emitted * emitting + fraction * step_s
+        each = drafted * tokens + emitted * emitting
+        return step + query * asking + passes + each + fraction * step_s + once_kv * kv
 
-    return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction), drafting
+    return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv), drafting
 
 
 # Policies -------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def prices(cost: Cost, draft_cost: Mapping[str, float]) -> Prices:
         if k == 0:
             return verify
         given = {name: draft_cost.get(name, 0.0) for name in DRAFT_COSTS}
-        passes = k * (given["per_pass_s"] + given["per_pass_kv_token_s"] * context)
+        passes = k * (given["per_pass_s"] + given["per_pass_kv_token_s"] * context) + given["per_kv_token_s"] * context
         each = live * given["per_query_s"] + live * k * given["per_drafted_token_s"]
         return verify * (1 + given["step_fraction"]) + given["per_step_s"] + passes + each + (
             given["per_emitted_token_s"] * emitted
@@ -61,7 +61,7 @@ def prices(cost: Cost, draft_cost: Mapping[str, float]) -> Prices:
 
 DRAFT_COSTS = (
     "per_step_s", "per_query_s", "per_pass_s", "per_pass_kv_token_s", "per_drafted_token_s", "per_emitted_token_s",
-    "step_fraction",
+    "step_fraction", "per_kv_token_s",
 )  # fmt: skip
 
 
