@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
 from simulator.engine.workload import Workload
@@ -75,8 +76,16 @@ def prompt_lengths(trace: Trace, rows: Int64, choice: Choice) -> Int64:
 
 
 def workload_of(trace: Trace, rows: Int64, past: Int64, choice: Choice, drafter: Suffix) -> Workload:
-    """The same rollouts as the simulator's engine takes them."""
+    """The same rollouts as the simulator's engine takes them, their drafts cut at their ends, as what was measured had them."""
+    lengths = trace.output_tokens[rows].astype(np.int64)
     return Workload(
         trace.prompt[rows].astype(np.int64), trace.sample[rows].astype(np.int64), prompt_lengths(trace, rows, choice),
-        trace.output_tokens[rows].astype(np.int64), drafter.accept(trace, rows, past),
+        lengths, _cut(drafter.accept(trace, rows, past), lengths),
     )  # fmt: skip
+
+
+def _cut(found: Acceptance, lengths: Int64) -> Acceptance:
+    """Longest matches that end with their rollouts: the harness knows where those end."""
+    left = np.repeat(found.offsets[1:], lengths) - np.arange(int(found.offsets[-1]))
+    table = np.minimum(found.tables[0], left[:, None]).astype(np.uint8)
+    return Acceptance(found.offsets, lambda budget: table, prefix=True)

@@ -82,7 +82,8 @@ class Engine:
     """Decodes rollouts on a runner, at most `max_num_seqs` at once, until `step` returns None.
 
     What happens in which step is what the simulator's engine does without limits: the queue is admitted whole while slots are
-    free, in the step that prefills a prompt its rollout emits the first token, drafts end with the rollout. `vocabulary`: ids
+    free, in the step that prefills a prompt its rollout emits the first token. But drafts end with the rollout: `chosen`
+    cuts them for the simulator, too. `vocabulary`: ids
     are taken modulo it, because the decoder's may be smaller than the trace's; that changes nothing but which rows are read.
     """
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_priced_is_refused_in_one_line(arguments: list[str], told
 
 
 def test_a_recording_without_the_time_to_draft_is_refused() -> None:
-    older = list(recording.read(TIMED.with_name("recorded")))
+    older = list(recording.read(TIMED.with_name("short_of_kv")))
     assert older[0].steps.column("drafting_s").null_count == older[0].steps.num_rows
     with pytest.raises(InputError, match="do not say how long drafting took: record it again"):
         seconds.repeated(older)
