@@ -76,7 +76,7 @@ PUBLISHED = [
 
 def test_recorded_rollouts_give_the_counts_of_the_shipped_cpp(shared_data: Path) -> None:
     # Measured with ArcticInference's C++ tree. It resolves equal counts by list order, so the counts
-    # differ: by 0.03 % in steps and accepted tokens, 0.4 % in drafted ones, when this was written.
+    # differ: by 0.04 % in steps and accepted tokens, 0.15 % in drafted ones, when this was written.
     trace = read(shared_data / "rollouts" / "llama3b_rl_math.parquet")
     rows = np.flatnonzero((trace.step == 1) & (trace.sample < 4))
     past = np.flatnonzero(trace.step == 0)
@@ -86,5 +86,5 @@ def test_recorded_rollouts_give_the_counts_of_the_shipped_cpp(shared_data: Path)
         assert (counts.rollouts, counts.output_tokens) == (280, 128_529)
         assert counts.mean_acceptance_length == pytest.approx(mean_acceptance_length, rel=1e-3)
         assert counts.sequence_steps == pytest.approx(steps, rel=1e-3)
-        assert counts.drafted_tokens == pytest.approx(drafted, rel=5e-3)
+        assert counts.drafted_tokens == pytest.approx(drafted, rel=2e-3)
         assert counts.accepted_tokens == pytest.approx(accepted, rel=1e-3)

@@ -88,7 +88,7 @@ SHIPPED = [
 
 def test_recorded_rollouts_give_the_counts_of_the_shipped_cpp(shared_data: Path) -> None:
     # Measured with the C++ of arctic-inference 0.3.0, use_tree_spec on, in the set-up of test_scored.
-    # It resolves equal probabilities by the order of its heap: steps and accepted tokens differed by 0.11 %, drafted by 0.24 %.
+    # It resolves equal probabilities by the order of its heap: steps and accepted tokens differed by 0.11 %, drafted by 0.17 %.
     trace = read(shared_data / "rollouts" / "llama3b_rl_math.parquet")
     rows = np.flatnonzero((trace.step == 1) & (trace.sample < 4))
     for max_spec, factor, steps, drafted, accepted in SHIPPED:
@@ -96,7 +96,7 @@ def test_recorded_rollouts_give_the_counts_of_the_shipped_cpp(shared_data: Path)
         counts = drafter.count(trace, rows, drafter.learn(trace, np.flatnonzero(trace.step == 0)), max_spec)
         assert counts.output_tokens == 128_529
         assert counts.sequence_steps == pytest.approx(steps, rel=2e-3)
-        assert counts.drafted_tokens == pytest.approx(drafted, rel=5e-3)
+        assert counts.drafted_tokens == pytest.approx(drafted, rel=2e-3)
         assert counts.accepted_tokens == pytest.approx(accepted, rel=2e-3)
 
 
