@@ -39,6 +39,7 @@ PLAIN = {
 SUFFIX = {"suffix_decoding_max_tree_depth": 24, "suffix_decoding_max_cached_requests": 10_000,
           "suffix_decoding_max_spec_factor": 1.0, "suffix_decoding_min_token_prob": 0.1}  # fmt: skip
 """vLLM's defaults (vllm/config/speculative.py of 0.32.0)."""
+BY_BATCH = "num_speculative_tokens_per_batch_size"
 DRAFTS, GENERATED = "vllm:spec_decode_num_drafts", "vllm:generation_tokens"
 BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 COUNTERS = ("vllm:spec_decode_", "vllm:num_preemptions", "vllm:prefix_cache_", GENERATED, "vllm:prompt_tokens")
@@ -108,7 +109,7 @@ def resolved(config: dict[str, Any] | None) -> dict[str, Any] | None:
         "prompt_lookup_min": config.get("prompt_lookup_max", 5),
         "prompt_lookup_max": config.get("prompt_lookup_min", 5),
     }
-    found = SUFFIX | lookup | config
+    found = SUFFIX | lookup | {BY_BATCH: None} | config
     return {"num_speculative_tokens": found["suffix_decoding_max_tree_depth"]} | found
 
 
@@ -156,7 +157,7 @@ def _speculative(server: Server, config: dict[str, Any] | None, told: dict[str, 
             )
     return {
         key: told.get(key)
-        for key in ("method", "num_speculative_tokens", *SUFFIX, "prompt_lookup_min", "prompt_lookup_max")
+        for key in ("method", "num_speculative_tokens", *SUFFIX, "prompt_lookup_min", "prompt_lookup_max", BY_BATCH)
     }
 
 

@@ -96,6 +96,14 @@ def test_a_server_in_dev_mode_tells_all(url: str) -> None:
     assert facts["speculative"] == {key: resolved(CONFIG)[key] for key in facts["speculative"]}  # type: ignore[index]
 
 
+def test_a_schedule_by_batch_size_is_kept(url: str, files: Path) -> None:
+    info = json.loads((files / "server_info").read_text())
+    info["vllm_config"]["speculative_config"]["num_speculative_tokens_per_batch_size"] = [[1, 8, 4], [9, 64, 0]]
+    (files / "server_info").write_text(json.dumps(info))
+    facts = facts_of(Server(url), asked())
+    assert facts["speculative"]["num_speculative_tokens_per_batch_size"] == [[1, 8, 4], [9, 64, 0]]
+
+
 def test_without_it_the_command_line_tells_the_rest(url: str, files: Path) -> None:
     (files / "server_info").unlink()
     rest = {"max_num_seqs": 6, "max_num_batched_tokens": 512, "async_scheduling": False, "enforce_eager": True}
