@@ -66,9 +66,9 @@ class Recorder:
             scheduled.append((known, known.num_output_tokens, sampled))
             shares.append([int(request.split("-")[0]), tokens, len(drafts.get(request, ())), len(sampled), row])
         answer = self._update(output, found, *arguments, **named)
+        step[2], step[3], self._drafting_s = time.perf_counter(), self._drafting_s, 0.0
         for share, (known, before, sampled) in zip(shares, scheduled, strict=True):
             share.append(sampled[known.num_output_tokens - before :])
-        step[2], step[3], self._drafting_s = time.perf_counter(), self._drafting_s, 0.0
         if shares:
             self.steps.append([*step, shares])
         return answer
