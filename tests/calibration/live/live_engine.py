@@ -1,6 +1,9 @@
 """The real engine of these tests, and what they run on it."""
 
 import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,14 @@ def command(out: Path, *more: str) -> list[str]:
         str(ROOT / ".venv" / "bin" / "rolloutsim"), "calibrate", "vllm", str(TRACE), "--model", str(MODEL),
         "--python", str(PYTHON), "--step", "20", "--slots", "8", *ENGINE, *LIMITS, "--out", str(out), *more,
     ]  # fmt: skip
+
+
+def killed_once_there(asked: list[str], file: Path) -> int:
+    """Start a command, kill it and all that it started once a file is there, and return when that was written."""
+    process = subprocess.Popen(asked, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
+    while not file.exists():
+        assert process.poll() is None, "it goes on until it is killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return file.stat().st_mtime_ns

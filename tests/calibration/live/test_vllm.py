@@ -1,10 +1,7 @@
 """Runs on vLLM itself, on this machine: what is recorded, that nothing is lost, and that the simulator steps as vLLM does."""
 
 import json
-import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ from calibration.live import recording, steps
 from calibration.live.recording import Recorded
 from calibration.rl.policy import Shape, Weights, empty_cache, next_logits
 from calibration.rl.vocabulary import END_ID
-from tests.calibration.live.live_engine import MODEL, NGRAM, command, environment, needs_vllm
+from tests.calibration.live.live_engine import MODEL, NGRAM, command, environment, killed_once_there, needs_vllm
 
 
 def weights_of(folder: Path) -> Weights:
@@ -63,14 +60,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
     asked = command(
         out, "--temperature", "0", "--rollouts", "40", "--speculative-config", "none", "--speculative-config", NGRAM
     )
-    process = subprocess.Popen(asked, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
     first = out / "none-at-8.0.steps.parquet"
-    while not first.exists():
-        assert process.poll() is None, "it goes on until it is killed"
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    written_ns = first.stat().st_mtime_ns
+    written_ns = killed_once_there(asked, first)
     again = subprocess.run(asked, env=environment(), stderr=subprocess.PIPE, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert first.stat().st_mtime_ns == written_ns, "a run that is done is not run again"

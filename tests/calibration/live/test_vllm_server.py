@@ -18,7 +18,16 @@ from calibration.live import recording
 from calibration.live.recording import Recorded, Run
 from calibration.live.server import RefusedError, Server
 from calibration.runs.read import read_run
-from tests.calibration.live.live_engine import MODEL, NGRAM, PYTHON, ROOT, TRACE, environment, needs_vllm
+from tests.calibration.live.live_engine import (
+    MODEL,
+    NGRAM,
+    PYTHON,
+    ROOT,
+    TRACE,
+    environment,
+    killed_once_there,
+    needs_vllm,
+)
 from tests.calibration.live.test_times import both
 from traces.io import read, write
 
@@ -97,14 +106,8 @@ def runs(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs at 4 slots, where requests wait at the client, and at 8, where the server queues; killed once on the way."""
     out = tmp_path_factory.mktemp("attached") / "R"
     asked = command(served.url, out, "--slots", "4", "--slots", "8")
-    process = subprocess.Popen(asked, stderr=subprocess.DEVNULL, start_new_session=True)
     first = Run("ngram-4", 4, 0).rows(out, True)
-    while not first.exists():
-        assert process.poll() is None, "it goes on until it is killed"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    written_ns = first.stat().st_mtime_ns
+    written_ns = killed_once_there(asked, first)
     again = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "1 of 1: ngram-4 at 8" in again.stderr
