@@ -10,6 +10,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 from simulator.cost.kernel import features_of
 from simulator.cost.model import Profile
 from simulator.cost.work import FEATURES, WORK_FIELDS
+from simulator.drafting.pricing import Defaults
 from simulator.engine.serving import Serving
 from simulator.played import Played
 from traces.trace import Trace
@@ -47,6 +48,12 @@ def caveats(
     if any("siblings" in one.drafter.learns_from for one in played):
         notes.append("acceptance by position is that of the frozen history: live drafts depend on when they are made")
     drafts = {run["system"] for run in runs if run["drafted_tokens"] > 0}
+    told = {
+        one.drafter.told_default: None
+        for one in played
+        if one.system.name in drafts and isinstance(one.drafter, Defaults)
+    }
+    notes += filter(None, told)
     by_host = [
         one.system.name for one in played if one.system.name in drafts and "model" not in one.drafter.learns_from
     ]

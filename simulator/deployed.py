@@ -7,8 +7,9 @@ from simulator.catalogue import estimate, load_device, load_model
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
+from simulator.cost.roofline import roofline
 from simulator.cost.shape import ModelShape
-from simulator.drafting.drafter import Drafter, ReservesSlots
+from simulator.drafting.drafter import Drafter, ReservesSlots, Target
 from simulator.drafting.pricing import priced
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
@@ -30,12 +31,20 @@ def cost_of(scenario: Scenario) -> Profile:
 
 def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
     """The drafter at its price; InputError where it replays tokens that the trace lacks."""
-    drafter = priced(scenario.drafter.drafter(), cost)
+    drafter = priced(scenario.drafter.drafter(), _target(scenario, cost))
     if drafter.needs_tokens and not trace.has_tokens:
         raise InputError(
             f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, or use drafter none"
         )
     return drafter
+
+
+def _target(scenario: Scenario, cost: Profile) -> Target:
+    """What drafters draft for, and how other models are estimated on its device."""
+    model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
+    if model is None or device is None:
+        return Target(cost)
+    return Target(cost, load_model(model), lambda config: roofline(config, load_device(device), tp=tp))
 
 
 def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:

@@ -1,7 +1,7 @@
 """A live engine's seconds against the simulator's: costs out of some runs of a recording, and every other run predicted."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, groupby
 from typing import Any
 
@@ -124,7 +124,7 @@ def fit(runs: Sequence[Repeated], fitted: Sequence[str], model: str) -> Costs:
         source=f"vLLM {about['settings']['vllm_version']}: {seconds.size:,} steps of {', '.join(fitted)}",
         uncertainty=f"steps left out of the fit are off by {np.median(errors):.1%} in the median",
         valid_range=_spans(work), relative_error=float(np.median(errors)), notes=" ".join(notes),
-        drafter_costs={name: {k: v for k, v in asdict(cost).items() if v} for name, cost in drafting.items() if cost != FREE},
+        drafter_costs={name: {k: v for k, v in cost.rates.items() if v} for name, cost in drafting.items() if cost != FREE},
     )  # fmt: skip
     told_by = {name: [run.label for run in those] for name, those in telling.items()}
     borrowed = frozenset(name for name, those in telling.items() if those[0] not in chosen)
@@ -191,7 +191,7 @@ def draft_costs(costs: Costs) -> Iterator[dict[str, Any]]:
     for drafter, cost in costs.drafting.items():
         yield {
             "drafter": drafter, "device": costs.profile.device,
-            "source": f"{costs.profile.source}; time to draft: {', '.join(costs.told_by[drafter])}", "cost": asdict(cost),
+            "source": f"{costs.profile.source}; time to draft: {', '.join(costs.told_by[drafter])}", "cost": cost.rates,
         }  # fmt: skip
 
 
@@ -255,10 +255,10 @@ def _drafting(runs: Sequence[Repeated], verifying: Mapping[str, float]) -> Draft
     columns, seconds = _stacked(parts), np.concatenate([run.drafting_s[:-1] for run in runs])
     asked = (columns["per_step_s"] > 0) & (seconds > 0)
     if not asked.any():
-        return DraftCost(**verifying)
+        return DraftCost.of(verifying)
     kept = {name: of[asked] for name, of in columns.items()}
     costs, _ = _costs(kept, list(kept), seconds[asked])
-    return DraftCost(**{name: cost + verifying.get(name, 0.0) for name, cost in costs.items()})
+    return DraftCost.of({name: cost + verifying.get(name, 0.0) for name, cost in costs.items()})
 
 
 def _costs(columns: Columns, names: Sequence[str], seconds: Float64) -> tuple[dict[str, float], Float64]:

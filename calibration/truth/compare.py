@@ -15,6 +15,7 @@ from calibration.truth.engine import StepTime
 from calibration.truth.ground_truth import GroundTruth
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import Profile
+from simulator.drafting.drafter import Target
 from simulator.drafting.pricing import draft_cost, entry_of
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
@@ -109,7 +110,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
 def suffix_cost(profile: Profile) -> DraftCost:
     """What suffix drafting costs on the profile's machine, or else as it was measured on the machine shipped."""
     entry = "suffix" if "suffix" in profile.drafter_costs else "suffix-epyc"
-    return draft_cost(entry_of(profile, entry), False, f"drafter_costs.{entry}")
+    return draft_cost(entry_of(Target(profile), entry).costs, False, f"drafter_costs.{entry}")
 
 
 def verdicts(found: Sequence[Comparison]) -> list[Verdict]:

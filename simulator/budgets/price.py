@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import entry
-from simulator.cost.draft_cost import DraftCost, draft_time
+from simulator.cost.draft_cost import DraftCost, Drafting, draft_time
 from simulator.cost.kernel import Cost, step_time
 from simulator.cost.model import CostModel
 from simulator.cost.work import WORK, Work
@@ -31,14 +31,14 @@ def step_seconds(
     """
     seconds = np.empty(emitted_tokens.size)
     _step_seconds(
-        cost.packed.record, draft_cost.packed, live, context_tokens, emitted_tokens, seconds, records(WORK, 1)
+        cost.packed.record, draft_cost.packed.record, live, context_tokens, emitted_tokens, seconds, records(WORK, 1)
     )
     return seconds
 
 
 @entry
 def _step_seconds(
-    costs: Array[Cost], draft_costs: Array[DraftCost], live: int, context_tokens: int, emitted_tokens: Array[float],
+    costs: Array[Cost], draft_costs: Array[Drafting], live: int, context_tokens: int, emitted_tokens: Array[float],
     seconds: Array[float], scratch: Array[Work],
 ) -> None:  # fmt: skip
     work = scratch[0]
@@ -48,6 +48,4 @@ def _step_seconds(
         work.pairs = context_tokens * (k + 1)
         verify_s = step_time(costs[0], work)
         asking = live if k > 0 else 0
-        seconds[k] = verify_s + draft_time(
-            draft_costs[0], asking, k, live * k, emitted_tokens[k], context_tokens, verify_s
-        )
+        seconds[k] = verify_s + draft_time(draft_costs[0], asking, k, live * k, emitted_tokens[k], work, verify_s)

@@ -114,7 +114,8 @@ def _bounds(row: Float64, workload: Workload, deployment: Deployment, reach: UIn
     """Yield the three bounds that one minorant gives."""
     slots, replicas = deployment.max_num_seqs, deployment.replicas
     parts, rest = _begins(workload, deployment)
-    shared, own = _Weights.shared(row, deployment.draft_cost), _Weights.own(row, deployment.draft_cost)
+    draft_cost = deployment.draft_cost.at_least
+    shared, own = _Weights.shared(row, draft_cost), _Weights.own(row, draft_cost)
     s, o = shared.least(workload, reach), own.least(workload, reach)
     work = [_list_makespan(s[part], slots) + float(o[part].sum()) for part in parts if part.size]
     if work:

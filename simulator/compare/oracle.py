@@ -114,7 +114,7 @@ def _marginal(workload: Workload, deployment: Deployment, share: float) -> Float
     """Weights of `paths.cheapest`: differences of step times around a step of one sequence in mid-rollout."""
     kv = float(workload.prompt_tokens.mean() + workload.output_tokens.mean() / 2)
     step = StepWork(1.0, query_tokens=[1, 2, 1, 1], kv_tokens=[kv, kv, kv + 1, kv], pairs=[kv, kv, kv, kv + 1])
-    draft_cost = deployment.draft_cost
+    draft_cost = deployment.draft_cost.at_least
     base, query, more_kv, pair = deployment.cost.step_time_s(step)
     query, more_kv, pair = (max(float(x - base), 0.0) for x in (query, more_kv, pair))
     weights = np.zeros(6)

@@ -168,10 +168,15 @@ class Profile:
         if needed is not None and not any(isinstance(one, needed) for one in self.operators):
             raise InputError(f"kind {self.kind}: no operator is a {needed.__name__.lower()}; change the profile's kind")
 
-    def _check_positive(self) -> None:
+    @property
+    def least_s(self) -> dict[str, float]:
+        """Lowest seconds of each operator within the valid range."""
         bounds = {name: self.valid_range.get(name, (least, np.inf)) for name, least in LEAST.items()}
         bounds = {name: (max(lowest, LEAST[name]), highest) for name, (lowest, highest) in bounds.items()}
-        least = {one.name: one.least_s(bounds) for one in self.operators}
+        return {one.name: one.least_s(bounds) for one in self.operators}
+
+    def _check_positive(self) -> None:
+        least = self.least_s
         if sum(least.values()) <= 0:
             worst = min(least, key=lambda name: least[name])
             raise InputError(

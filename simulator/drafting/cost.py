@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from simulator.cost.draft_cost import DraftCost
+from simulator.cost.draft_cost import RATES, DraftCost
 from simulator.strict_yaml import load_mapping
 from traces.atomic import replacing
 from traces.errors import InputError
@@ -49,16 +48,15 @@ def _parsed(text: str) -> DraftCost:
     if document.get("format") != FORMAT:
         raise InputError(f"format = {document.get('format')!r}: needs {FORMAT!r}")
     cost = document.get("cost")
-    known = [field.name for field in fields(DraftCost)]
     if not isinstance(cost, dict) or not cost:
-        raise InputError(f"cost is missing or empty: give seconds for any of {', '.join(known)}")
+        raise InputError(f"cost is missing or empty: give seconds for any of {', '.join(RATES)}")
     for key, value in cost.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, cutoff=0.5) or known
+        if key not in RATES:
+            near = difflib.get_close_matches(str(key), RATES, 1, cutoff=0.5) or RATES
             raise InputError(f"cost.{key}: unknown key: use {', '.join(near)}")
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e9:
             raise InputError(f"cost.{key} = {value!r}: give a finite number of seconds, 0 or more")
-    return DraftCost(**{key: float(value) for key, value in cost.items()})
+    return DraftCost.of({key: float(value) for key, value in cost.items()})
 
 
 def _shipped() -> dict[str, Traversable]:

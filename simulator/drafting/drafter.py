@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -61,12 +62,20 @@ class Drafter(Protocol):
         """
 
 
+class Target(NamedTuple):
+    """What is drafted for: its costs and, where model and device are known, its config and what estimates other models there."""
+
+    profile: Profile
+    config: Mapping[str, Any] | None = None
+    estimate: Callable[[Mapping[str, Any]], Profile] | None = None
+
+
 @runtime_checkable
 class Priced(Protocol):
-    """A drafter whose cost stands in the profile."""
+    """A drafter whose cost follows from the target's."""
 
-    def priced(self, profile: Profile) -> Drafter:
-        """Return the same drafter at the price in `profile`."""
+    def priced(self, target: Target) -> Drafter:
+        """Return the same drafter at the price that it has there."""
 
 
 @runtime_checkable

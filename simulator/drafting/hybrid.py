@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.draft_cost import DraftCost
-from simulator.cost.model import Profile
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import Source, offsets_of
+from simulator.drafting.drafter import Source, Target, offsets_of
 from simulator.drafting.model import Modelled
 from simulator.drafting.pricing import both, every_step
 from simulator.drafting.suffix import Suffix, SuffixReplay
@@ -65,9 +64,14 @@ class Hybrid:
         """What drafting adds to a decode step, at most."""
         return both(self.suffix.cost, every_step(self.model.cost, self.model.curve.positions))
 
-    def priced(self, profile: Profile) -> "Hybrid":
-        """Return the same drafter with the model at the price in `profile`."""
-        return replace(self, model=self.model.priced(profile))
+    def priced(self, target: Target) -> "Hybrid":
+        """Return the same drafter with the model at its price there."""
+        return replace(self, model=self.model.priced(target))
+
+    @property
+    def told_default(self) -> str:
+        """What a result says of the model's price, where nobody gave it."""
+        return self.model.told_default
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""

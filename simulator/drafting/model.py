@@ -1,20 +1,20 @@
 """Draft models by acceptance curve: EAGLE-like heads, small draft models, MTP heads, and one-pass parallel drafters."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import entry
-from simulator.cost.draft_cost import DraftCost
-from simulator.cost.model import Profile
+from simulator.cost.draft_cost import Forward
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.drafter import Source, offsets_of
+from simulator.drafting.default_price import Kind, default_price
+from simulator.drafting.drafter import Source, Target, offsets_of
 from simulator.drafting.draws import levels, rollout_keys, uniform
-from simulator.drafting.pricing import Costs, draft_cost, entry_of
-from traces.errors import InputError
+from simulator.drafting.pricing import ByPrice, Price
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -22,11 +22,9 @@ UInt8 = npt.NDArray[np.uint8]
 UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
-Kind = Literal["eagle", "draft_model", "mtp", "parallel"]
-
 
 @dataclass(frozen=True)
-class Modelled:
+class Modelled(ByPrice):
     """A draft model, lossless, known by how often its tokens are accepted and by what its passes cost.
 
     kind: `eagle` (a head fed with the target's features), `draft_model` (a small model of its own) and `mtp` (the
@@ -45,38 +43,41 @@ class Modelled:
 
     kind: Kind
     curve: AcceptanceCurve
-    price: Costs | str = field(default_factory=dict)
+    price: Price | None = field(default_factory=dict)  # type: ignore[assignment]
+    forward: Forward | None = None
+    basis: str = ""
+    model: Mapping[str, Any] | None = None
+    layers: int | None = None
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"model"})
     window = 16  # nothing is drafted from it; policies look at it
     needs_tokens = False
 
-    def __post_init__(self) -> None:
-        """Refuse costs that are written out wrongly."""
-        if not isinstance(self.price, str):
-            _ = self.cost
+    @property
+    def label(self) -> str:
+        """What users call it."""
+        return self.kind
 
     @property
-    def cost(self) -> DraftCost:
-        """What drafting adds to a decode step; InputError where the price is a name still."""
-        if isinstance(self.price, str):
-            raise InputError(f"drafter {self.kind}: cost {self.price!r} names an entry of a profile: look it up there")
-        return draft_cost(self.price, self.kind != "parallel", f"drafter {self.kind}: cost")
+    def serial(self) -> bool:
+        """Whether a pass drafts one token; else the one pass of a step drafts all."""
+        return self.kind != "parallel"
 
     @property
     def lookahead_tokens(self) -> int:
         """KV slots that vLLM reserves for it beyond the drafts in flight: it writes KV of its own."""
         return 0 if self.kind == "parallel" else self.curve.positions
 
-    def priced(self, profile: Profile) -> "Modelled":
-        """Return the same drafter at the price in `profile`."""
-        return replace(self, price=entry_of(profile, self.price)) if isinstance(self.price, str) else self
+    def priced(self, target: Target) -> Self:
+        """Return the same drafter at its price there, or at the default."""
+        if self.price is None:
+            return self.at(default_price(self.kind, self.model, self.layers, target))
+        return super().priced(target)
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
-        price = self.price if isinstance(self.price, str) else " ".join(f"{k}={v:g}" for k, v in self.price.items())
-        return f"{self.kind}({self.curve.describe()}, draft={self.curve.positions}, cost={price or 'free'})"
+        return f"{self.kind}({self.curve.describe()}, draft={self.curve.positions}, cost={self.told_price})"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """Draw how many tokens would be accepted at every position of the rollouts in `rows`."""

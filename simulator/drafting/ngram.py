@@ -5,18 +5,19 @@ the context, in its first such place (it may overlap the end). The draft is what
 context and no further (vllm/v1/spec_decode/ngram_proposer.py). A smaller budget gets a prefix of the same draft.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import entry
-from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.draft_cost import Forward
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.automaton import COUNT, LAST, ROOT, STATE, block_size, extend, follow, plant
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.layout import each_part, prompts_of
 from simulator.drafting.memory import address, load, store
+from simulator.drafting.pricing import ByPrice, Price
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import as_int
 from traces.errors import InputError
@@ -31,16 +32,18 @@ FIRST_END = COUNT
 
 
 @dataclass(frozen=True)
-class Ngram:
+class Ngram(ByPrice):
     """Prompt-lookup drafter, lossless; learns from the rollout's own prompt and output, and from no history.
 
     prompt_lookup_min, prompt_lookup_max: shortest and longest n-gram looked up, in tokens; vLLM's names and defaults.
-    cost: what drafting adds to a decode step. Prompts that were not recorded are not searched.
+    price: see `pricing.Price`. Prompts that were not recorded are not searched.
     """
 
     prompt_lookup_min: int = 5
     prompt_lookup_max: int = 5
-    cost: DraftCost = FREE
+    price: Price = field(default_factory=dict)
+    forward: Forward | None = None
+    basis: str = ""
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"prompt", "own"})
@@ -48,7 +51,8 @@ class Ngram:
     needs_tokens = True
 
     def __post_init__(self) -> None:
-        """Refuse an empty range."""
+        """Refuse an empty range, and costs that are written out wrongly."""
+        super().__post_init__()
         if not 1 <= self.prompt_lookup_min <= self.prompt_lookup_max:
             raise InputError(
                 f"drafter ngram: prompt_lookup_min = {self.prompt_lookup_min} and prompt_lookup_max = "
@@ -57,7 +61,8 @@ class Ngram:
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
-        return f"ngram(prompt_lookup_min={self.prompt_lookup_min}, prompt_lookup_max={self.prompt_lookup_max})"
+        lengths = f"prompt_lookup_min={self.prompt_lookup_min}, prompt_lookup_max={self.prompt_lookup_max}"
+        return f"ngram({lengths}, cost={self.told_price})"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int = 0) -> Acceptance:
         """Draft at every position of the rollouts in `rows`; `past` is not looked at."""

@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.cost.draft_cost import DraftCost
-from simulator.cost.model import Profile
+from simulator.cost.draft_cost import Forward
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Source, offsets_of
-from simulator.drafting.pricing import Costs, draft_cost, entry_of
+from simulator.drafting.pricing import ByPrice, Price
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 from traces.io import read_bytes
@@ -62,7 +61,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recorded(ByPrice):
     """A recorded drafter, lossless: what it had accepted is read, nothing is drawn.
 
     Without a log: the trace's `accept_lengths`, known at every position, serve every budget exactly, because whether a
@@ -78,34 +77,19 @@ class Recorded:
 
     draft_tokens: int
     log: Log | None = None
-    price: Costs | str = field(default_factory=dict)
+    price: Price = field(default_factory=dict)
+    forward: Forward | None = None
+    basis: str = ""
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"model"})
     window = 16  # nothing is drafted from it; policies look at it
     needs_tokens = False
 
-    def __post_init__(self) -> None:
-        """Refuse costs that are written out wrongly."""
-        if not isinstance(self.price, str):
-            _ = self.cost
-
-    @property
-    def cost(self) -> DraftCost:
-        """What drafting adds to a decode step; InputError where the price is a name still."""
-        if isinstance(self.price, str):
-            raise InputError(f"drafter recorded: cost {self.price!r} names an entry of a profile: look it up there")
-        return draft_cost(self.price, True, "drafter recorded: cost")
-
-    def priced(self, profile: Profile) -> "Recorded":
-        """Return the same drafter at the price in `profile`."""
-        return replace(self, price=entry_of(profile, self.price)) if isinstance(self.price, str) else self
-
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
-        price = self.price if isinstance(self.price, str) else " ".join(f"{k}={v:g}" for k, v in self.price.items())
         what = f"{self.log.path}, nothing drafted off its steps" if self.log else "accept_lengths"
-        return f"recorded({what}, draft={self.draft_tokens}, cost={price or 'free'})"
+        return f"recorded({what}, draft={self.draft_tokens}, cost={self.told_price})"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """Look up what was accepted at the positions of the rollouts in `rows`."""

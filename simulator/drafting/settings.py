@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from simulator.catalogue import load_model
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
+from simulator.drafting.default_price import Kind
 from simulator.drafting.drafter import Drafter, check_drafter
 from simulator.drafting.hybrid import Hybrid
 from simulator.drafting.last import Last
-from simulator.drafting.model import Kind, Modelled
+from simulator.drafting.model import Modelled
 from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.recorded import Recorded, read_log
@@ -21,6 +23,7 @@ from simulator.drafting.suffix import Suffix
 from simulator.limits import (
     DEPTH,
     FACTOR,
+    HEAD_LAYERS,
     LARGEST_BUDGET,
     NEWEST,
     NEWEST_WEIGHT,
@@ -35,6 +38,9 @@ from simulator.limits import (
 from simulator.plugins import calling, load
 from simulator.validated import Validated, within
 from traces.errors import InputError
+
+Price = dict[str, Annotated[float, Field(ge=0, strict=False)]] | str
+"""Costs in the words of `pricing.draft_cost`, or a name that `pricing.entry_of` looks up."""
 
 
 class NothingSettings(Validated):
@@ -88,7 +94,7 @@ class NgramSettings(Validated):
     kind: Literal["ngram"] = "ngram"
     prompt_lookup_min: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     prompt_lookup_max: Annotated[int, Field(ge=1, le=1_000_000)] = 5
-    cost: str = "none"
+    cost: Price = "none"
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +105,7 @@ class NgramSettings(Validated):
 
     def drafter(self) -> Ngram:
         """Return the drafter."""
-        return Ngram(self.prompt_lookup_min, self.prompt_lookup_max, load_draft_cost(self.cost))
+        return Ngram(self.prompt_lookup_min, self.prompt_lookup_max, {} if self.cost == "none" else self.cost)
 
 
 class LastSettings(Validated):
@@ -116,21 +122,22 @@ class LastSettings(Validated):
 
 
 Probability = Annotated[float, within(PROBABILITY), Field(strict=False)]
-Price = dict[str, Annotated[float, Field(ge=0, strict=False)]] | str
-"""Costs in the words of `pricing.draft_cost`, or a name that `pricing.entry_of` looks up."""
 DraftTokens = Annotated[int, Field(ge=1, le=LARGEST_BUDGET)]
 
 
 class _ModelSettings(Validated):
     """See `model.Modelled`. curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position.
 
-    mode: which of a file's mean lengths. draft_tokens: use so many positions, no more than are known. spread,
+    cost: left out, the default (`default_price.default_price`), for which `model` names a draft model and `layers` says how many
+    a head has. mode: which of a file's mean lengths. draft_tokens: use so many positions, no more than are known. spread,
     drift_per_step, drift_from: instead of the curve's own.
     """
 
     kind: Kind
     curve: list[Probability] | str
-    cost: Price
+    cost: Price | None = None
+    model: str | None = None
+    layers: Annotated[int, within(HEAD_LAYERS)] | None = None
     mode: str | None = None
     draft_tokens: DraftTokens | None = None
     spread: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
@@ -146,13 +153,31 @@ class _ModelSettings(Validated):
         else:
             curve = AcceptanceCurve(tuple(self.curve)).cut(self.draft_tokens)
         given = self.model_dump(include={"spread", "drift_per_step", "drift_from"}, exclude_none=True)
-        return Modelled(self.kind, replace(curve, **given), self.cost)
+        model = None if self.model is None else load_model(self.model)
+        return Modelled(self.kind, replace(curve, **given), self.cost, model=model, layers=self.layers)
+
+    @model_validator(mode="after")
+    def _default_is_told_apart(self) -> Self:
+        for name in ("model", "layers"):
+            if getattr(self, name) is not None and self.cost is not None:
+                raise ValueError(f"{name} has no effect beside cost: it is for the default price, so leave one out")
+        if self.model is not None and self.kind != "draft_model":
+            raise ValueError(f"model is a draft model's name, and {self.kind} is a head of the target: leave it out")
+        if self.layers is not None and self.kind == "draft_model":
+            raise ValueError("layers is how many a head has: name the draft model with model, or leave it out")
+        return self
 
 
 class EagleSettings(_ModelSettings):
     """See `model.Modelled`."""
 
     kind: Literal["eagle"] = "eagle"
+
+
+class Eagle3Settings(_ModelSettings):
+    """See `model.Modelled`."""
+
+    kind: Literal["eagle3"] = "eagle3"
 
 
 class DraftModelSettings(_ModelSettings):
@@ -196,7 +221,7 @@ class RecordedSettings(Validated):
         return Recorded(log.draft_tokens, log, self.cost)
 
 
-ModelSettings = EagleSettings | DraftModelSettings | MtpSettings | ParallelSettings
+ModelSettings = EagleSettings | Eagle3Settings | DraftModelSettings | MtpSettings | ParallelSettings
 
 
 class HybridSettings(Validated):
@@ -242,7 +267,7 @@ DrafterSettings = Annotated[
     Field(discriminator="kind"),
 ]
 BUILT_IN_KINDS = (
-    "none", "suffix", "ngram", "last", "eagle", "draft_model", "mtp", "parallel", "recorded", "hybrid", "custom",
+    "none", "suffix", "ngram", "last", "eagle", "eagle3", "draft_model", "mtp", "parallel", "recorded", "hybrid", "custom",
 )  # fmt: skip
 
 

@@ -12,11 +12,11 @@ from simulator.records import beginning
 def price(core: Core, step: Step) -> None:
     """Price the step's work, and what drafting adds to it."""
     cost = cost_of(core)
-    seconds = step_time(cost, beginning(step, WORK))
+    work = beginning(step, WORK)
+    seconds = step_time(cost, work)
     step.extrapolated = outside(cost)
     step.draft_s = draft_time(
-        draft_cost_of(core), core.asking, core.longest_draft, step.drafted_tokens, step.emitted_tokens,
-        step.kv_tokens - step.prefill_kv_tokens, seconds,
+        draft_cost_of(core), core.asking, core.longest_draft, step.drafted_tokens, step.emitted_tokens, work, seconds
     )  # fmt: skip
     step.duration_s = seconds + (step.draft_s + core.step_overhead_s)
 

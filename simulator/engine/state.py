@@ -5,7 +5,7 @@ prompts. What becomes of a rollout stands in its `Rollout`, which all replicas s
 """
 
 from simulator.budgets.view import Seen
-from simulator.cost.draft_cost import DRAFT_COST, DraftCost
+from simulator.cost.draft_cost import DRAFT_COST, Drafting
 from simulator.cost.kernel import COST, Cost
 from simulator.cost.work import Work
 from simulator.drafting.acceptance import DRAFT, Draft
@@ -206,7 +206,7 @@ class Core:
     widths: int
     # costs, and where drafts are made in the loop, what siblings have emitted
     cost: Cost
-    draft_cost: DraftCost
+    draft_cost: Drafting
     siblings: Siblings
 
 

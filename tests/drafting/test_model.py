@@ -11,6 +11,7 @@ from simulator.cost.draft_cost import DraftCost
 from simulator.cost.profiles import load_profile
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
+from simulator.drafting.drafter import Target
 from simulator.drafting.draws import levels, rollout_keys, uniform
 from simulator.drafting.model import Modelled
 from simulator.drafting.nothing import Nothing
@@ -173,25 +174,25 @@ def test_serial_models_pay_by_pass_and_parallel_ones_once() -> None:
 def test_published_costs_of_a_proposal_are_charged_once_per_step() -> None:
     profile = load_profile(PROFILE)
     named = Modelled("eagle", CURVE, "eagle")
-    with pytest.raises(InputError, match="'eagle' names an entry of a profile"):
+    with pytest.raises(InputError, match="'eagle' is to be looked up where the target is known"):
         _ = named.cost
-    found = priced(named, profile)
+    found = priced(named, Target(profile))
     assert found.cost == DraftCost(per_step_s=2.135e-3, per_kv_token_s=2.378e-9, per_pass_s=8.41e-7)
-    ngram = priced(Modelled("eagle", CURVE, "ngram"), profile)
+    ngram = priced(Modelled("eagle", CURVE, "ngram"), Target(profile))
     assert ngram.cost == DraftCost(step_fraction=0.005875)
     with pytest.raises(
         InputError, match=r"'medusa' is no entry .* \(it has: eagle, ngram\), and .*'medusa' is unknown"
     ):
-        priced(Modelled("eagle", CURVE, "medusa"), profile)
-    assert priced(Nothing(), profile) == Nothing()
-    assert priced(Modelled("eagle", CURVE, "none"), profile).cost == DraftCost()
+        priced(Modelled("eagle", CURVE, "medusa"), Target(profile))
+    assert priced(Nothing(), Target(profile)) == Nothing()
+    assert priced(Modelled("eagle", CURVE, "none"), Target(profile)).cost == DraftCost()
     measured = load_draft_cost("suffix-epyc")
-    assert priced(Modelled("eagle", CURVE, "suffix-epyc"), profile).cost == measured != DraftCost()
+    assert priced(Modelled("eagle", CURVE, "suffix-epyc"), Target(profile)).cost == measured != DraftCost()
 
 
 def test_the_engine_charges_a_proposal_as_published_while_drafts_are_whole() -> None:
     profile = load_profile(PROFILE)
-    drafter = priced(Modelled("eagle", CURVE, "eagle"), profile)
+    drafter = priced(Modelled("eagle", CURVE, "eagle"), Target(profile))
     load = workload(drafter, equal_rollouts(4, 50))  # type: ignore[arg-type]
     outcome = simulate(
         load, resolve_policy("fixed:3", context_of(profile, 4)), Deployment(profile, 4, draft_cost=drafter.cost)
@@ -236,7 +237,10 @@ def test_settings_make_the_drafter_they_describe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "eagle", "curve": [0.8]}, "drafter.cost: missing"),
+        ({"kind": "eagle", "curve": [0.8], "cost": {}, "layers": 2}, "layers has no effect beside cost"),
+        ({"kind": "mtp", "curve": [0.8], "model": "qwen3-0.6b"}, "mtp is a head of the target"),
+        ({"kind": "draft_model", "curve": [0.8], "layers": 2}, "name the draft model with model"),
+        ({"kind": "draft_model", "curve": [0.8], "model": "qwen9"}, "model 'qwen9' is unknown"),
         ({"kind": "eagle", "cost": {}}, "drafter.curve: missing"),
         ({"kind": "eagle", "curve": [0.8], "cost": {}, "draft_tokens": 2}, "knows 1 draft positions, 2 are asked for"),
         ({"kind": "eagle", "curve": [0.8], "cost": {}, "sprad": 1}, "drafter.sprad: unknown key: did you mean 'spread'"),

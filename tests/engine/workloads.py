@@ -10,7 +10,7 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy
 from simulator.cost import Affine, Profile, Roof, Table
-from simulator.cost.draft_cost import DraftCost
+from simulator.cost.draft_cost import DraftCost, Forward
 from simulator.cost.operators import Operator, row
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome
@@ -18,7 +18,7 @@ from simulator.engine.state import STEP
 from simulator.engine.workload import Workload
 from tests.reference import cost as reference_cost
 from tests.reference import policies
-from tests.reference.engine import Cost, Drafting, Policy, Rollout, RunResult, View
+from tests.reference.engine import Cost, Drafting, Policy, Rollout, RunResult, View, Work
 
 Int64 = npt.NDArray[np.int64]
 
@@ -122,19 +122,30 @@ def random_cost(rng: random.Random) -> tuple[Profile, Cost]:
 
 
 def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
-    """What drafting costs, in dyadic numbers."""
+    """What drafting costs, in dyadic numbers; half of the time with a draft model's passes, priced by the work of each."""
     step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv = (
         rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(8)
     )
+    passes, at_once = rng.choice(((None, False), (None, False), (0, False), (3, False), (1, True)))
+    pass_cost, pass_s = affine_pair(*(rng.choice((0.25, 1 / 64, 1 / 1024)) for _ in range(6)))
 
-    def drafting(asking: int, longest: int, tokens: int, emitting: int, kv: int, step_s: float) -> float:
+    def drafting(
+        asking: int, longest: int, tokens: int, emitting: int, kv: int, step_s: float, decoding: int, work: Work
+    ) -> float:
         if asking == 0:
             return 0.0
-        passes = longest * (pass_ + pass_kv * kv)
         each = drafted * tokens + emitted * emitting
-        return step + query * asking + passes + each + fraction * step_s + once_kv * kv
+        by_step = fraction * step_s if tokens > 0 else 0.0
+        rates = step + query * asking + longest * (pass_ + pass_kv * kv) + each + by_step + once_kv * kv
+        times = passes or longest
+        if passes is None or times == 0:
+            return rates
+        context, width = kv * asking / decoding, tokens + asking if at_once else asking
+        another_s = pass_s(asking, width, context, context * width / asking, 0)  # type: ignore[arg-type]
+        return rates + (another_s if at_once else pass_s(*work) + (times - 1) * another_s)
 
-    return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv), drafting
+    forward_cost = None if passes is None else Forward(pass_cost, passes, at_once)
+    return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv, forward_cost), drafting
 
 
 # Policies -------------------------------------------------------------------------------------------------------------

@@ -108,9 +108,11 @@ class RunResult:
     steps: list[Step]
 
 
-Drafting = Callable[[int, int, int, int, int, float], float]
+Work = tuple[int, int, int, int, int]
+"""Of a step: live sequences, query tokens, context tokens, pairs, prefilled tokens."""
+Drafting = Callable[[int, int, int, int, int, float, int, Work], float]
 """Seconds of drafting: sequences that may draft, the longest draft, drafted tokens, accepted + bonus tokens, context tokens
-of all sequences that decode, seconds of the step without drafting -> seconds."""
+of all sequences that decode, seconds of the step without drafting, how many decode, the work of the step -> seconds."""
 
 
 def simulate(
@@ -289,6 +291,8 @@ class _Replica:
                 sum(s.accepted + 1 for s, _ in decoding),
                 sum(s.context_tokens for s, _ in decoding),
                 dt_s,
+                len(decoding),
+                (len(self.batch), query, kv, pairs, prefill),
             )
         assert 0.0 < dt_s < float("inf"), f"a step must take time, not {dt_s} s"
         return Step(

@@ -12,6 +12,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.cost import Profile
 from simulator.cost.profiles import load_profile
 from simulator.drafting.curve import AcceptanceCurve
+from simulator.drafting.drafter import Target
 from simulator.drafting.draws import levels, rollout_keys
 from simulator.drafting.model import Kind, Modelled
 from simulator.drafting.pricing import priced
@@ -100,7 +101,7 @@ def decoding_speed_ups(drafter: Modelled, cost: Profile, prompt_tokens: int) -> 
 
 def h100(conditional: tuple[float, ...], entry: str) -> tuple[Modelled, Profile]:
     cost = load_profile("h100-llama-3.1-8b-published")
-    drafter = priced(Modelled("eagle", AcceptanceCurve(conditional), entry), cost)
+    drafter = priced(Modelled("eagle", AcceptanceCurve(conditional), entry), Target(cost))
     assert isinstance(drafter, Modelled)
     return drafter, cost
 
