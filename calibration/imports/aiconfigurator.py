@@ -27,6 +27,7 @@ from simulator.cost.held_out import held_out
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Operator, Table
+from simulator.cost.plain import check_plain
 from simulator.cost.shape import ModelShape
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
@@ -112,6 +113,7 @@ def import_aiconfigurator(
     spread over the GPUs as a whole; engine_version: the newest if left out. Raises InputError.
     """
     whole, name = model_shape(config), str(config.get("_name_or_path") or config.get("model_type") or "decoder")
+    check_plain(whole, "this importer")
     shape = whole.shard(tp)
     _check_asked(config, whole, tp, ep)
     source = _source(folder, system, engine, engine_version)

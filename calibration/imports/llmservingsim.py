@@ -20,6 +20,7 @@ from calibration.imports.tiles import stepped
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Operator, Table, row
+from simulator.cost.plain import check_plain
 from simulator.cost.shape import ModelShape
 from traces.errors import InputError
 
@@ -50,6 +51,7 @@ def import_llmservingsim(
     uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
     shape, folder = model_shape(config), folder.resolve()
+    check_plain(shape, "these tables")
     tables = _tables(folder, tp, ep, shape)
     meta = _meta(folder / "meta.yaml")
     _check_model(meta, shape)

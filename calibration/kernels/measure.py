@@ -24,6 +24,7 @@ from calibration.model.runner import Runner
 from calibration.model.setup import DTYPES, decode_kernel, device_of, graph_sizes, kernels_of
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
+from simulator.cost.plain import check_plain
 from simulator.cost.profiles import check_suffix, write_profile
 from simulator.cost.shape import ModelShape
 from traces.errors import InputError
@@ -107,6 +108,8 @@ def plan_of(settings: Settings) -> Plan:
     device = device_of(settings.device)
     dtype_name = settings.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     shape = replace(model_shape(settings.config), bytes_per_parameter=DTYPES[dtype_name].itemsize)
+    for measured in (shape, *([] if settings.draft is None else [model_shape(settings.draft)])):
+        check_plain(measured, "the decoder that is measured")
     return Plan(
         settings, shape, device, dtype_name, _limits(settings, shape, device), graph_sizes(device, settings.graphs)
     )

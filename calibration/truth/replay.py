@@ -22,6 +22,7 @@ from simulator.budgets.policy import TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
+from simulator.cost.plain import check_plain
 from simulator.drafting.layout import prompts_of
 from simulator.drafting.measure import draft_curve
 from simulator.drafting.online import OnlineSuffix
@@ -100,9 +101,9 @@ def _runner(settings: Settings, part: Trace, rows: Int64, dtype_name: str, sizes
     device, slots = device_of(settings.device), min(settings.max_num_seqs, rows.size)
     prompts = prompt_lengths(part, rows, settings.choice)
     room = int((prompts + part.output_tokens[rows]).max()) + SPARE_TOKENS
-    decoder = Decoder(
-        model_shape(settings.config), DTYPES[dtype_name], device, slots, room, settings.seed, kernels=kernels_of(device)
-    )
+    shape = model_shape(settings.config)
+    check_plain(shape, "the decoder that is measured")
+    decoder = Decoder(shape, DTYPES[dtype_name], device, slots, room, settings.seed, kernels=kernels_of(device))
     limits = Limits(slots, room, SPARE_TOKENS, int(max(prompts.sum(), slots * SPARE_TOKENS)), (slots + 1) * room)
     return Runner(decoder, decode_kernel(decoder, limits), sizes, settings.seed)
 

@@ -5,37 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.cost.attention import Latent, Linear
+from simulator.cost.config_fields import count, items, kind_of, text_config, unsupported, value_of
+from simulator.cost.layer_kinds import Layers, layers_of
+from simulator.cost.quantisation import kv_element_bytes, quantised
 from simulator.cost.shape import ModelShape
 from traces.errors import InputError
 
 BYTES_PER_PARAMETER = {"bfloat16": 2, "float16": 2, "float32": 4}
-ALIASES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "intermediate_size": ("intermediate_size", "ffn_hidden_size", "n_inner"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "n_head_kv", "num_kv_heads"),
-    "vocab_size": ("vocab_size", "padded_vocab_size"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
-    "num_experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"),
-    "moe_intermediate_size": ("moe_intermediate_size",),
-    "shared_expert_intermediate_size": ("shared_expert_intermediate_size", "shared_intermediate_size"),
-    "n_shared_experts": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
-    "first_k_dense_replace": ("first_k_dense_replace", "moe_layer_start_index"),
-    "decoder_sparse_step": ("decoder_sparse_step", "moe_layer_interval"),
-    "torch_dtype": ("torch_dtype", "dtype"),
-}
-"""Names that engines accept for one number, by the name used here."""
-
 UNSUPPORTED = {
-    "kv_lora_rank": "multi-head latent attention",
     "index_topk": "sparse attention",
-    "attention_chunk_size": "chunked attention",
-    "linear_num_key_heads": "linear attention",
-    "linear_attn_config": "linear attention",
-    "full_attention_interval": "linear attention",
-    "attn_type_list": "linear attention",
+    "sparse_attention_config": "sparse attention",
+    "linear_attn_config": "this kind of linear attention",
     "ssm_cfg": "state-space layers",
     "state_size": "state-space layers",
     "ssm_state_size": "state-space layers",
@@ -45,172 +26,156 @@ UNSUPPORTED = {
     "hybrid_override_pattern": "hybrid layers",
     "attn_layer_period": "hybrid layers",
     "block_configs": "layers of different shapes",
+    "hybrid_layer_pattern": "windowed layers of other widths",
+    "global_head_dim": "windowed layers of other widths",
     "num_kv_shared_layers": "keys and values shared between layers",
-    "quantization_config": "quantised weights",
-    "compression_config": "quantised weights",
     "is_encoder_decoder": "an encoder-decoder",
 }
-LAYER_TYPES = {
-    "sliding_attention": "sliding-window attention",
-    "linear_attention": "linear attention",
-    "chunked_attention": "chunked attention",
-    "mamba": "state-space layers",
-}
-MOST, MOST_LAYERS = 10**9, 10**4
-"""Numbers that no model reaches: above them a config is wrong."""
-UNGATED = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "opt", "phi")
+UNGATED = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi")
+GATED = ("silu", "swish", "swiglu", "swigluoai", "gelu_pytorch_tanh")
+GEMMA3 = {
+    "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
+    "max_position_embeddings": 131_072,
+}  # fmt: skip
+"""What Gemma 3 leaves out of its files, as `Gemma3TextConfig` of transformers fills it in."""
+CORRECTED = ("deepseek_v3", "kimi_k2", "glm4_moe", "minimax_m2")
+"""Families whose routers add a learned number to each expert's score."""
 
 
-def model_shape(config: Mapping[str, Any]) -> ModelShape:
+def model_shape(config: Mapping[str, Any], kv_dtype: str | None = None) -> ModelShape:
     """Shape from the fields of a Hugging Face `config.json`, or of the `text_config` in one.
 
+    `kv_dtype` is what keys and values are cached in: `fp8`, or the model's own precision (`auto`); None leaves it to the
+    config. Known are decoders with gated feed-forwards, dense or of experts (Qwen 2 and 3, GLM-4.5, DeepSeek-V3,
+    Llama 4), and grouped-query attention, with windows (Gemma 3, gpt-oss) or linear layers beside it (Qwen3-Next), or
+    multi-head latent attention; weights in 16 or 32 bits, FP8, NVFP4 or MXFP4.
     A vision or audio tower beside a `text_config` is not counted. Raises InputError for a missing or impossible number,
-    and by name for what is no decoder with grouped-query attention and gated feed-forwards in 16 or 32 bits.
+    and by name for anything else.
     """
-    config = _text_config(config)
+    config = text_config(config)
+    kind = kind_of(config)
+    if kind.startswith("gemma3"):
+        config = {**GEMMA3, **config}
     _check_supported(config)
-    kind = _kind(config)
-    hidden, heads, vocabulary = (_count(config, key) for key in ("hidden_size", "num_attention_heads", "vocab_size"))
-    layers = _count(config, "num_hidden_layers", most=MOST_LAYERS)
-    kv_heads = _count(config, "num_key_value_heads", heads)
+    hidden, vocabulary = count(config, "hidden_size"), count(config, "vocab_size")
+    layers = layers_of(config)
+    precision = str(value_of(config, "torch_dtype") or "bfloat16").removeprefix("torch.")
+    if precision not in BYTES_PER_PARAMETER:
+        raise InputError(f"model config torch_dtype = {precision[:40]!r}: use one of {', '.join(BYTES_PER_PARAMETER)}")
+    qwen3_next = kind.startswith(("qwen3_next", "qwen3_5"))
+    experts = _experts(config, layers)
+    return ModelShape(
+        layers=layers.count,
+        hidden=hidden,
+        intermediate=_dense_width(config) if layers.moe < layers.count else 0,
+        vocabulary=vocabulary,
+        tied_embeddings=bool(config.get("tie_word_embeddings", kind.startswith("gemma"))),
+        bytes_per_parameter=BYTES_PER_PARAMETER[precision],
+        context_limit=count(config, "max_position_embeddings", 0) or None,
+        mlp_bias=bool(config.get("mlp_bias")),
+        norms_per_layer=4 if kind.startswith(("gemma2", "gemma3", "glm4")) and not kind.startswith("glm4_moe") else 2,
+        window=layers.window,
+        windowed_layers=layers.windowed,
+        linear=_linear(config, layers, BYTES_PER_PARAMETER[precision]),
+        quantised=quantised(config, layers),
+        kv_element_bytes=kv_element_bytes(config, kv_dtype),
+        output_gate=qwen3_next,
+        shared_gate=(kind.startswith("qwen2") or qwen3_next) and experts.get("shared_intermediate", 0) > 0,
+        **_attention(config, kind),
+        **experts,
+    )
+
+
+def _attention(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Fields of ModelShape about heads, and biases and norms of their projections."""
+    hidden, heads = count(config, "hidden_size"), count(config, "num_attention_heads")
+    if config.get("kv_lora_rank"):
+        latent = Latent(
+            count(config, "q_lora_rank", 0, least=0),
+            *(count(config, key) for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")),
+        )
+        return {"heads": heads, "kv_heads": 1, "head_dim": latent.cached_values, "latent": latent}
+    kv_heads = count(config, "num_key_value_heads", heads)
     if heads % kv_heads:
         raise InputError(f"model config num_key_value_heads = {kv_heads} does not divide {heads} attention heads")
     if config.get("head_dim") is None and hidden % heads:
         raise InputError(
             f"model config num_attention_heads = {heads} does not divide hidden_size = {hidden}: add head_dim"
         )
-    experts = _experts(config, layers)
-    moe_layers = experts.get("moe_layers", 0)
-    precision = str(_value(config, "torch_dtype") or "bfloat16").removeprefix("torch.")
-    if precision not in BYTES_PER_PARAMETER:
-        raise InputError(f"model config torch_dtype = {precision[:40]!r}: use one of {', '.join(BYTES_PER_PARAMETER)}")
-    bias = bool(config.get("attention_bias"))
-    return ModelShape(
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=_count(config, "head_dim", hidden // heads),
-        intermediate=_count(config, "intermediate_size") if moe_layers < layers else 0,
-        vocabulary=vocabulary,
-        tied_embeddings=bool(config.get("tie_word_embeddings")),
-        bytes_per_parameter=BYTES_PER_PARAMETER[precision],
-        context_limit=_count(config, "max_position_embeddings", 0) or None,
-        qkv_bias=bias or kind.startswith("qwen2"),
-        output_bias=bias and not kind.startswith("qwen2"),
-        mlp_bias=bool(config.get("mlp_bias")),
-        qk_norm=kind.startswith("qwen3") or bool(config.get("use_qk_norm")),
-        shared_gate=kind.startswith("qwen2") and experts.get("shared_intermediate", 0) > 0,
-        **experts,
-    )
+    bias, whole = bool(config.get("attention_bias")), kind.startswith(("minimax_m2", "olmo"))
+    without_output_bias = kind.startswith(("qwen2", "glm4", "mimo"))
+    named = bool(config.get("use_qk_norm")) and not kind.startswith("llama4")  # Llama 4's norm has no parameters
+    return {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": count(config, "head_dim", hidden // heads),
+        "qkv_bias": bias or kind.startswith("qwen2"),
+        "output_bias": bias and not without_output_bias,
+        "qk_norm": kind.startswith(("qwen3", "gemma3")) or whole or named,
+        "norm_all_heads": whole,
+        "sinks": kind.startswith("gpt_oss"),
+    }
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's own fields; those that a nested `text_config` leaves out stand around it."""
-    for key in ("text_config", "llm_config"):
-        nested = config.get(key)
-        if isinstance(nested, Mapping):
-            return {**config, **{name: value for name, value in nested.items() if value is not None}}
-    for key in ("vision_config", "audio_config"):
-        if config.get(key):
-            raise InputError(f"model config {key}: a multimodal model without text_config is not supported")
-    return config
+def _dense_width(config: Mapping[str, Any]) -> int:
+    """Width of dense feed-forwards: Llama 4 gives it a name of its own."""
+    return count(config, "intermediate_size_mlp" if config.get("intermediate_size_mlp") else "intermediate_size")
 
 
-def _check_supported(config: Mapping[str, Any]) -> None:
-    """Raise InputError naming the first thing that is not grouped-query attention and a gated feed-forward."""
-    for key, what in UNSUPPORTED.items():
-        if config.get(key):
-            raise _unsupported(key, config[key], what)
-    kind = _kind(config)
-    if any(word in kind for word in ("mamba", "rwkv", "jamba")):
-        raise _unsupported("model_type", kind, "state-space layers")
-    if kind.replace("forcausallm", "") in UNGATED:
-        raise _unsupported("model_type", kind, "a feed-forward without a gate")
-    for key in ("hidden_act", "activation_function", "hidden_activation"):
-        if config.get(key) not in (None, "silu", "swish", "swiglu"):
-            raise _unsupported(key, config[key], "a feed-forward that is no SwiGLU")
-    for layer in _list(config, "layer_types"):
-        if layer not in ("full_attention", "attention"):
-            raise _unsupported("layer_types", layer, LAYER_TYPES.get(str(layer), "layers of this type"))
-    # Qwen's configs name a window that is used only where they say so, and then only from max_window_layers on
-    if config.get("sliding_window") and config.get("use_sliding_window", not kind.startswith("qwen")):
-        window, limit = _count(config, "sliding_window"), _count(config, "max_position_embeddings", 0)
-        windowed_layers = _count(config, "num_hidden_layers") - _count(config, "max_window_layers", 0, least=0)
-        longer_than_context = 0 < limit <= window
-        if windowed_layers > 0 and not longer_than_context:
-            raise _unsupported("sliding_window", window, "sliding-window attention")
-
-
-def _experts(config: Mapping[str, Any], layers: int) -> dict[str, int]:
+def _experts(config: Mapping[str, Any], layers: Layers) -> dict[str, Any]:
     """Fields of ModelShape about experts; none for a dense model."""
-    experts = _count(config, "num_experts", 1, least=0)
+    experts, kind = count(config, "num_experts", 1, least=0), kind_of(config)
     if experts <= 1:
         return {}
-    per_token = _count(config, "num_experts_per_tok")
+    per_token = count(config, "num_experts_per_tok")
     if per_token > experts:
         raise InputError(f"model config num_experts_per_tok = {per_token} of {experts} experts: give at most as many")
-    moe_layers = sum(_is_moe(config, layer) for layer in range(layers))
     # Mixtral's family gives the width of its experts as intermediate_size
-    family = config.get("num_local_experts") is not None or _kind(config).startswith("olmoe")
-    width = _count(config, "moe_intermediate_size", _count(config, "intermediate_size") if family else None)
-    shared = _count(config, "n_shared_experts", 0, least=0) * width
+    family = config.get("num_local_experts") is not None or kind.startswith("olmoe")
+    width = count(config, "moe_intermediate_size", count(config, "intermediate_size") if family else None)
+    shared = count(config, "n_shared_experts", int(kind.startswith("llama4")), least=0) * width
     return {
         "experts": experts,
         "experts_per_token": per_token,
         "expert_intermediate": width,
-        "shared_intermediate": _count(config, "shared_expert_intermediate_size", shared, least=0),
-        "moe_layers": moe_layers,
+        "shared_intermediate": count(config, "shared_expert_intermediate_size", shared, least=0),
+        "moe_layers": layers.moe,
+        "router_bias": kind.startswith(("gpt_oss", *CORRECTED)),
+        "expert_bias": kind.startswith("gpt_oss"),
     }
 
 
-def _is_moe(config: Mapping[str, Any], layer: int) -> bool:
-    """Whether a layer's feed-forward is of experts: the rules of Qwen MoE and DeepSeek."""
-    frequency = config.get("moe_layer_freq") or 1
-    if isinstance(frequency, list):
-        return layer < len(frequency) and bool(frequency[layer])
-    return (
-        layer not in _list(config, "mlp_only_layers")
-        and layer >= _count(config, "first_k_dense_replace", 0, least=0)
-        and (layer + 1) % _count(config, "decoder_sparse_step", 1) == 0
-        and layer % _count(config, "moe_layer_freq", 1) == 0
+def _linear(config: Mapping[str, Any], layers: Layers, activation_bytes: int) -> Linear | None:
+    """The layers of gated delta-rule attention."""
+    if not layers.linear:
+        return None
+    state = str(config.get("mamba_ssm_dtype") or "").removeprefix("torch.")
+    return Linear(
+        layers.linear,
+        count(config, "linear_num_key_heads"),
+        count(config, "linear_num_value_heads"),
+        count(config, "linear_key_head_dim"),
+        count(config, "linear_value_head_dim"),
+        count(config, "linear_conv_kernel_dim"),
+        BYTES_PER_PARAMETER.get(state, activation_bytes),
     )
 
 
-def _kind(config: Mapping[str, Any]) -> str:
-    """Model type in lower case, from the architecture if it is not given."""
-    architectures = _list(config, "architectures") or [""]
-    return str(config.get("model_type") or architectures[0]).lower()
-
-
-def _list(config: Mapping[str, Any], key: str) -> list[Any]:
-    value = config.get(key)
-    if value is not None and not isinstance(value, list):
-        raise InputError(f"model config {key} = {str(value)[:40]!r}: give the list from the model's config.json")
-    return value or []
-
-
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    """Value of a field under any name that engines accept; None if absent."""
-    given = {name: config[name] for name in ALIASES.get(key, (key,)) if config.get(name) is not None}
-    if len({str(value) for value in given.values()}) > 1:
-        shown = ", ".join(f"{name} = {repr(value)[:40]}" for name, value in given.items())
-        raise InputError(f"model config {shown}: two names of one field disagree; remove one")
-    return next(iter(given.values()), None)
-
-
-def _count(config: Mapping[str, Any], key: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
-    value = _value(config, key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limit = f" and <= {most}" if isinstance(value, int) and value > most else ""
-        raise InputError(
-            f"model config {key} = {repr(value)[:40]}: give the integer >= {least}{limit} from the model's config.json"
-        )
-    return value
-
-
-def _unsupported(key: str, value: object, what: str) -> InputError:
-    shown = " ".join(str(value).split())[:40]
-    return InputError(f"model config {key} = {shown}: {what} is not supported by the roofline: use a measured profile")
+def _check_supported(config: Mapping[str, Any]) -> None:
+    """Raise InputError naming the first thing that no shape describes."""
+    for key, what in UNSUPPORTED.items():
+        if config.get(key):
+            raise unsupported(config, key, config[key], what)
+    kind = kind_of(config)
+    if any(word in kind for word in ("mamba", "rwkv", "jamba")):
+        raise unsupported(config, "model_type", kind, "state-space layers")
+    if any(one != 1 for one in items(config, "attn_type_list")):
+        raise unsupported(config, "attn_type_list", config["attn_type_list"], "this kind of linear attention")
+    linear = config.get("linear_num_key_heads") or "linear_attention" in items(config, "layer_types")
+    if linear and not kind.startswith(("qwen3_next", "qwen3_5")):
+        raise unsupported(config, "model_type", kind or None, "linear attention of this family")
+    if kind.replace("forcausallm", "") in UNGATED:
+        raise unsupported(config, "model_type", kind, "a feed-forward without a gate")
+    for key in ("hidden_act", "activation_function", "hidden_activation"):
+        if config.get(key) not in (None, *GATED):
+            raise unsupported(config, key, config[key], "a feed-forward that is no SwiGLU")

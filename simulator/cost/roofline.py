@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.device_rates import compute_s, rate
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Bounds, Operator, Roof, Table, row
@@ -25,6 +26,7 @@ MEASURED = {"max": "1.11 to 1.30", "additive": "0.87 to 1.21"}
 MOST_TOKENS = 2**24
 GRID_RATIO = 1.2
 """Step of the grid over tokens; between two points the curve of touched experts bends by less than 0.5 %."""
+CHUNK_RATIO = 1.25
 
 
 def roofline(
@@ -34,26 +36,34 @@ def roofline(
     overhead_s: float = 0.0,
     name: str = "roofline",
     tp: int = 1,
+    kv_dtype: str | None = None,
 ) -> Profile:
     """Profile that prices a step by bytes over bandwidth and operations over peak; an estimate, labelled so.
 
     Bytes are weights plus KV bytes per token x kv_tokens; operations are 2 x parameters per query token plus
     4 x layers x query heads x head width per query x context pair. `max` takes the larger of the two times (perfect
     overlap), `additive` their sum (none); the published fits are additive. Routed experts are priced apart: bytes of the
-    E (1 - (1 - k/E)^n) experts that n query tokens touch, and operations of k experts per token.
+    E (1 - (1 - k/E)^n) experts that n query tokens touch, and operations of k experts per token. So are layers with a
+    window, which read and multiply with min(context, window) tokens; a chunk (Llama 4) counts as a window of its length,
+    and unequal contexts as equal ones. Latent attention is taken to be absorbed, for prompts too, where engines expand it
+    and need about a third of the operations. Layers of linear attention read and write their state once a step.
     Under tensor parallelism every GPU has its share of both, and each layer two all-reduces over the link: a latency
     plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
-    `device` needs `bandwidth_bytes_per_s` and `peak_flops_per_s`; for tp > 1 also `link_bandwidth_bytes_per_s` (one
-    direction) and `link_latency_s`. Raises InputError for anything missing, impossible or unsupported.
+    Under `device`, `bandwidth_bytes_per_s` and `peak_flops_per_s` are needed, and for tp > 1 `link_bandwidth_bytes_per_s`
+    (one direction) and `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width
+    are multiplied with in 16 bits. `kv_dtype` is that of `model_shape`.
+    Raises InputError for anything missing, impossible or unsupported.
     """
     if mode not in ("max", "additive"):
         raise InputError(f"roofline mode {mode!r} is unknown: use max or additive")
-    whole = model_shape(model_config)
+    whole = model_shape(model_config, kv_dtype)
     shape = whole.shard(tp)
-    bandwidth, peak = (_rate(device, key) for key in ("bandwidth_bytes_per_s", "peak_flops_per_s"))
-    operators = _always_read(shape, bandwidth, peak, mode)
+    bandwidth, peak = (rate(device, key) for key in ("bandwidth_bytes_per_s", "peak_flops_per_s"))
+    operators = _always_read(shape, device, mode)
+    if shape.windowed_layers:
+        operators += _windows(shape, device, mode)
     if shape.moe_layers:
-        operators += _experts(shape, bandwidth, peak, mode)
+        operators += _experts(shape, device, mode)
     if tp > 1:
         operators += (_all_reduce(shape, device, tp),)
     if overhead_s:
@@ -79,41 +89,77 @@ def roofline(
     )
 
 
-def _always_read(shape: ModelShape, bandwidth: float, peak: float, mode: Mode) -> tuple[Operator, ...]:
-    """Everything but routed experts: weights and KV that every step reads, and the operations on them."""
+def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
+    """Everything but routed experts and windows: weights, KV and states that every step moves, and the operations on them."""
+    bandwidth, peak = rate(device, "bandwidth_bytes_per_s"), rate(device, "peak_flops_per_s")
     memory = row(
-        constant=shape.read_parameters * shape.bytes_per_parameter / bandwidth,
-        kv_tokens=shape.kv_bytes_per_token / bandwidth,
+        constant=shape.read_bytes / bandwidth,
+        live=2 * shape.state_bytes / bandwidth,
+        kv_tokens=shape.full_layers * shape.kv_layer_bytes / bandwidth,
     )
     compute = row(
-        query_tokens=2 * shape.read_parameters / peak,
-        pairs=4 * shape.layers * shape.heads * shape.head_dim / peak,
+        query_tokens=compute_s(shape.read_operations, device),
+        pairs=shape.full_layers * shape.pair_operations / peak,
     )
     if mode == "max":
         return (Roof("forward", memory, compute),)
     return Affine("memory", memory), Affine("compute", compute)
 
 
-def _experts(shape: ModelShape, bandwidth: float, peak: float, mode: Mode) -> tuple[Operator, ...]:
+def _windows(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Table, ...]:
+    """Attention to the last tokens of the context: of sequences that decode or verify, and of prompts' chunks.
+
+    Between two grid points of a prompt's chunk the curve bends by less than 2 %.
+    """
+    bandwidth, peak = rate(device, "bandwidth_bytes_per_s"), rate(device, "peak_flops_per_s")
+    read_s = shape.windowed_layers * shape.kv_layer_bytes / bandwidth
+    pair_s = shape.windowed_layers * shape.pair_operations / peak
+    together = np.maximum if mode == "max" else np.add
+
+    overtaken = read_s / pair_s  # query tokens of one sequence whose operations take as long as its bytes
+    width = np.array([1.0, overtaken, MOST_TOKENS] if 1 < overtaken < MOST_TOKENS else [1.0, MOST_TOKENS])
+    context = np.array([0.0, shape.window, MOST_TOKENS])
+    seen = np.minimum(context, shape.window)
+    decode = together(read_s * seen + 0 * width[:, None], pair_s * seen * width[:, None])
+
+    points = 2 + math.ceil(math.log(shape.window) / math.log(CHUNK_RATIO))
+    chunk = np.unique(np.rint([*np.geomspace(1, shape.window, points), MOST_TOKENS]))
+    before = np.concatenate([[0.0], chunk])
+    pairs = _window_pairs(chunk[:, None], before, shape.window)
+    prompts = together(read_s * (chunk[:, None] + np.minimum(before, shape.window)), pair_s * pairs)
+    return (
+        Table("window attention", ("decode_width", "decode_context"), (width, context), decode, 1, "any_decode", "decode_seqs"),
+        Table(
+            "prefill window attention", ("prefill_chunk", "prefill_context"), (chunk, before), prompts, 1, "any_prefill",
+            "prefill_seqs",
+        ),
+    )  # fmt: skip
+
+
+def _window_pairs(chunk: FloatArray, before: FloatArray, window: int) -> FloatArray:
+    """Query x context pairs of a chunk after so many tokens, each query token seeing at most the window."""
+    growing = np.clip(window - before, 0, chunk)  # query tokens that still see everything
+    return growing * before + growing * (growing + 1) / 2 + (chunk - growing) * window
+
+
+def _experts(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
     """Routed experts of all layers, over query tokens."""
-    expert_bytes = shape.expert_parameters * shape.bytes_per_parameter
-    compute_s = shape.moe_layers * shape.experts_per_token * 2 * shape.expert_parameters / peak
+    bandwidth = rate(device, "bandwidth_bytes_per_s")
+    token_s = compute_s(shape.routed_operations, device)
 
     def memory_s(tokens: npt.ArrayLike) -> FloatArray:
-        return shape.moe_layers * shape.expected_experts(tokens) * expert_bytes / bandwidth
+        return shape.moe_layers * shape.expected_experts(tokens) * shape.expert_bytes / bandwidth
 
     # beyond this, all experts are touched but for one part in 10^5
     saturated = math.log(1e-5) / math.log1p(-shape.experts_per_token / (shape.experts + 1))
     if mode == "additive":
         grid = _token_grid(saturated)
         memory = Table("experts memory", ("query_tokens",), (grid,), memory_s(grid))
-        return memory, Affine("experts compute", row(query_tokens=compute_s))
+        return memory, Affine("experts compute", row(query_tokens=token_s))
     # the curve has a kink where operations overtake bytes and is a straight line beyond
-    overtaken = 1 + bisect_left(
-        range(1, MOST_TOKENS), True, key=lambda count: bool(count * compute_s >= memory_s(count))
-    )
+    overtaken = 1 + bisect_left(range(1, MOST_TOKENS), True, key=lambda count: bool(count * token_s >= memory_s(count)))
     grid = _token_grid(max(overtaken, saturated), overtaken - 1, overtaken)
-    return (Table("experts", ("query_tokens",), (grid,), np.maximum(memory_s(grid), grid * compute_s)),)
+    return (Table("experts", ("query_tokens",), (grid,), np.maximum(memory_s(grid), grid * token_s)),)
 
 
 def _token_grid(curved_to: float, *stops: float) -> FloatArray:
@@ -125,8 +171,8 @@ def _token_grid(curved_to: float, *stops: float) -> FloatArray:
 
 def _all_reduce(shape: ModelShape, device: Mapping[str, Any], tp: int) -> Affine:
     """Two ring all-reduces of the hidden states in each layer."""
-    link = _rate(device, "link_bandwidth_bytes_per_s")
-    latency = _rate(device, "link_latency_s", may_be_zero=True)
+    link = rate(device, "link_bandwidth_bytes_per_s")
+    latency = rate(device, "link_latency_s", may_be_zero=True)
     moved_bytes = 2 * (tp - 1) / tp * shape.hidden * shape.bytes_per_parameter
     return Affine("all-reduce", row(constant=latency, query_tokens=moved_bytes / link), repeat=2 * shape.layers)
 
@@ -135,14 +181,3 @@ def _kind(operators: tuple[Operator, ...]) -> str:
     if any(isinstance(one, Table) for one in operators):
         return "table"
     return "roofline" if any(isinstance(one, Roof) for one in operators) else "affine"
-
-
-def _rate(device: Mapping[str, Any], key: str, may_be_zero: bool = False) -> float:
-    value = device.get(key)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
-    if not number or not (value or may_be_zero):
-        floor = ">= 0" if may_be_zero else "> 0"
-        raise InputError(
-            f"device {key} = {repr(value)[:40]}: give a number {floor}, such as 3.35e12 bytes/s, 9.89e14 flops/s or 5e-6 s"
-        )
-    return float(value or 0.0)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.device_rates import compute_s
 from simulator.cost.model import Profile
 from simulator.cost.shape import ModelShape
 from simulator.cost.work import StepWork
@@ -41,23 +42,24 @@ def roofs(
 ) -> Roofs:
     """Every batch with every context, beside the roofs of one GPU that holds `shape`.
 
-    device: bandwidth_bytes_per_s and peak_flops_per_s. A step reads once every weight but the input embedding, the experts
-    that uniform routing touches, and the KV of each sequence; it multiplies with all that a token uses. What GPUs tell each
-    other is left out.
+    device: bandwidth_bytes_per_s and peak_flops_per_s, and its peaks for quantised weights if it has them. A step reads once
+    every weight but the input embedding, the experts that uniform routing touches, and of each sequence the KV, within the
+    window where a layer has one, or the state; it multiplies with all that a token uses. What GPUs tell each other is left out.
     """
     batch, context = np.meshgrid(
         np.asarray(live, dtype=np.float64), np.asarray(context_tokens, dtype=np.float64), indexing="ij"
     )
-    experts = shape.moe_layers * shape.expected_experts(batch) * shape.expert_parameters
-    moved = shape.bytes_per_parameter * (shape.read_parameters + experts) + shape.kv_bytes_per_token * batch * context
-    used = shape.read_parameters + shape.moe_layers * shape.experts_per_token * shape.expert_parameters
-    operations = 2 * used * batch + 4 * shape.layers * shape.heads * shape.head_dim * batch * context
+    experts = shape.moe_layers * shape.expected_experts(batch) * shape.expert_bytes
+    per_sequence = shape.kv_layer_bytes * shape.attended(context) + 2 * shape.state_bytes
+    moved = shape.read_bytes + experts + per_sequence * batch
+    token_s = compute_s(shape.read_operations, device) + compute_s(shape.routed_operations, device)
+    pairs_s = shape.pair_operations * shape.attended(context) / device["peak_flops_per_s"]
     work = StepWork.decode(batch, context)
     return Roofs(
         live=batch,
         context_tokens=context,
         seconds=profile.step_time_s(work),
         memory_s=np.asarray(moved / device["bandwidth_bytes_per_s"]),
-        compute_s=np.asarray(operations / device["peak_flops_per_s"]),
+        compute_s=np.asarray((token_s + pairs_s) * batch),
         inside=~profile.outside(work),
     )

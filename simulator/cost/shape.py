@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cost.attention import Latent, Linear
+from simulator.cost.precision import Operations, Quantised
 from traces.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -14,10 +16,16 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Widths and counts of a decoder with grouped-query attention and gated feed-forwards, dense or of experts.
+    """Widths and counts of a decoder with gated feed-forwards, dense or of experts.
 
-    Counts of parameters are exact for Llama, Mistral, Mixtral, Qwen2, Qwen3 and their MoE; other architectures with the
-    same fields may have norms and biases beside them (under 0.1 % of the parameters).
+    Every layer attends to the whole context with grouped queries but for `windowed_layers`, which attend to the last `window`
+    tokens, those with `linear` attention, and where `latent` says that what is cached is a latent: `kv_heads` and `head_dim`
+    are then those of the latent as decoding uses it, one head of its rank and the rotary part. `bytes_per_parameter` is the
+    width of activations and of weights that are not `quantised`; `kv_element_bytes` that of a cached number, if it differs.
+
+    Counts of parameters are exact for the families in `simulator.cost.model_config`; other architectures with the same
+    fields may have norms and biases beside them (under 0.1 % of the parameters). Heads that predict further tokens (MTP)
+    and towers for images are not counted.
     """
 
     layers: int
@@ -40,6 +48,18 @@ class ModelShape:
     mlp_bias: bool = False
     qk_norm: bool = False
     shared_gate: bool = False
+    window: int = 0
+    windowed_layers: int = 0
+    latent: Latent | None = None
+    linear: Linear | None = None
+    quantised: Quantised | None = None
+    kv_element_bytes: int | None = None
+    norms_per_layer: int = 2
+    norm_all_heads: bool = False
+    output_gate: bool = False
+    sinks: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
 
     @property
     def dense_layers(self) -> int:
@@ -47,9 +67,20 @@ class ModelShape:
         return self.layers - self.moe_layers
 
     @property
+    def cached_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return self.layers - (self.linear.layers if self.linear else 0)
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that attend to the whole context."""
+        return self.cached_layers - self.windowed_layers
+
+    @property
     def expert_parameters(self) -> int:
         """Parameters of one routed expert in one layer."""
-        return 3 * self.hidden * self.expert_intermediate
+        biases = self.expert_bias * (2 * self.expert_intermediate + self.hidden)
+        return 3 * self.hidden * self.expert_intermediate + biases
 
     @property
     def routed_parameters(self) -> int:
@@ -57,16 +88,40 @@ class ModelShape:
         return self.moe_layers * self.experts * self.expert_parameters
 
     @property
+    def attention_matrices(self) -> int:
+        """Parameters of the projections of attention, all layers."""
+        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        one = self.hidden * ((2 + self.output_gate) * query + 2 * kv)
+        if self.latent:
+            one = self.latent.matrices(self.hidden, self.heads)
+        linear = self.linear.layers * self.linear.matrices(self.hidden) if self.linear else 0
+        return self.cached_layers * one + linear
+
+    @property
+    def feed_forward_matrices(self) -> int:
+        """Parameters of the dense and the shared feed-forwards, all layers, biases left out."""
+        return 3 * self.hidden * (self.dense_layers * self.intermediate + self.moe_layers * self.shared_intermediate)
+
+    @property
     def parameters(self) -> int:
         """Parameters in all, a tied embedding once."""
-        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = 2 * self.hidden * (query + kv) + self.qkv_bias * (query + 2 * kv) + self.output_bias * self.hidden
-        norms = 2 * self.hidden + self.qk_norm * 2 * self.head_dim
-        dense = 3 * self.hidden * self.intermediate + self.mlp_bias * (2 * self.intermediate + self.hidden)
-        beside_experts = self.hidden * (self.experts + 3 * self.shared_intermediate + self.shared_gate)
         embeddings = self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
-        layers = self.layers * (attention + norms) + self.dense_layers * dense + self.moe_layers * beside_experts
-        return layers + self.routed_parameters + embeddings + self.hidden
+        matrices = self.attention_matrices + self.feed_forward_matrices + self.routed_parameters
+        return matrices + self._small_parameters + embeddings + self.hidden
+
+    @property
+    def _small_parameters(self) -> int:
+        """Parameters of norms, biases, sinks, routers and gates, all layers."""
+        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.qkv_bias * (query + 2 * kv) + self.output_bias * self.hidden + self.sinks * self.heads
+        attention += self.qk_norm * (query + kv if self.norm_all_heads else 2 * self.head_dim)
+        if self.latent:
+            attention = self.latent.norms
+        linear = self.linear.layers * self.linear.others(self.hidden) if self.linear else 0
+        dense = self.mlp_bias * (2 * self.intermediate + self.hidden)
+        beside_experts = self.hidden * (self.experts + self.shared_gate) + self.router_bias * self.experts
+        layers = self.layers * self.norms_per_layer * self.hidden + self.cached_layers * attention + linear
+        return layers + self.dense_layers * dense + self.moe_layers * beside_experts
 
     @property
     def active_parameters(self) -> int:
@@ -85,14 +140,80 @@ class ModelShape:
         return self.parameters - self.embedding_parameters - self.routed_parameters
 
     @property
+    def quantised_read_parameters(self) -> float:
+        """Those of them that are quantised."""
+        if self.quantised is None:
+            return 0.0
+        return (
+            self.quantised.attention * self.attention_matrices
+            + self.quantised.feed_forward * self.feed_forward_matrices
+        )
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes read in each forward pass whatever the tokens: all weights but the routed experts'."""
+        return self._bytes(self.read_parameters, self.quantised_read_parameters)
+
+    @property
+    def expert_bytes(self) -> float:
+        """Bytes of one routed expert in one layer."""
+        share = self.quantised.experts if self.quantised else 0.0
+        return self._bytes(self.expert_parameters, share * self.expert_parameters)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters."""
-        return self.parameters * self.bytes_per_parameter
+        embedding = self.embedding_parameters * self.bytes_per_parameter
+        return round(self.read_bytes + self.moe_layers * self.experts * self.expert_bytes + embedding)
+
+    def _bytes(self, parameters: int, quantised: float) -> float:
+        saved = self.bytes_per_parameter - self.quantised.bytes_per_parameter if self.quantised else 0.0
+        return parameters * self.bytes_per_parameter - quantised * saved
+
+    @property
+    def read_operations(self) -> dict[Operations, float]:
+        """Operations of a query token by the arithmetic that does them: 2 a parameter; neither routed experts nor context."""
+        operations = self._operations(self.read_parameters, self.quantised_read_parameters)
+        operations["bf16"] += self.linear.token_operations if self.linear else 0
+        return operations
+
+    @property
+    def routed_operations(self) -> dict[Operations, float]:
+        """Operations of a query token in the experts that it is routed to, all layers, by the arithmetic that does them."""
+        used = self.moe_layers * self.experts_per_token * self.expert_parameters
+        return self._operations(used, self.quantised.experts * used if self.quantised else 0.0)
+
+    def _operations(self, parameters: int, quantised: float) -> dict[Operations, float]:
+        found: dict[Operations, float] = {"bf16": 2 * (parameters - quantised)}
+        if self.quantised and quantised:
+            found[self.quantised.operations] = found.get(self.quantised.operations, 0.0) + 2 * quantised
+        return found
+
+    @property
+    def pair_operations(self) -> int:
+        """Operations of one query token and one token of context in one layer: scores, then values."""
+        return self.latent.pair_operations(self.heads) if self.latent else 4 * self.heads * self.head_dim
+
+    @property
+    def kv_layer_bytes(self) -> int:
+        """Bytes that one layer caches of one token."""
+        values = self.latent.cached_values if self.latent else 2 * self.kv_heads * self.head_dim
+        return values * (self.kv_element_bytes or self.bytes_per_parameter)
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token, all layers, in the weights' precision."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.bytes_per_parameter
+        """Bytes cached of one token, all layers; an engine that drops what has left a window keeps less."""
+        return self.cached_layers * self.kv_layer_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state that one sequence keeps in layers of linear attention, whatever its context."""
+        return self.linear.state_bytes(self.bytes_per_parameter) if self.linear else 0
+
+    def attended(self, context_tokens: npt.ArrayLike) -> FloatArray:
+        """Tokens that a query token attends to at this context, summed over layers."""
+        context = np.asarray(context_tokens, dtype=np.float64)
+        return np.asarray(self.full_layers * context + self.windowed_layers * np.minimum(context, self.window))
 
     def expected_experts(self, tokens: npt.ArrayLike) -> FloatArray:
         """Different experts of one layer that this many tokens touch on average, if all are equally likely.
@@ -106,8 +227,8 @@ class ModelShape:
     def shard(self, tp: int) -> ModelShape:
         """Shape of what one of `tp` GPUs holds under tensor parallelism; `parameters` and the others are then per GPU.
 
-        Heads, feed-forwards, experts and vocabulary are divided; router and norms are copied, and so are KV heads when
-        there are fewer than GPUs. Raises InputError where engines refuse: a width that `tp` does not divide.
+        Heads, feed-forwards, experts and vocabulary are divided; router and norms are copied, and so are latents, and KV
+        heads when there are fewer than GPUs. Raises InputError where engines refuse: a width that `tp` does not divide.
         """
         if isinstance(tp, bool) or not isinstance(tp, int) or tp < 1:
             raise InputError(f"tp = {tp!r}: the tensor-parallel size is an integer >= 1")
@@ -119,6 +240,9 @@ class ModelShape:
                 raise InputError(f"tp = {tp} does not divide {what} = {whole}: use a divisor of it")
             return whole // tp
 
+        if self.linear:
+            part("heads of linear attention", self.linear.key_heads)
+            part("heads of linear attention", self.linear.value_heads)
         return replace(
             self,
             heads=part("attention heads", self.heads),
@@ -127,6 +251,7 @@ class ModelShape:
             expert_intermediate=part("expert intermediate size", self.expert_intermediate),
             shared_intermediate=part("shared expert intermediate size", self.shared_intermediate),
             vocabulary=-(-self.vocabulary // tp),
+            linear=self.linear and self.linear.shard(tp),
         )
 
     def num_gpu_blocks(

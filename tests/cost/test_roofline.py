@@ -214,5 +214,5 @@ def test_impossible_devices_and_modes_are_refused(rate):
         roofline(LLAMA, H100, mode="both")
     with pytest.raises(InputError, match="constant = -1"):
         roofline(LLAMA, H100, overhead_s=-1.0)
-    with pytest.raises(InputError, match="kv_lora_rank = 512: multi-head latent attention"):
-        roofline(LLAMA | {"kv_lora_rank": 512}, H100)
+    with pytest.raises(InputError, match="index_topk = 512: sparse attention"):
+        roofline(LLAMA | {"index_topk": 512}, H100)
