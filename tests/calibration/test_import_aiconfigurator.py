@@ -272,8 +272,8 @@ def test_repeated_measurements_count_as_their_median(tmp_path):
 @pytest.mark.parametrize(
     ("config", "settings", "message"),
     [
-        ({"kv_lora_rank": 512}, {}, "multi-head latent attention is not supported"),
-        ({"quantization_config": {"bits": 4}}, {}, "quantised weights is not supported"),
+        ({"kv_lora_rank": 512}, {}, "qk_nope_head_dim = None: give the integer"),
+        ({"quantization_config": {"bits": 4}}, {}, "is not among the quantised weights known here"),
         ({"torch_dtype": "float16"}, {}, "torch_dtype = 'float16': only bfloat16 is imported"),
         ({"num_attention_heads": 32}, {}, "32 query heads on 2 KV heads .* there are 8, 16: use another"),
         ({"num_key_value_heads": 4}, {}, "on 4 KV heads there are none"),
