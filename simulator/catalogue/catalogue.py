@@ -1,4 +1,4 @@
-"""Finds models and devices by name, models also by the path of their `config.json`, and estimates profiles of them."""
+"""Finds models and devices by name or by the path of a file, and estimates profiles of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from simulator.catalogue.device_file import checked, is_device_file, read_device
 from simulator.cost.model import Profile
 from simulator.cost.roofline import Mode, roofline
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
 SUFFIX = ".json"
-QUANTISED = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
-"""Where ModelOpt, GPTQ and AWQ checkpoints say beside config.json that their weights are quantised."""
+QUANTISED = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Where checkpoints say beside config.json that their weights are quantised, and by what method."""
 
 
 def list_models() -> list[str]:
@@ -32,30 +33,37 @@ def list_devices() -> list[str]:
 def load_model(name_or_path: str | Path) -> Mapping[str, Any]:
     """Fields of a model's `config.json`: by catalogue name or Hugging Face id in any case, or by the file's path.
 
-    Raises InputError for an unknown name (with the nearest ones), for a file that cannot be read, and for one beside which
-    a file says that the weights are quantised.
+    What a file beside it says of quantised weights is put into its `quantization_config`, unless it has one.
+    Raises InputError for an unknown name (with the nearest ones) and for a file that cannot be read.
     """
     return _found_model(name_or_path)[1]
 
 
 def load_device(name: str) -> Mapping[str, Any]:
-    """Figures of a device: by catalogue name, or the name that its maker or CUDA gives it, in any case.
+    """Figures of a device: by catalogue name, or the name that its maker or CUDA gives it, in any case; or by a file's path.
 
-    Raises InputError for an unknown name, with the nearest ones.
+    Raises InputError for an unknown name, with the nearest ones and what they do, and for a file with a fault.
     """
     return _found_device(name)[1]
 
 
-def estimate(model: str | Path, device: str, tp: int = 1, mode: Mode = "max", overhead_s: float = 0.0) -> Profile:
+def estimate(
+    model: str | Path,
+    device: str,
+    tp: int = 1,
+    mode: Mode = "max",
+    overhead_s: float = 0.0,
+    kv_dtype: str | None = None,
+) -> Profile:
     """Roofline profile of a model on `tp` GPUs of a device, both as `load_model` and `load_device` find them.
 
-    An estimate from data sheets, and named so; `mode` and `overhead_s` are those of `simulator.cost.roofline`.
+    An estimate from data sheets, and named so; `mode`, `overhead_s` and `kv_dtype` are those of `simulator.cost.roofline`.
     Raises InputError for what cannot be found or estimated.
     """
     (model_name, config), (device_name, figures) = _found_model(model), _found_device(device)
     name = f"{model_name} on {f'{tp} x ' if tp != 1 else ''}{device_name} (roofline estimate)"
     try:
-        return roofline(config, figures, mode, overhead_s, name, tp)
+        return roofline(config, figures, mode, overhead_s, name, tp, kv_dtype)
     except InputError as error:
         raise InputError(f"{model_name} on {device_name}: {error}") from None
 
@@ -74,12 +82,23 @@ def _found_model(name_or_path: str | Path) -> tuple[str, Mapping[str, Any]]:
 
 
 def _found_device(name: str) -> tuple[str, Mapping[str, Any]]:
-    """Catalogue name and figures of a device."""
+    """Catalogue name and figures of a device, or the name in its file."""
+    if is_device_file(name):
+        device = read_device(Path(name))
+        return device["name"], device
     devices = _devices()
     for key, device in devices.items():
-        if _plain(name) in map(_plain, (key, device["name"], device["cuda_name"])):
+        if _plain(name) in map(_plain, (key, device["name"], device["cuda_name"], *device["also"])):
             return key, device
-    raise _unknown("device", name, devices, "a name from the catalogue")
+    near = ", ".join(f"{one} ({_strength(devices[one])})" for one in _nearest(name, devices))
+    raise InputError(
+        f"device {name!r} is unknown; names like it: {near}. Give one of them only if it is the same GPU, or the path of "
+        "a YAML file with this one's figures (docs/formats.md)"
+    )
+
+
+def _strength(device: Mapping[str, Any]) -> str:
+    return f"{device['peak_flops_per_s'] / 1e12:.0f} TFLOPS, {device['bandwidth_bytes_per_s'] / 1e12:.2g} TB/s"
 
 
 def _models() -> dict[str, Mapping[str, Any]]:
@@ -90,10 +109,20 @@ def _models() -> dict[str, Mapping[str, Any]]:
 
 def _devices() -> dict[str, dict[str, Any]]:
     text = (files("simulator.catalogue") / "devices.yaml").read_text("utf-8")
-    return load_mapping(text, "h100:")
+    return {key: checked(device) for key, device in load_mapping(text, "h100:").items()}
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
+    """Fields of a config, with those of a file beside it that says how its weights are quantised."""
+    config = _read_json(path)
+    for name, method in QUANTISED.items():
+        beside = path.with_name(name)
+        if not config.get("quantization_config") and beside.exists():
+            config = {**config, "quantization_config": {"quant_method": method, **_read_json(beside)}}
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -107,12 +136,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path} cannot be read ({reason}): give the path of a model's config.json") from None
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a {type(config).__name__}, not an object: give a model's config.json")
-    for beside in (path.with_name(name) for name in QUANTISED):
-        if beside.exists():
-            raise InputError(
-                f"{beside}: says that the weights beside {path.name} are quantised, which is not estimated: give the "
-                "config.json of the checkpoint in 16 bits, or measure or import a profile of this one"
-            )
     return config
 
 
@@ -122,7 +145,11 @@ def _plain(name: str) -> str:
 
 
 def _unknown(what: str, name: str, known: Iterable[str], fix: str) -> InputError:
+    return InputError(f"{what} {name!r} is unknown: did you mean {', '.join(_nearest(name, known))}? Give {fix}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Names that begin so, else those most like it, else all."""
     names = sorted(known)
     begun = [one for one in names if name and one.startswith(name.lower())]
-    near = begun or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4) or names
-    return InputError(f"{what} {name!r} is unknown: did you mean {', '.join(near)}? Give {fix}")
+    return begun or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4) or names

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", help="Model of the catalogue, or its config.json: with --device an estimate in place of a profile."
 )
-@click.option("--device", help="Device of the catalogue, such as h200.")
+@click.option("--device", help="Device of the catalogue, such as h200, or a YAML file of its figures.")
 @click.option(
     "--tensor-parallel-size",
     type=click.IntRange(*TENSOR_PARALLEL),
