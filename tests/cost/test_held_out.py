@@ -72,17 +72,23 @@ def test_breakdown_sums_to_the_step_and_names_the_largest():
     assert OTHER not in breakdown(profile(*operators[:4]), work, most_named=3)  # a single other one keeps its name
 
 
-@pytest.mark.parametrize("model", ["qwen3-8b", "qwen3-30b-a3b", "llama-3.1-8b"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("qwen3-8b", "llama-3.1-8b", "qwen3-32b-fp8", "qwen3.5-27b"),
+        *("qwen3-30b-a3b", "deepseek-v3", "gemma-3-27b", "gpt-oss-20b", "llama-4-scout", "qwen3-next-80b-a3b"),
+    ],
+)
 def test_roofs_are_those_of_the_roofline_estimate(model):
-    """A dense model's roofline is the higher roof; a mixture's adds up two roofs, so it lies between it and their sum."""
+    """A dense model's roofline is the higher roof; with experts or windows two are added up: between it and their sum."""
     device, config = load_device("h200"), load_model(model)
     estimate = roofline(config, device)
     limits = roofs(estimate, model_shape(config), device, [1, 7, 64, 512], [0, 1024, 32768])
     higher, total = np.maximum(limits.memory_s, limits.compute_s), limits.memory_s + limits.compute_s
     work = StepWork.decode(limits.live, limits.context_tokens)
-    if model_shape(config).experts:
-        assert (estimate.step_time_s(work) >= higher * (1 - 1e-3)).all()
-        assert (estimate.step_time_s(work) <= total * (1 + 1e-3)).all()
+    if model_shape(config).experts or model_shape(config).windowed_layers:
+        assert (estimate.step_time_s(work) >= higher * (1 - 5e-3)).all()  # between points of the table of experts
+        assert (estimate.step_time_s(work) <= total * (1 + 5e-3)).all()
     else:
         np.testing.assert_allclose(limits.ratio, 1.0, rtol=1e-12)
         np.testing.assert_allclose(estimate.step_time_s(work), higher, rtol=1e-12)
