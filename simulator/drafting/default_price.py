@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from simulator.cost.config_fields import text_config
 from simulator.cost.draft_cost import Forward
 from simulator.cost.model_config import model_shape
 from simulator.cost.shape import ModelShape
@@ -20,6 +21,13 @@ EAGLE3_VOCABULARY = 32_000
 """Output tokens of an EAGLE-3 head, as its authors train it (github.com/SafeAILab/EAGLE)."""
 LAYERS = {"eagle": 1, "eagle3": 1, "mtp": 1, "parallel": 5}
 """Layers of a head as published; of a block drafter, those of DFlash (arXiv 2602.06036)."""
+PATTERNS = (
+    "first_k_dense_replace", "moe_layer_start_index", "mlp_only_layers", "decoder_sparse_step", "moe_layer_interval",
+    "interleave_moe_layer_step", "moe_layer_freq", "moe_layers", "layer_types", "full_attention_interval", "text_config",
+)  # fmt: skip
+"""What says in a config which layers are unlike others."""
+HEAD_DIM, KV_HEADS = 128, 8
+"""Of a head's attention where the target's own is not of grouped queries."""
 COLUMNS = 256
 """Widths are rounded to a multiple, so that every tensor-parallel size divides them."""
 
@@ -54,32 +62,38 @@ def default_price(kind: Kind, model: Mapping[str, Any] | None, layers: int | Non
 def head_config(kind: Kind, target: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Return a config of the head that drafts for a target of this config.
 
-    mtp: a layer of the target's own kind. Others: dense layers as wide as the target's, grouped-query attention of heads of
-    128 where the target has latent attention; eagle3 reads two hidden states at once and has an output vocabulary of its own.
+    mtp of a model with experts: a layer of the target's own kind. Others: dense layers as wide as the target's, grouped-query
+    attention where the target has latents; eagle3 reads two hidden states at once and has an output vocabulary of its own.
     What joins hidden state and embedding, 2h x h parameters, is counted as 2h/3 more columns of the feed-forward.
     """
     shape = model_shape(target)
     if kind == "mtp" and shape.moe_layers:
-        own = {"num_hidden_layers": layers, "first_k_dense_replace": 0, "mlp_only_layers": [], "decoder_sparse_step": 1}
-        return {**target, **own}
+        return {name: value for name, value in text_config(target).items() if name not in PATTERNS} | {
+            "num_hidden_layers": layers
+        }
+    heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
+    if shape.latent:
+        heads, kv_heads, head_dim = shape.hidden // HEAD_DIM, KV_HEADS, HEAD_DIM
     return {
         "model_type": "llama",
         "_name_or_path": f"{kind} head",
         "hidden_size": shape.hidden,
         "num_hidden_layers": layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "intermediate_size": _columns(kind, shape),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": _columns(kind, shape, head_dim * (heads + 2 * kv_heads)),
         "vocab_size": min(shape.vocabulary, EAGLE3_VOCABULARY) if kind == "eagle3" else shape.vocabulary,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
     }
 
 
-def _columns(kind: Kind, shape: ModelShape) -> int:
-    """Columns of a head's feed-forward: the target's, and those that stand for what joins its inputs."""
+def _columns(kind: Kind, shape: ModelShape, second_input: int) -> int:
+    """Columns of a head's feed-forward: the target's, and those that stand for what joins its inputs.
+
+    second_input: columns of queries, keys and values, which eagle3 has for both.
+    """
     own = shape.intermediate or shape.experts_per_token * shape.expert_intermediate
-    attention = shape.head_dim * (shape.heads + 2 * shape.kv_heads) if kind == "eagle3" else 0  # a second input
-    joining = 0 if kind == "parallel" else 2 * shape.hidden + attention
+    joining = 0 if kind == "parallel" else 2 * shape.hidden + (second_input if kind == "eagle3" else 0)
     return -(-(own + joining // 3) // COLUMNS) * COLUMNS

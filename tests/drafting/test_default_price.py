@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.budgets.resolve import resolve_policy
-from simulator.catalogue import load_device, load_model
+from simulator.catalogue import list_models, load_device, load_model
 from simulator.cost.draft_cost import DraftCost, Forward
 from simulator.cost.profiles import load_profile
 from simulator.cost.roofline import roofline
@@ -156,3 +156,11 @@ def test_passes_at_their_least_bound_what_drafting_costs() -> None:
     assert DraftCost(per_step_s=1.0, forward=Forward(forward.cost, 2)).at_least == DraftCost(
         per_step_s=1.0 + 2 * least_s
     )
+
+
+@pytest.mark.parametrize("of", list_models())
+def test_every_model_of_the_catalogue_has_heads(of: str) -> None:
+    """Their passes cost something, and less than a step of the target."""
+    step_s = float(target(of).profile.step_time_s(ALONE))
+    for kind in ("eagle", "eagle3", "mtp", "parallel"):
+        assert 0 < pass_s(default(kind, of)) < step_s  # type: ignore[arg-type]

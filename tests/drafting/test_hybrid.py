@@ -98,7 +98,9 @@ def test_longest_drafts_are_taken_where_they_are_longer_than_the_threshold() -> 
 def test_a_step_is_charged_all_passes_of_the_model() -> None:
     hybrid = Hybrid(Suffix(), Modelled("eagle", CURVE, {"per_pass_s": 1e-3, "per_drafted_token_s": 1e-6}))
     assert hybrid.cost == DraftCost(per_step_s=3e-3, per_drafted_token_s=1e-6)
-    named = priced(Hybrid(Suffix(), Modelled("eagle", CURVE, "eagle")), Target(load_profile("h100-llama-3.1-8b-published")))
+    named = priced(
+        Hybrid(Suffix(), Modelled("eagle", CURVE, "eagle")), Target(load_profile("h100-llama-3.1-8b-published"))
+    )
     assert named.cost.per_step_s == pytest.approx(2.135e-3 + 3 * 8.41e-7)
 
 
