@@ -98,8 +98,6 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
     ranges = _mapping(document.get("valid_range", {}), "valid_range")
     _known(ranges, FEATURES, "valid_range.")
     entries = document.get("operators")
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"operators = {_shown(entries)}: give a list of at least one operator")
     drafters = _mapping(document.get("drafter_costs") or {}, "drafter_costs")
     told = {
         key: {name: _numbers(of, f"{key}.{name}") for name, of in _mapping(document.get(key) or {}, key).items()}
@@ -107,7 +105,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
     }
     return Profile(
         **texts,
-        operators=tuple(_operator(entry, f"operators[{index}]") for index, entry in enumerate(entries)),
+        operators=operators_of(entries, "operators"),
         valid_range={feature: _span(span, f"valid_range.{feature}") for feature, span in ranges.items()},
         relative_error=None if error is None else _number(error, "relative_error"),
         notes=notes,
@@ -121,6 +119,13 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         spread=told["spread"],
         fits=told["fits"],
     )
+
+
+def operators_of(entries: Any, where: str) -> tuple[Operator, ...]:
+    """The operators in a list of mappings, the inverse of `operator_document`; InputError names key, value and fix."""
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{where} = {_shown(entries)}: give a list of at least one operator")
+    return tuple(_operator(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
 
 
 def _operator(entry: Any, where: str) -> Operator:

@@ -26,6 +26,13 @@ BoolArray = npt.NDArray[np.bool_]
 KINDS: dict[str, tuple[type, ...]] = {"affine": (Affine,), "roofline": (Affine, Roof), "table": (Affine, Roof, Table)}
 
 
+def kind_of(operators: tuple[Operator, ...]) -> str:
+    """The kind of profile that can hold these operators."""
+    if any(isinstance(one, Table) for one in operators):
+        return "table"
+    return "roofline" if any(isinstance(one, Roof) for one in operators) else "affine"
+
+
 class CostModel(Protocol):
     """Anything that prices decode steps, in Python and, through `packed`, in a compiled loop."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.device_rates import compute_s, rate
-from simulator.cost.model import Profile
+from simulator.cost.model import Profile, kind_of
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Bounds, Operator, Roof, Table, row
 from simulator.cost.shape import ModelShape
@@ -77,7 +77,7 @@ def roofline(
     active = f" ({whole.active_parameters:,} active)" if whole.moe_layers else ""
     return Profile(
         name=name,
-        kind=_kind(operators),
+        kind=kind_of(operators),
         operators=operators,
         model=str(model_config.get("_name_or_path") or model_config.get("model_type") or "decoder"),
         device=gpus + str(device.get("name", "device")),
@@ -175,9 +175,3 @@ def _all_reduce(shape: ModelShape, device: Mapping[str, Any], tp: int) -> Affine
     latency = rate(device, "link_latency_s", may_be_zero=True)
     moved_bytes = 2 * (tp - 1) / tp * shape.hidden * shape.bytes_per_parameter
     return Affine("all-reduce", row(constant=latency, query_tokens=moved_bytes / link), repeat=2 * shape.layers)
-
-
-def _kind(operators: tuple[Operator, ...]) -> str:
-    if any(isinstance(one, Table) for one in operators):
-        return "table"
-    return "roofline" if any(isinstance(one, Roof) for one in operators) else "affine"

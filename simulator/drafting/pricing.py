@@ -129,14 +129,15 @@ def entry_of(target: Target, entry: str) -> Found:
     if entry in profile.drafter_costs:
         return Found(profile.drafter_costs[entry], basis=f"entry {entry!r} of profile {profile.name}")
     try:
-        rates = load_draft_cost(entry).rates
+        cost = load_draft_cost(entry)
     except InputError as error:
         known = ", ".join(sorted(profile.drafter_costs)) or "none"
         raise InputError(
             f"drafter cost {entry!r} is no entry of drafter_costs in profile {profile.name} (it has: {known}), and {error}; "
             "or write the costs out, such as {per_pass_s: 0.0007}"
         ) from None
-    return Found({word: cost for word, cost in rates.items() if cost}, basis=f"measured cost {entry!r}")
+    rates = {word: seconds for word, seconds in cost.rates.items() if seconds}
+    return Found(rates, cost.forward, f"measured cost {entry!r}")
 
 
 def every_step(cost: DraftCost, passes: int) -> DraftCost:

@@ -1,5 +1,6 @@
 """What a draft model costs where nobody says: the bytes and operations of its passes, and the measured time of the host."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,40 @@ def test_every_model_of_the_catalogue_has_heads(of: str) -> None:
     step_s = float(target(of).profile.step_time_s(ALONE))
     for kind in ("eagle", "eagle3", "mtp", "parallel"):
         assert 0 < pass_s(default(kind, of)) < step_s  # type: ignore[arg-type]
+
+
+FILE = """
+format: rolloutsim.draft_cost/1
+drafter: a head
+device: some GPU
+source: measured
+cost: {per_step_s: 1.0e-3}
+forward:
+  operators: [{name: head, kind: affine, coefficients_s: {constant: 5.0e-4, query_tokens: 1.0e-6}}]
+"""
+
+
+def test_a_measured_cost_may_have_passes_by_operators(tmp_path: Path) -> None:
+    path = tmp_path / "head.yaml"
+    path.write_text(FILE)
+    drafter = priced(Modelled("eagle", CURVE, str(path)), Target(load_profile("h100-llama-3.1-8b-published")))
+    assert drafter.cost.per_step_s == 1e-3
+    assert pass_s(drafter.cost, StepWork.decode(8, 100, 4)) == pytest.approx(5e-4 + 32e-6)
+    assert "passes of a head" in drafter.describe()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("cost: {per_step_s: 1.0e-3}\nforward:", "forwards:", "cost is missing or empty"),
+        ("operators: [", "operator: [", "give operators, and passes or at_once"),
+        ("constant", "constants", r"forward.operators\[0\].*constants is not a key"),
+        ("forward:\n", "forward:\n  passes: -1\n", "forward.passes = -1: give a whole number from 0 to 255"),
+        ("forward:\n", "forward:\n  at_once: 1\n", "forward.at_once = 1: give true or false"),
+    ],
+)
+def test_passes_written_wrongly_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "head.yaml"
+    path.write_text(FILE.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        load_draft_cost(str(path))
