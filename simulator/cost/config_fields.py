@@ -28,14 +28,20 @@ MOST = 10**9
 """Number that no model reaches: above it a config is wrong."""
 
 
+NESTED = ("thinker_config", "text_config", "llm_config", "language_config")
+"""Where the configs of multimodal models keep the language model's, from the outside in."""
+
+
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's own fields; those that a nested `text_config` leaves out stand around it."""
-    for key in ("text_config", "llm_config"):
+    found = False
+    for key in NESTED:
         nested = config.get(key)
         if isinstance(nested, Mapping):
-            return {**config, **{name: value for name, value in nested.items() if value is not None}}
+            config = {**config, **{name: value for name, value in nested.items() if value is not None}}
+            found = True
     for key in ("vision_config", "audio_config"):
-        if config.get(key):
+        if config.get(key) and not found:
             raise InputError(f"model config {key}: a multimodal model without text_config is not supported")
     return config
 

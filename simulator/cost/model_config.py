@@ -29,10 +29,18 @@ UNSUPPORTED = {
     "hybrid_layer_pattern": "windowed layers of other widths",
     "global_head_dim": "windowed layers of other widths",
     "num_kv_shared_layers": "keys and values shared between layers",
+    "use_cla": "keys and values shared between layers",
+    "cross_attention_layers": "cross-attention",
+    "zero_expert_num": "experts without weights",
+    "ffn_config": "a feed-forward described by ffn_config",
     "is_encoder_decoder": "an encoder-decoder",
 }
-UNGATED = ("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi")
-GATED = ("silu", "swish", "swiglu", "swigluoai", "gelu_pytorch_tanh")
+UNGATED = (
+    *("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi", "starcoder2"),
+)
+GATED, GEMMA_GATED = (None, "silu", "swish", "swiglu"), ("gelu", "gelu_pytorch_tanh")
+OTHER_LAYERS = ("gemma3n", "gemma4", "mimo_v2")
+"""Families whose layers differ from each other in ways that their fields do not all say."""
 GEMMA3 = {
     "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
     "max_position_embeddings": 131_072,
@@ -69,7 +77,7 @@ def model_shape(config: Mapping[str, Any], kv_dtype: str | None = None) -> Model
         hidden=hidden,
         intermediate=_dense_width(config) if layers.moe < layers.count else 0,
         vocabulary=vocabulary,
-        tied_embeddings=bool(config.get("tie_word_embeddings", kind.startswith("gemma"))),
+        tied_embeddings=bool(config.get("tie_word_embeddings", kind.startswith(("gemma", "cohere")))),
         bytes_per_parameter=BYTES_PER_PARAMETER[precision],
         context_limit=count(config, "max_position_embeddings", 0) or None,
         mlp_bias=bool(config.get("mlp_bias")),
@@ -102,7 +110,7 @@ def _attention(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         raise InputError(
             f"model config num_attention_heads = {heads} does not divide hidden_size = {hidden}: add head_dim"
         )
-    bias, whole = bool(config.get("attention_bias")), kind.startswith(("minimax_m2", "olmo"))
+    bias, whole = bool(config.get("attention_bias")), kind.startswith(("minimax_m2", "olmo2", "olmo3", "olmoe"))
     without_output_bias = kind.startswith(("qwen2", "glm4", "mimo"))
     named = bool(config.get("use_qk_norm")) and not kind.startswith("llama4")  # Llama 4's norm has no parameters
     return {
@@ -174,8 +182,10 @@ def _check_supported(config: Mapping[str, Any]) -> None:
     linear = config.get("linear_num_key_heads") or "linear_attention" in items(config, "layer_types")
     if linear and not kind.startswith(("qwen3_next", "qwen3_5")):
         raise unsupported(config, "model_type", kind or None, "linear attention of this family")
+    if kind.startswith(OTHER_LAYERS):
+        raise unsupported(config, "model_type", kind, "layers of different shapes")
     if kind.replace("forcausallm", "") in UNGATED:
         raise unsupported(config, "model_type", kind, "a feed-forward without a gate")
     for key in ("hidden_act", "activation_function", "hidden_activation"):
-        if config.get(key) not in (None, *GATED):
+        if config.get(key) not in (*GATED, *(GEMMA_GATED if kind.startswith("gemma") else ())):
             raise unsupported(config, key, config[key], "a feed-forward that is no SwiGLU")

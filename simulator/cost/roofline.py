@@ -23,6 +23,14 @@ Mode = Literal["max", "additive"]
 MEASURED = {"max": "1.11 to 1.30", "additive": "0.87 to 1.21"}
 """Time of a decode step, summed from kernels measured with vLLM 0.19, over the estimate of it: Llama-3.1-8B on an RTX
 4090, and it and Qwen3-30B-A3B on an RTX PRO 6000, 1 to 256 sequences of 1,024 or 4,096 tokens."""
+TOO_FAST = {"dense": 2.8, "moe": 5.0}
+"""How many times as long as the estimate a whole step of an engine takes, at most.
+
+Dense: 1.5 to 2.6 times in the fit of vLLM published for Llama-3.1-8B on an H100 (arXiv 2601.11580) within its range, 1 to 8
+query tokens a sequence; 2.7 to 2.8 for Qwen3-1.7B and 1.6 to 2.1 for Qwen3-14B, one sequence on an A100
+(tenstorrent/tt-inference-server 340). Experts: 3.2 for Qwen3-30B-A3B there, 2.5 to 3.3 at 1 to 8 sequences on two H100
+(sgl-project/SpecForge 339), 4.5 for gpt-oss-120b on an A100 (vllm-project/vllm 22331).
+"""
 MOST_TOKENS = 2**24
 GRID_RATIO = 1.2
 """Step of the grid over tokens; between two points the curve of touched experts bends by less than 0.5 %."""
@@ -71,8 +79,9 @@ def roofline(
     valid: Bounds = {"context_tokens": (0.0, float(whole.context_limit))} if whole.context_limit else {}
     gpus = f"{tp} x " if tp > 1 else ""
     uncertainty = (
-        "an estimate, not a measurement: kernels reach neither the bandwidth nor the peak of a data sheet; decode steps "
-        f"measured on two GPUs took {MEASURED[mode]} times as long"
+        "an estimate, not a measurement: kernels reach neither the bandwidth nor the peak of a data sheet; decode steps, "
+        f"summed from kernels measured on two GPUs, took {MEASURED[mode]} times as long, and whole steps of engines up to "
+        f"{TOO_FAST['moe' if whole.moe_layers else 'dense']:g} times as long"
     )
     active = f" ({whole.active_parameters:,} active)" if whole.moe_layers else ""
     return Profile(

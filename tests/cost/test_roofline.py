@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from simulator.catalogue import estimate, load_device, load_model
-from simulator.cost import StepWork, roofline
+from simulator.cost import StepWork, load_profile, roofline
 from simulator.cost.document import document_of, parse
 from simulator.cost.model_config import model_shape
+from simulator.cost.roofline import TOO_FAST
 from traces.errors import InputError
 
 LLAMA, MIXTRAL = load_model("llama-3.1-8b"), load_model("mixtral-8x7b")
@@ -186,6 +187,42 @@ def test_measured_kernels_take_as_much_longer_as_the_estimate_says(shared_data):
                     ratios.append(measured / profile.step_time_s(StepWork.decode(sequences, context)))
     for mode, ratios in found.items():
         assert f"{min(ratios):.2f} to {max(ratios):.2f} times" in roofline(LLAMA, H100, mode).uncertainty
+
+
+REPORTED = [
+    # model, device, GPUs, live sequences, mean context, milliseconds of a step, where
+    ("qwen3-1.7b", "a100-80gb", 1, 1, 192, 4.6, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-1.7b", "a100-80gb", 1, 1, 2112, 5.0, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-14b", "a100-80gb", 1, 1, 192, 24.3, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-14b", "a100-80gb", 1, 1, 1088, 28.9, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-30b-a3b", "a100-80gb", 1, 1, 192, 9.6, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-30b-a3b", "a100-80gb", 1, 1, 8256, 10.6, "tenstorrent/tt-inference-server 340"),
+    ("qwen3-30b-a3b", "h100", 2, 1, 500, 1e3 / 222.47, "sgl-project/SpecForge 339"),
+    ("qwen3-30b-a3b", "h100", 2, 4, 500, 4e3 / 566.21, "sgl-project/SpecForge 339"),
+    ("qwen3-30b-a3b", "h100", 2, 8, 500, 8e3 / 733.61, "sgl-project/SpecForge 339"),
+    ("gpt-oss-120b", "a100-80gb", 1, 1, 500, 1e3 / 90, "vllm-project/vllm 22331"),
+]
+
+
+@pytest.mark.parametrize(("model", "device", "tp", "live", "context", "step_ms", "where"), REPORTED)
+def test_steps_that_were_reported_lie_within_the_error_that_the_estimate_states(
+    model, device, tp, live, context, step_ms, where
+):
+    profile = estimate(model, device, tp)
+    kind = "moe" if model_shape(load_model(model)).moe_layers else "dense"
+    ratio = step_ms / 1e3 / profile.step_time_s(StepWork.decode(live, context))
+    assert 1 < ratio < TOO_FAST[kind], where
+    assert f"up to {TOO_FAST[kind]:g} times as long" in profile.uncertainty
+
+
+def test_a_published_fit_of_whole_steps_lies_within_it():
+    fit, profile = load_profile("h100-llama-3.1-8b-published"), estimate("llama-3.1-8b", "h100")
+    work = StepWork.decode(*np.meshgrid([1, 2, 8, 32, 64], [64, 256, 1000], [1, 2, 4, 8], indexing="ij"))
+    assert not fit.outside(work).any()
+    ratio = fit.step_time_s(work) / profile.step_time_s(work)
+    assert ratio[..., 0].max() == pytest.approx(1.9, abs=0.1)  # one token a sequence
+    assert ratio.min() > 1.5
+    assert 2.5 < ratio.max() < TOO_FAST["dense"]
 
 
 def test_all_reduces_are_near_those_measured_on_h200(shared_data):

@@ -180,7 +180,7 @@ def test_names_that_engines_accept_are_read_alike():
     }  # fmt: skip
     assert model_shape(renamed) == model_shape(LLAMA)
     nested = {"model_type": "some_vl", "vision_config": {"hidden_size": 1}, "text_config": {**LLAMA, "dtype": None}}
-    assert model_shape(nested) == model_shape(LLAMA)
+    assert model_shape(nested) == model_shape({"thinker_config": nested}) == model_shape(LLAMA)
     assert model_shape(
         {"architectures": ["Qwen3ForCausalLM"], **_without(load_model("qwen3-8b"), "model_type")}
     ).qk_norm
@@ -224,7 +224,10 @@ def _without(config, key):
         ({"is_encoder_decoder": True}, "an encoder-decoder"),
         ({"vision_config": {"depth": 32}}, "multimodal model without text_config"),
         ({"hidden_act": "gelu_new"}, "hidden_act = gelu_new: a feed-forward that is no SwiGLU"),
+        ({"hidden_act": "gelu_pytorch_tanh"}, "hidden_act = gelu_pytorch_tanh: a feed-forward that is no SwiGLU"),
         ({"model_type": "opt"}, "a feed-forward without a gate"),
+        ({"model_type": "gemma3n"}, "model_type = gemma3n: layers of different shapes"),
+        ({"cross_attention_layers": [3, 8]}, "cross-attention is not supported"),
         ({"hidden_size": None}, "hidden_size = None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: give the integer >= 1 and <= 10000"),
