@@ -1,5 +1,8 @@
 """Shapes and estimates of what is beyond grouped-query attention: latents, windows, states, narrow weights."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -212,6 +215,35 @@ def test_other_quantisations_are_refused_by_name(section, message):
         model_shape(DEEPSEEK | {"quantization_config": section})
     with pytest.raises(InputError, match="kv_dtype = 'int4': use auto, fp8"):
         model_shape(DEEPSEEK, kv_dtype="int4")
+
+
+def refusal(config):
+    """What is said of a config that is refused; nothing of one that is read."""
+    try:
+        shape = model_shape(config)
+    except InputError as error:
+        return str(error)
+    assert shape.active_parameters <= shape.parameters
+    assert shape.weight_bytes <= shape.bytes_per_parameter * shape.parameters
+    return ""
+
+
+def test_every_published_config_is_read_or_refused_by_the_name_of_its_architecture():
+    """Those in the package aiconfigurator-core, as Hugging Face publishes them."""
+    package = pytest.importorskip("aiconfigurator_core")
+    files = [json.loads(path.read_text()) for path in (Path(package.__file__).parent / "model_configs").glob("*.json")]
+    configs = [config for config in files if "architectures" in config]
+    refused = 0
+    for config in configs:
+        said = refusal(config)
+        names = [
+            *config["architectures"],
+            *config.get("text_config", {}).get("architectures", []),
+            "quantization_config",
+        ]
+        assert not said or ("as a profile (docs/formats.md)" in said and any(name in said for name in names)), said
+        refused += bool(said)
+    assert refused <= 40 < len(configs)
 
 
 @pytest.mark.parametrize(

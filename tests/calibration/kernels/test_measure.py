@@ -16,6 +16,7 @@ import pytest
 from calibration.kernels.grid import Limits, points, room_of, step_at, token_grid
 from calibration.kernels.journal import Journal
 from calibration.kernels.measure import Settings, journal_of, measure
+from simulator.catalogue import load_model
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
 from simulator.cost.work import StepWork
@@ -142,6 +143,8 @@ def test_token_grids_hold_all_small_numbers_or_the_sizes_of_graphs() -> None:
         ({"max_model_len": 5}, "max_model_len = 5: give at least 128"),
         ({"config": PLAIN | {"num_hidden_layers": 64, "num_key_value_heads": 6, "head_dim": 512}, "max_model_len": 4096},
          "are left for KV"),
+        ({"config": load_model("gpt-oss-20b")}, "attention windows, .* which the decoder that is measured does not have: import"),
+        ({"draft": load_model("gemma-3-4b")}, "norms .* does not have: import tables .* roofline estimate"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, others: dict[str, object], message: str) -> None:
