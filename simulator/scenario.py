@@ -20,6 +20,7 @@ from simulator.limits import (
     STEPS,
     TENSOR_PARALLEL,
     Dispatch,
+    KvDtype,
 )
 from simulator.strict_yaml import load_mapping, load_value
 from simulator.system import System, load_system
@@ -91,7 +92,8 @@ class Scenario(DrafterOnly):
     `systems`: what is compared, a row each; `policies` is short for systems that differ in their budget policy alone, which come
     first. `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
     catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, with
-    one they give the memory that `num_gpu_blocks: auto` is derived from. Raises InputError for what cannot be run.
+    one they give the memory that `num_gpu_blocks: auto` is derived from. `kv_cache_dtype`: what the model's keys and values are
+    cached in, where it is not what its config says. Raises InputError for what cannot be run.
     """
 
     version: Literal[1] = 1
@@ -100,6 +102,7 @@ class Scenario(DrafterOnly):
     model: str | None = None
     device: str | None = None
     tensor_parallel_size: Annotated[int, within(TENSOR_PARALLEL)] = 1
+    kv_cache_dtype: KvDtype | None = None
     policies: list[str] = Field(default_factory=list)
     systems: list[System] = Field(default_factory=list)
     steps: Annotated[list[Annotated[int, within(STEPS)]], Field(min_length=1)] | None = None
@@ -118,6 +121,11 @@ class Scenario(DrafterOnly):
             )
         if self.profile is not None and None in hardware and hardware != (None, None):
             raise ValueError("model and device go together beside a profile: give both, or none")
+        if self.profile is not None and self.kv_cache_dtype is not None and self.engine.num_gpu_blocks != "auto":
+            raise ValueError(
+                f"kv_cache_dtype = {self.kv_cache_dtype} does not change what profile {self.profile} measured: leave it out, or "
+                "give a model and a device in its place"
+            )
         if self.profile is not None and self.tensor_parallel_size != 1 and self.engine.num_gpu_blocks != "auto":
             raise ValueError(
                 f"tensor_parallel_size = {self.tensor_parallel_size} does not change what profile {self.profile} measured: "

@@ -29,6 +29,7 @@ from simulator.limits import (
     SUFFIX,
     TENSOR_PARALLEL,
     Dispatch,
+    KvDtype,
     Siblings,
 )
 
@@ -52,6 +53,11 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     help="Of the estimate.",
+)
+@click.option(
+    "--kv-cache-dtype",
+    type=click.Choice(get_args(KvDtype)),
+    help="Of the estimate [default: what the model's config says].",
 )
 @click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
               help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
@@ -102,7 +108,8 @@ if TYPE_CHECKING:
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
-    trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int, limits: tuple[str, ...],
+    trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int,
+    kv_cache_dtype: KvDtype | None, limits: tuple[str, ...],
     drafter: dict[str, Any], policies: tuple[str, ...], systems: tuple[str, ...], steps: list[int] | None,
     max_num_seqs: int | None, replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None,
     bootstrap: int | None, profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None,
@@ -130,6 +137,7 @@ def replay(
     with refusing_flags():
         scenario = build({
             "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
+            "kv_cache_dtype": kv_cache_dtype,
             "policies": list(policies), "systems": list(systems), "steps": steps, "seed": seed,
             "drafter": with_flags(drafter, settings),
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),

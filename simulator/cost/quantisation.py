@@ -24,7 +24,14 @@ MODELOPT = {
 """Names that ModelOpt has for quantisations, by those used here."""
 LEFT_OUT = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
 """Names of the list of modules that keep their precision."""
-KV_BYTES = {"auto": None, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "bfloat16": 2, "float16": 2}
+KV_BYTES: dict[str, int | None] = {
+    "auto": None,
+    "bfloat16": 2,
+    "float16": 2,
+    "fp8": 1,
+    "fp8_e4m3": 1,
+    "fp8_e5m2": 1,
+}
 SCHEMES = {
     "fp8": Quantised("fp8", 1.0, "fp8"),
     "nvfp4": Quantised("nvfp4", 0.5 + 1 / NVFP4_GROUP, "fp4"),

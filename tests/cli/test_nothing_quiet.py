@@ -40,6 +40,7 @@ def refused(result: Shell, code: int, *words: str) -> None:
         (("--drafter", "ngram", "--window", "3"), ("--window: drafter ngram has no setting 'window'",)),
         (("--drafter", "last", "--draft-cost", "none"), ("--draft-cost: drafter last has no setting 'cost'",)),
         (("--tensor-parallel-size", "8"), ("tensor_parallel_size = 8 does not change", PROFILE)),
+        (("--kv-cache-dtype", "fp8"), ("kv_cache_dtype = fp8 does not change what profile", PROFILE)),
         (("--model", "nosuch"), ("model and device go together",)),
         (("--model", "nosuch", "--device", "h100"), ("model 'nosuch' is unknown",)),
         (("--engine", "max_num_seqs=2"), ("max_num_seqs = 8 was given before",)),

@@ -31,6 +31,8 @@ def test_a_latent_is_cached_once_for_all_heads_and_on_every_gpu():
     copied = 61 * (7168 * (1536 + 576) + 1536 + 512 + 2 * 7168) + 7168 + 58 * (256 * 7168 + 256)
     assert 8 * shape.shard(8).parameters - shape.parameters == 7 * copied
     assert model_shape(DEEPSEEK, kv_dtype="fp8").kv_bytes_per_token * 2 == shape.kv_bytes_per_token
+    with pytest.raises(InputError, match="kv_dtype = 'int4': use auto, bfloat16"):
+        model_shape(DEEPSEEK, kv_dtype="int4")
     whole = model_shape(without(DEEPSEEK, "q_lora_rank"))
     queries = 7168 * 128 * 192
     assert whole.parameters - shape.parameters == 61 * (queries - 1536 * (7168 + 128 * 192) - 1536)
@@ -213,8 +215,6 @@ def test_what_is_quantised_follows_the_lists_of_modules(section, expected):
 def test_other_quantisations_are_refused_by_name(section, message):
     with pytest.raises(InputError, match=message):
         model_shape(DEEPSEEK | {"quantization_config": section})
-    with pytest.raises(InputError, match="kv_dtype = 'int4': use auto, fp8"):
-        model_shape(DEEPSEEK, kv_dtype="int4")
 
 
 def refusal(config):
