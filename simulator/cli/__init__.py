@@ -15,6 +15,7 @@ COMMANDS = {
     "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
     "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
+    "catalogue": ("simulator.cli.catalogue", "catalogue", "List the models and devices that have names."),
     "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
     "calibrate": ("simulator.cli.calibrate", "calibrate", "Measure costs on this machine."),
     "profile": ("simulator.cli.profile", "profile", "List and show cost profiles: what a decode step takes."),

@@ -120,6 +120,12 @@ def test_a_token_uses_the_published_part_of_them(name):
     assert min(abs(count / 1e9 - published) for count in counts) < unit
 
 
+@pytest.mark.parametrize(("name", "size"), [("gpt-oss-120b", 60.8), ("gpt-oss-20b", 12.8)])
+def test_weights_take_what_the_checkpoint_does(name, size):
+    """GiB, from OpenAI's model card (arXiv 2508.10925)."""
+    assert model_shape(load_model(name)).weight_bytes / 2**30 == pytest.approx(size, rel=2e-3)
+
+
 def test_names_are_found_in_any_case_and_by_their_published_form():
     assert load_model("Qwen3-8B") == load_model("qwen3-8b") == load_model("Qwen/Qwen3-8B")
     assert load_model("mistralai/Mixtral-8x7B-v0.1") == load_model("mixtral-8x7b")
