@@ -1,0 +1,62 @@
+"""Reported beside simulated, as lines of text."""
+
+from collections.abc import Iterable
+from statistics import median
+
+from tests.reports.replay import Replayed
+
+HEADER = f"{'report':26} {'configuration':58} {'accepted':>8} {'round':>6} {'sim.':>6} {'speed-up':>8} {'sim.':>6} {'ratio':>6}  sign"
+
+
+def line(one: Replayed) -> str:
+    """One row: accepted length, what a round costs in plain steps, and speed-up, each reported and simulated."""
+    row = one.row
+    reported = f"{row.length:8.2f} {row.length / row.speedup:6.2f}"
+    if one.simulated is None or one.acceptance is None:
+        return f"{one.name:26} {_configuration(one):58} {reported} {'':6} {row.speedup:8.2f} {'':6} {'':6}  left out"
+    ratio = one.simulated / row.speedup
+    simulated = f"{one.acceptance / one.simulated:6.2f} {row.speedup:8.2f} {one.simulated:6.2f} {ratio:6.2f}"
+    return f"{one.name:26} {_configuration(one):58} {reported} {simulated}  {_sign(one)}"
+
+
+def summary(rows: Iterable[Replayed]) -> list[str]:
+    """Counts, errors, and why rows have the wrong sign or are left out."""
+    found = list(rows)
+    replayed = [one for one in found if one.simulated is not None]
+    signed = [one for one in replayed if one.right is not None]
+    right = sum(bool(one.right) for one in signed)
+    errors = [abs(one.simulated / one.row.speedup - 1) for one in replayed if one.simulated is not None]
+    reports, used = len({one.name for one in found}), len({one.name for one in replayed})
+    lines = [
+        f"{used} of {reports} reports replayed, {len(replayed)} of {len(found)} rows: sign right in {right} of {len(signed)}, "
+        f"median error of the speed-up {median(errors):.0%}"
+    ]
+    plain = [
+        one.plain_tokens_per_s / one.row.plain_tokens_per_s - 1
+        for one in replayed
+        if one.plain_tokens_per_s and one.row.plain_tokens_per_s
+    ]
+    if plain:
+        lines.append(
+            f"plain throughput, where given: median error {median(map(abs, plain)):.0%}, median {median(plain):+.0%}"
+        )
+    lines += [
+        f"wrong: {one.name}, {_configuration(one)}: {one.row.wrong_because or 'not understood'}"
+        for one in signed
+        if not one.right
+    ]
+    left = {(one.name, one.problem) for one in found if one.problem}
+    return [*lines, *(f"left out: {name}: {problem}" for name, problem in sorted(left))]
+
+
+def _configuration(one: Replayed) -> str:
+    row, of = one.row, one.report.setting(one.row)
+    gpus = f"{of['tensor_parallel']} x " if of["tensor_parallel"] > 1 else ""
+    weights = "" if of["weights"] == "bf16" else f" {of['weights']}"
+    tree = f" tree {row.tree.verified}" if row.tree else ""
+    against = f" over {row.against.k}" if row.against else ""
+    return f"{of['model']}{weights}, {gpus}{of['device']}, {row.drafter} {row.k}{tree}{against}, {row.live} live"
+
+
+def _sign(one: Replayed) -> str:
+    return {True: "right", False: "WRONG", None: "open"}[one.right]
