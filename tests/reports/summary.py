@@ -5,7 +5,10 @@ from statistics import median
 
 from tests.reports.replay import Replayed
 
-HEADER = f"{'report':26} {'configuration':58} {'accepted':>8} {'round':>6} {'sim.':>6} {'speed-up':>8} {'sim.':>6} {'ratio':>6}  sign"
+HEADER = (
+    f"{'report':26} {'configuration':58} {'accepted':>8} {'round':>6} {'sim.':>6} "
+    f"{'speed-up':>8} {'sim.':>6} {'ratio':>6}  sign"
+)
 
 
 def line(one: Replayed) -> str:
