@@ -54,10 +54,17 @@ class Replayed:
 
     @property
     def right(self) -> bool | None:
-        """Whether the sign is the reported one; None where either leaves it open."""
-        if self.simulated is None or self.row.faster is None:
+        """Whether the sign is the reported one; None where none is known, as where the requests at once were assumed."""
+        if self.simulated is None or self.row.faster is None or "live" in self.report.assumed:
             return None
         return (self.simulated > 1) == self.row.faster
+
+    @property
+    def plain_ratio(self) -> float | None:
+        """Simulated over reported throughput without drafts, where it was reported."""
+        if self.plain_tokens_per_s is None or self.row.plain_tokens_per_s is None:
+            return None
+        return self.plain_tokens_per_s / self.row.plain_tokens_per_s
 
 
 def replay(name: str, report: Report) -> list[Replayed]:

@@ -6,20 +6,25 @@ from statistics import median
 from tests.reports.replay import Replayed
 
 HEADER = (
-    f"{'report':26} {'configuration':58} {'accepted':>8} {'round':>6} {'sim.':>6} "
+    f"{'report':26} {'configuration':58} {'plain':>6} {'accepted':>8} {'round':>6} {'sim.':>6} "
     f"{'speed-up':>8} {'sim.':>6} {'ratio':>6}  sign"
 )
 
 
 def line(one: Replayed) -> str:
-    """One row: accepted length, what a round costs in plain steps, and speed-up, each reported and simulated."""
+    """One row: simulated over reported plain throughput, accepted length, a round's cost in plain steps, and speed-up.
+
+    A round's cost and the speed-up stand twice: reported and simulated.
+    """
     row = one.row
+    plain = "" if one.plain_ratio is None else f"{one.plain_ratio:.2f}"
+    configuration = f"{one.name:26} {_configuration(one):58} {plain:>6}"
     reported = f"{row.length:8.2f} {row.length / row.speedup:6.2f}"
     if one.simulated is None or one.acceptance is None:
-        return f"{one.name:26} {_configuration(one):58} {reported} {'':6} {row.speedup:8.2f} {'':6} {'':6}  left out"
+        return f"{configuration} {reported} {'':6} {row.speedup:8.2f} {'':6} {'':6}  left out"
     ratio = one.simulated / row.speedup
     simulated = f"{one.acceptance / one.simulated:6.2f} {row.speedup:8.2f} {one.simulated:6.2f} {ratio:6.2f}"
-    return f"{one.name:26} {_configuration(one):58} {reported} {simulated}  {_sign(one)}"
+    return f"{configuration} {reported} {simulated}  {_sign(one)}"
 
 
 def summary(rows: Iterable[Replayed]) -> list[str]:
@@ -34,11 +39,7 @@ def summary(rows: Iterable[Replayed]) -> list[str]:
         f"{used} of {reports} reports replayed, {len(replayed)} of {len(found)} rows: sign right in {right} of {len(signed)}, "
         f"median error of the speed-up {median(errors):.0%}"
     ]
-    plain = [
-        one.plain_tokens_per_s / one.row.plain_tokens_per_s - 1
-        for one in replayed
-        if one.plain_tokens_per_s and one.row.plain_tokens_per_s
-    ]
+    plain = [one.plain_ratio - 1 for one in replayed if one.plain_ratio is not None]
     if plain:
         lines.append(
             f"plain throughput, where given: median error {median(map(abs, plain)):.0%}, median {median(plain):+.0%}"
