@@ -75,7 +75,7 @@ class Tree(Validated):
 class Setting(Validated):
     """What was run. A row may name any of it for itself.
 
-    model: a name of the catalogue, or of `models/` here. weights: their precision.
+    model, device: a name of the catalogue, or of `models/` or `devices/` here. weights: their precision.
     """
 
     model: str | None = None

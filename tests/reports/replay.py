@@ -116,7 +116,7 @@ def _run(
         scenario = Scenario(
             trace=str(trace),
             model=_model(of["model"], of["weights"], Path(folder)),
-            device=of["device"],
+            device=_device(of["device"]),
             tensor_parallel_size=of["tensor_parallel"],
             policies=["none" if curve is None else f"fixed:{len(curve)}"],
             drafter={"kind": "none"} if curve is None else _drafter(str(kind), curve),  # type: ignore[arg-type]
@@ -147,6 +147,12 @@ def _model(name: str, weights: str, folder: Path) -> str:
     quantised = folder / f"{name}-{weights}.json"
     quantised.write_text(json.dumps(dict(load_model(found)) | {"quantization_config": section}))
     return str(quantised)
+
+
+def _device(name: str) -> str:
+    """What `Scenario.device` takes: a name of the catalogue, or figures from `devices/` here."""
+    own = HERE / "devices" / f"{name}.yaml"
+    return str(own) if own.exists() else name
 
 
 def _drafter(kind: str, curve: tuple[float, ...]) -> dict[str, Any]:
