@@ -7,7 +7,7 @@ from simulator.catalogue import estimate, load_device, load_model
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
-from simulator.cost.roofline import roofline
+from simulator.cost.roofline import KERNEL_S, roofline
 from simulator.cost.shape import ModelShape
 from simulator.drafting.drafter import Drafter, ReservesSlots, Target
 from simulator.drafting.pricing import priced
@@ -44,7 +44,9 @@ def _target(scenario: Scenario, cost: Profile) -> Target:
     model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
     if model is None or device is None:
         return Target(cost)
-    return Target(cost, load_model(model), lambda config: roofline(config, load_device(device), tp=tp))
+    return Target(
+        cost, load_model(model), lambda config: roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
+    )
 
 
 def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:

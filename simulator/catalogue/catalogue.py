@@ -11,7 +11,7 @@ from typing import Any
 
 from simulator.catalogue.device_file import checked, is_device_file, read_device
 from simulator.cost.model import Profile
-from simulator.cost.roofline import Mode, roofline
+from simulator.cost.roofline import HOST_STEP_S, KERNEL_S, Mode, roofline
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
@@ -52,18 +52,20 @@ def estimate(
     device: str,
     tp: int = 1,
     mode: Mode = "max",
-    overhead_s: float = 0.0,
+    overhead_s: float = HOST_STEP_S,
     kv_dtype: str | None = None,
+    kernel_s: float = KERNEL_S,
 ) -> Profile:
     """Roofline profile of a model on `tp` GPUs of a device, both as `load_model` and `load_device` find them.
 
-    An estimate from data sheets, and named so; `mode`, `overhead_s` and `kv_dtype` are those of `simulator.cost.roofline`.
+    An estimate from data sheets, with the least time of kernels and that of the host, and named so; `mode`, `overhead_s`,
+    `kv_dtype` and `kernel_s` are those of `simulator.cost.roofline`.
     Raises InputError for what cannot be found or estimated.
     """
     (model_name, config), (device_name, figures) = _found_model(model), _found_device(device)
     name = f"{model_name} on {f'{tp} x ' if tp != 1 else ''}{device_name} (roofline estimate)"
     try:
-        return roofline(config, figures, mode, overhead_s, name, tp, kv_dtype)
+        return roofline(config, figures, mode, overhead_s, name, tp, kv_dtype, kernel_s)
     except InputError as error:
         raise InputError(f"{model_name} on {device_name}: {error}") from None
 

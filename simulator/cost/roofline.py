@@ -23,14 +23,26 @@ Mode = Literal["max", "additive"]
 MEASURED = {"max": "1.11 to 1.30", "additive": "0.87 to 1.21"}
 """Time of a decode step, summed from kernels measured with vLLM 0.19, over the estimate of it: Llama-3.1-8B on an RTX
 4090, and it and Qwen3-30B-A3B on an RTX PRO 6000, 1 to 256 sequences of 1,024 or 4,096 tokens."""
-TOO_FAST = {"dense": 2.8, "moe": 5.0}
-"""How many times as long as the estimate a whole step of an engine takes, at most.
+TOO_FAST = {"dense": 2.1, "moe": 2.3}
+"""How many times as long as the estimate, kernels' and host's time included, a whole step of an engine takes, at most.
 
-Dense: 1.5 to 2.6 times in the fit of vLLM published for Llama-3.1-8B on an H100 (arXiv 2601.11580) within its range, 1 to 8
-query tokens a sequence; 2.7 to 2.8 for Qwen3-1.7B and 1.6 to 2.1 for Qwen3-14B, one sequence on an A100
-(tenstorrent/tt-inference-server 340). Experts: 3.2 for Qwen3-30B-A3B there, 2.5 to 3.3 at 1 to 8 sequences on two H100
-(sgl-project/SpecForge 339), 4.5 for gpt-oss-120b on an A100 (vllm-project/vllm 22331).
+Dense: 1.1 to 2.0 times in the fit of vLLM published for Llama-3.1-8B on an H100 (arXiv 2601.11580) within its range, 1 to 8
+query tokens a sequence; 1.3 to 1.4 for Qwen3-1.7B and 1.5 to 1.8 for Qwen3-14B, one sequence on an A100
+(tenstorrent/tt-inference-server 340). Experts: 1.6 to 1.7 for Qwen3-30B-A3B there, 1.0 to 1.5 at 1 to 8 sequences on two H100
+(sgl-project/SpecForge 339), 2.2 for gpt-oss-120b on an A100 (vllm-project/vllm 22331). Bytes and operations alone are up to 4.5
+times too fast there.
 """
+HOST_STEP_S = 1.1e-3
+"""Time of a step that no kernel accounts for: 1.0 ms in a run of vLLM 0.19 on an RTX PRO 6000 held to its request log, 1.207 ms
+in the fit of vLLM V1 published for an H100 (arXiv 2601.11580)."""
+KERNEL_S = 2.5e-6
+"""Time of a kernel beside its bytes and operations: bf16 products of at most 4 rows, 512 columns and a depth of 1,024 take
+2.2 to 3.6 us in the median on six GPUs from A100 to B200 under vLLM (tables of aiconfigurator-core 0.12.0), 1.7 to 2.5 at
+least."""
+ATTENTION_KERNELS, LATENT_KERNELS, DENSE_KERNELS, EXPERT_KERNELS = 7, 10, 4, 9
+"""Kernels of a part of a layer, as we count those of vLLM with its compiler's fusions. Attention: norm, queries with keys and
+values, rotation, cache, attention and what combines its splits, output; with latents, 3 products more. Feed-forward: norm, gate
+and up, activation, down; of experts: norm, router, choice, 2 to sort, gate and up, activation, down, sum."""
 MOST_TOKENS = 2**24
 GRID_RATIO = 1.2
 """Step of the grid over tokens; between two points the curve of touched experts bends by less than 0.5 %."""
@@ -45,6 +57,7 @@ def roofline(
     name: str = "roofline",
     tp: int = 1,
     kv_dtype: str | None = None,
+    kernel_s: float = 0.0,
 ) -> Profile:
     """Profile that prices a step by bytes over bandwidth and operations over peak; an estimate, labelled so.
 
@@ -57,6 +70,7 @@ def roofline(
     and need about a third of the operations. Layers of linear attention read and write their state once a step.
     Under tensor parallelism every GPU has its share of both, and each layer two all-reduces over the link: a latency
     plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
+    `kernel_s` is what each kernel of a step takes besides, and `overhead_s` the step.
     Under `device`, `bandwidth_bytes_per_s` and `peak_flops_per_s` are needed, and for tp > 1 `link_bandwidth_bytes_per_s`
     (one direction) and `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width
     are multiplied with in 16 bits. `kv_dtype` is that of `model_shape`.
@@ -74,6 +88,8 @@ def roofline(
         operators += _experts(shape, device, mode)
     if tp > 1:
         operators += (_all_reduce(shape, device, tp),)
+    if kernel_s:
+        operators += (Affine("kernels", row(constant=kernel_s * _kernels(shape))),)
     if overhead_s:
         operators += (Affine("overhead", row(constant=overhead_s)),)
     valid: Bounds = {"context_tokens": (0.0, float(whole.context_limit))} if whole.context_limit else {}
@@ -96,6 +112,13 @@ def roofline(
         parallel={"tensor_parallel_size": tp, "expert_parallel_size": 1},
         notes=f"{whole.parameters:,} parameters{active}, {whole.kv_bytes_per_token:,} KV bytes per token.",
     )
+
+
+def _kernels(shape: ModelShape) -> int:
+    """Kernels of a step, all layers; those that multiply with the output layer and sample are left out."""
+    attention = shape.layers * (LATENT_KERNELS if shape.latent else ATTENTION_KERNELS)
+    shared = DENSE_KERNELS - 1 if shape.shared_intermediate else 0
+    return attention + shape.dense_layers * DENSE_KERNELS + shape.moe_layers * (EXPERT_KERNELS + shared)
 
 
 def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:

@@ -8,6 +8,7 @@ import pytest
 from simulator.catalogue import estimate, list_devices, list_models, load_device, load_model
 from simulator.cost import StepWork
 from simulator.cost.model_config import model_shape
+from simulator.cost.roofline import HOST_STEP_S
 from traces.errors import InputError
 
 SIGLIP, LLAMA_4_TOWER = 416_866_032, 871_932_416
@@ -222,7 +223,7 @@ def test_an_estimate_is_named_after_both():
     profile = estimate("Qwen/Qwen3-8B", "H200")
     assert profile.name == "qwen3-8b on h200 (roofline estimate)"
     assert estimate("qwen3-8b", "h200", tp=2).name == "qwen3-8b on 2 x h200 (roofline estimate)"
-    additive = estimate("qwen3-8b", "h200", mode="additive", overhead_s=1e-3)
+    additive = estimate("qwen3-8b", "h200", mode="additive", overhead_s=HOST_STEP_S + 1e-3)
     assert additive.step_time_s(StepWork.decode(8, 100)) > profile.step_time_s(StepWork.decode(8, 100)) + 1e-3
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.drafting.cost import load_draft_cost
+from simulator.drafting.default_price import HOST
 from tests.reports.facts import Drafts, Report, Row, load_report, load_reports
+from tests.reports.host_time import host_time
 from tests.reports.replay import Replayed, curve, replay
 from tests.reports.summary import HEADER, line, summary
 from traces.errors import InputError
@@ -44,6 +47,13 @@ def test_reports_are_as_many_and_as_mixed_as_they_should_be() -> None:
     assert len({report.source.model_dump_json() for report in REPORTS.values()}) == len(REPORTS)
     assert len({report.setting(row)["device"] for report, row in rows}) >= 10
     assert sum(row.faster is False for _, row in rows) >= 15
+
+
+def test_the_shipped_host_time_is_the_one_that_its_report_gives() -> None:
+    per_step_s, per_pass_s, error = host_time()
+    shipped = load_draft_cost(HOST)
+    assert (shipped.per_step_s, shipped.per_pass_s) == pytest.approx((per_step_s, per_pass_s), rel=5e-3)
+    assert error < 0.17
 
 
 @pytest.mark.parametrize(
