@@ -11,8 +11,10 @@ from calibration.runs.measured import MeasuredRun, Rollouts
 from calibration.validation import COUNTS, SimulatedRun, StepLog
 from simulator.budgets.policy import by_live, capped
 from simulator.caveats import beyond, derived
+from simulator.compare.sensitivity import bar
 from simulator.cost import load_profile
 from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.errors import in_words, sources_of
 from simulator.cost.model import Profile
 from simulator.deployed import deployment_of, drafter_of
 from simulator.drafting.acceptance import Acceptance
@@ -58,12 +60,15 @@ def simulate_run(
     notes += derived(outcome.logs, profile)
     if outside := beyond(outcome.logs, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
+    sources = sources_of(profile)
+    notes.append(f"90 % range of the makespan: {'; '.join(in_words(sources))}")
     return SimulatedRun(
         rollouts["queued_s"],
         rollouts["first_token_s"],
         rollouts["finished_s"],
         _steps(outcome),
         float(outcome.extrapolated_s.sum()) / float(outcome.busy_s.sum()),
+        bar(profile, sources, [outcome.logs]),
         tuple(notes),
         {name: sum(int(log[column].sum()) for log in outcome.logs) for name, column in COUNTS.items()},
     )

@@ -1,7 +1,7 @@
 """A measured run against its simulation: errors of latency figures, and both sides over time."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class StepLog:
 class SimulatedRun:
     """The simulation of a measured run: an element for each of its requests, in its order, on the clock of its arrivals.
 
-    `outside_fraction` is the share of the simulated time in steps outside the range that the costs were measured in.
+    `outside_fraction` is the share of the simulated time in steps outside the range that the costs were measured in,
+    `makespan_factors` the range of true over simulated makespan in nine of ten cases.
     """
 
     queued_s: Float64
@@ -44,6 +45,7 @@ class SimulatedRun:
     last_token_s: Float64
     steps: StepLog
     outside_fraction: float = 0.0
+    makespan_factors: tuple[float, float] = (1.0, 1.0)
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -56,13 +58,18 @@ class SimulatedRun:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure on both sides; `error` is simulated / measured - 1, None where what was measured is 0."""
+    """One figure on both sides; `error` is simulated / measured - 1, None where what was measured is 0.
+
+    low, high: where the true one lies in nine of ten cases, as far as costs are off; None where that is not simulated.
+    """
 
     metric: str
     stat: str
     measured: float
     simulated: float
     error: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def compare(run: MeasuredRun, simulated: SimulatedRun) -> tuple[Metric, ...]:
@@ -82,7 +89,9 @@ def compare(run: MeasuredRun, simulated: SimulatedRun) -> tuple[Metric, ...]:
             ]
     ends_s = (run.requests.last_token_s.max(), simulated.last_token_s.max())
     starts_s = (run.anchor_s.min(), _anchor_s(run, simulated).min())
-    metrics.append(_metric("makespan_s", "mean", float(ends_s[0] - starts_s[0]), float(ends_s[1] - starts_s[1])))
+    makespan = _metric("makespan_s", "mean", float(ends_s[0] - starts_s[0]), float(ends_s[1] - starts_s[1]))
+    low, high = (factor * makespan.simulated for factor in simulated.makespan_factors)
+    metrics.append(replace(makespan, low=low, high=high))
     return (*metrics, *(_metric(name, "sum", count, simulated.counts[name]) for name, count in run.counts.items()))
 
 

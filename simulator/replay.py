@@ -1,7 +1,7 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import zip_longest
@@ -10,6 +10,8 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
+from simulator.compare.sensitivity import bar
+from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
 from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
@@ -48,6 +50,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
         )
     deployment, rows = runs[0].preparing.deployment, run_rows(played)
+    error = scenario.compare.profile_error if scenario.compare else None
+    for row, run_, one in zip(rows, runs, played, strict=True):
+        sources = sources_of(cost, error, run_.preparing.deployment.serving.step_overhead_s)
+        low, high = bar(cost, sources, [step.episode.outcome.logs for step in one.steps])
+        row |= {"makespan_low_s": low * row["makespan_s"], "makespan_high_s": high * row["makespan_s"]}
     together = zip_longest(*(one.steps for one in played))
     episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
     arriving = [run_ for run_ in runs if not isinstance(run_.loop, Watches)]
@@ -65,6 +72,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
             "scenario": scenario.model_dump(mode="json"),
             "arrivals": any(step.episode.arrival_s.any() for run_ in arriving for step in run_.steps),
+            "errors": [asdict(source) for source in sources],
             "warnings": caveats(rows, played, trace, steps, cost, deployment.serving),
         },
         _compared(scenario, rl_steps, deployment),

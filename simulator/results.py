@@ -44,6 +44,8 @@ _RUN_COLUMNS = (
     ("rl_steps", pa.int32(), "RL steps simulated, one after another"),
     ("rollouts", pa.int64(), "rollouts completed"),
     ("makespan_s", pa.float64(), "first admission to last completion, summed over RL steps"),
+    ("makespan_low_s", pa.float64(), "90 % of true makespans, as far as costs are off, are between this and the next"),
+    ("makespan_high_s", pa.float64(), "its upper end"),
     ("speedup", pa.float64(), "makespan of the first system named / this makespan"),
     ("run_s", pa.float64(), "from the start to the end of the last update"),
     ("run_speedup", pa.float64(), "run_s of the first system named / this one"),

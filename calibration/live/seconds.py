@@ -1,19 +1,22 @@
 """A live engine's seconds against the simulator's: costs out of some runs of a recording, and every other run predicted."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from calibration.live.recording import OURS, Recorded
 from calibration.live.steps import drafting_of, simulated
 from calibration.live.work import DRAFTING, work_of
 from calibration.step_costs import held_out, identified, least_relative_errors
+from simulator.compare.sensitivity import bar, span
 from simulator.cost.document import document_of
 from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, row
 from traces.errors import InputError
@@ -78,13 +81,15 @@ class Costs:
 @dataclass(frozen=True, eq=False)
 class Predicted:
     """One configuration on both sides. fitted: its seconds are what the costs are from; outside_fraction: of the simulated time,
-    in steps outside the range that they were measured in; stretch: that of the fitted runs together."""
+    in steps outside the range that they were measured in; stretch: that of the fitted runs together; factors: true over simulated
+    makespan in nine of ten cases."""
 
     run: Repeated
     simulated_s: float
     outside_fraction: float
     fitted: bool
     stretch: float
+    factors: tuple[float, float]
 
     @property
     def error(self) -> float:
@@ -131,15 +136,34 @@ def fit(runs: Sequence[Repeated], fitted: Sequence[str], model: str) -> Costs:
     return Costs(profile, drafting, told_by, borrowed, notes)
 
 
-def predict(costs: Costs, runs: Sequence[Repeated], fitted: Sequence[str]) -> Iterator[Predicted]:
-    """Simulate each run at these costs, from its own rollouts and settings."""
+def predict(costs: Costs, runs: Sequence[Repeated], fitted: Sequence[str]) -> list[Predicted]:
+    """Simulate each run at these costs, from its own rollouts and settings.
+
+    How much makespans differ beyond what the errors of costs explain is told by the fitted runs.
+    """
     chosen = [run for run in runs if run.label in fitted]
     stretch = sum(run.measured_s for run in chosen) / sum(run.measured_s / run.stretch for run in chosen)
+    found = []
     for run in runs:
         drafting = FREE if run.drafter is None else costs.drafting[run.drafter]
         _, outcome, _ = simulated(run.runs[0], costs.profile, drafting)
         outside = float(outcome.extrapolated_s.sum() / outcome.busy_s.sum())
-        yield Predicted(run, outcome.makespan_s, outside, run in chosen, stretch)
+        factors = bar(costs.profile, sources_of(costs.profile), [outcome.logs])
+        found.append(Predicted(run, outcome.makespan_s, outside, run in chosen, stretch, factors))
+    reach = _reach([one for one in found if one.fitted])
+    return [replace(one, factors=span([np.log(one.factors), np.array([-reach, reach])])) for one in found]
+
+
+def _reach(fitted: Sequence[Predicted]) -> float:
+    """How far the log of another run's makespan lies from the simulated one, 90 %, told by those that costs are from.
+
+    Student's interval for one more; costs are such that their errors are 0 in sum. One run alone tells nothing: then 0.
+    """
+    n = len(fitted)
+    if n < 2:
+        return 0.0
+    spread = np.std([np.log1p(one.error) for one in fitted], ddof=1)
+    return float(stdtrit(n - 1, 0.95) * spread * np.sqrt(1 + 1 / n))
 
 
 def ordered(found: Sequence[Predicted]) -> tuple[int, int]:
@@ -167,6 +191,7 @@ def told(found: Sequence[Predicted], costs: Costs) -> dict[str, Any]:
                 "configuration": one.run.runs[0].name, "slots": one.run.runs[0].slots, "repeats": len(one.run.runs),
                 "measured_s": one.run.measured_s, "makespans_s": one.run.makespans_s.tolist(), "spread": one.run.spread,
                 "simulated_s": one.simulated_s, "error": one.error,
+                "low_s": one.factors[0] * one.simulated_s, "high_s": one.factors[1] * one.simulated_s,
                 "error_by_steps": one.error_by_steps, "outside_fraction": one.outside_fraction, "fitted": one.fitted,
             }
             for one in found
@@ -176,6 +201,7 @@ def told(found: Sequence[Predicted], costs: Costs) -> dict[str, Any]:
         "worst_error": max(errors, default=None),
         "median_error_by_steps": float(np.median(by_steps)) if out else None,
         "worst_error_by_steps": max(by_steps, default=None),
+        "within_range": sum(one.factors[0] <= 1 / (1 + one.error) <= one.factors[1] for one in out),
         "within_spread": sum(abs(one.error) <= one.run.spread for one in out),
         "median_spread": float(np.median([one.run.spread for one in out])) if out else None,
         "pairs": {"separate": pairs, "ordered": right},

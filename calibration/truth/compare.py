@@ -13,7 +13,9 @@ from scipy.stats import kendalltau
 from calibration.truth.chosen import Choice, chosen, workload_of
 from calibration.truth.engine import StepTime
 from calibration.truth.ground_truth import GroundTruth
+from simulator.compare.sensitivity import bar
 from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
 from simulator.drafting.drafter import Target
 from simulator.drafting.pricing import draft_cost, entry_of
@@ -36,8 +38,9 @@ class Comparison:
     """One policy on one set of rollouts. live_batch: slots; context_tokens: of a sequence, mean over steps.
 
     measured_s, simulated_s: makespans (measured: the median of the repeats); spread: largest over smallest repeat, less 1;
-    error: simulated / measured - 1; median_step_error: of the sizes of errors of single steps. Steps: float64[steps], their
-    live sequences and contexts, durations of both sides.
+    error: simulated / measured - 1; low_s, high_s: where the true makespan lies in nine of ten cases;
+    median_step_error: of the sizes of errors of single steps. Steps: float64[steps], their live sequences and contexts,
+    durations of both sides.
     """
 
     policy: str
@@ -47,6 +50,8 @@ class Comparison:
     measured_s: float
     simulated_s: float
     error: float
+    low_s: float
+    high_s: float
     median_step_error: float
     spread: float
     outside_fraction: float
@@ -91,7 +96,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
     part, rows, past = chosen(trace, choice, drafter.window)
     workload = workload_of(part, rows, past, choice, drafter)
     serving = Serving(cudagraph_capture_sizes=tuple(about["capture_sizes"]) or None)
-    found = []
+    found, sources = [], sources_of(profile)
     for policy in about["policies"]:
         numbers = [i for i, run in enumerate(truth.runs) if run.policy == policy]
         table = truth.runs[numbers[0]].table()
@@ -101,7 +106,12 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
         log = outcome.logs[0][1 if choice.context_tokens is not None else 0 :]
         found.append(
             _held_together(
-                policy, log, [truth.steps[i] for i in numbers], [truth.runs[i].makespan_s for i in numbers], about
+                policy,
+                log,
+                [truth.steps[i] for i in numbers],
+                [truth.runs[i].makespan_s for i in numbers],
+                about,
+                bar(profile, sources, [[log]]),
             )
         )
     return found
@@ -146,7 +156,12 @@ def document(found: Sequence[Comparison], judged: Sequence[Verdict], about: Mapp
 
 
 def _held_together(
-    policy: str, log: npt.NDArray[Any], steps: Sequence[Float64], makespans_s: Sequence[float], about: Mapping[str, Any]
+    policy: str,
+    log: npt.NDArray[Any],
+    steps: Sequence[Float64],
+    makespans_s: Sequence[float],
+    about: Mapping[str, Any],
+    factors: tuple[float, float],
 ) -> Comparison:
     first = steps[0]
     for name in ALIKE:
@@ -163,6 +178,7 @@ def _held_together(
     context = log["kv_tokens"] / log["live"]
     return Comparison(
         policy, about["max_num_seqs"], round(float(context.mean())), len(log), makespan_s, total_s, total_s / makespan_s - 1,
+        factors[0] * total_s, factors[1] * total_s,
         float(np.median(np.abs(simulated_s / measured_s - 1))), max(makespans_s) / min(makespans_s) - 1,
         float(simulated_s[log["extrapolated"] > 0].sum()) / total_s,
         float(np.median([one[:, DRAFT_S].sum() for one in steps])), float(log["draft_s"].sum()),

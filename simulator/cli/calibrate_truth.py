@@ -138,12 +138,15 @@ def _document(
 
 
 def _markdown(found: Sequence[Comparison], judged: Sequence[Verdict]) -> Iterator[str]:
-    yield "| policy | live batch | context | steps | measured s | simulated s | error | median step error | repeats differ |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    names = ("policy", "live batch", "context", "steps", "measured s", "simulated s", "error", "90 % range s",
+             "median step error", "repeats differ")  # fmt: skip
+    yield f"| {' | '.join(names)} |"
+    yield "|---" * len(names) + "|"
     for one in found:
         yield (
             f"| {one.policy} | {one.live_batch} | {one.context_tokens:,} | {one.steps:,} | {one.measured_s:.3f} | "
-            f"{one.simulated_s:.3f} | {one.error:+.1%} | {one.median_step_error:.1%} | {one.spread:.1%} |"
+            f"{one.simulated_s:.3f} | {one.error:+.1%} | "
+            f"{one.low_s:.3f}-{one.high_s:.3f} | {one.median_step_error:.1%} | {one.spread:.1%} |"
         )
     for verdict in judged:
         order = "order kept" if verdict.order_kept else "ORDER NOT KEPT"
@@ -152,6 +155,8 @@ def _markdown(found: Sequence[Comparison], judged: Sequence[Verdict]) -> Iterato
             f"\nlive batch {verdict.live_batch}, context {verdict.context_tokens:,}: {order} among {verdict.policies} policies"
             f"{tau}; fastest {verdict.fastest}, chosen {verdict.chosen}, regret {verdict.regret:.1%}"
         )
+    inside = sum(one.low_s <= one.measured_s <= one.high_s for one in found)
+    yield f"\n{inside} of {len(found)} measured makespans lie within the 90 % range"
     outside = max(one.outside_fraction for one in found)
     if outside > 0:
         yield f"\nnote: up to {outside:.0%} of a run's simulated time lies outside the profile's range"

@@ -184,19 +184,22 @@ def _print(result: "Result", out: Path | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from simulator.cost.errors import Source, in_words
+
     runs = result.runs.to_pylist()
     about = result.about
     first = runs[0]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     kind = "system" if any(run["system"] != run["policy"] for run in runs) else "policy"
-    headings = (kind, "makespan s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
+    headings = (kind, "makespan s", "90 %\nrange s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
                 "draft acc.\nrate", "wasted\ndrafts", "straggler s")  # fmt: skip
     for heading in headings:
         grid.add_column(heading, justify="left" if heading == kind else "right", no_wrap=True)
     for run in runs:
         rate = run["draft_acceptance_rate"]
         grid.add_row(
-            Text(run["system"]), f"{run['makespan_s']:.2f}", f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
+            Text(run["system"]), f"{run['makespan_s']:.2f}", f"{run['makespan_low_s']:.2f}-{run['makespan_high_s']:.2f}",
+            f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
             f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
             "-" if rate is None else f"{rate:.3f}", f"{run['wasted_tokens']:,}", f"{run['straggler_s']:.2f}",
         )  # fmt: skip
@@ -218,6 +221,7 @@ def _print(result: "Result", out: Path | None) -> None:
             console.print(f"{run['system']} in RL step {step}: {told}", soft_wrap=True)
     if result.comparison:
         console.print(result.comparison.text() + "\n", soft_wrap=True)
+    console.print(f"90 % range: {'; '.join(in_words(Source(**one) for one in about['errors']))}", soft_wrap=True)
     for warning in about["warnings"]:
         console.print(f"note: {warning}", soft_wrap=True)
     if out is not None:

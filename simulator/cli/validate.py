@@ -170,7 +170,8 @@ def _table(metrics: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"{'metric':<12}{'stat':<6}{'measured':>11}{'simulated':>11}{'error':>10}"
     for row in metrics:
         error = "-" if row["error"] is None else f"{row['error']:+.2%}"
-        yield f"{row['metric']:<12}{row['stat']:<6}{row['measured']:>11.5g}{row['simulated']:>11.5g}{error:>10}"
+        span = "" if row["low"] is None else f"   90 %: {row['low']:.5g} to {row['high']:.5g}"
+        yield f"{row['metric']:<12}{row['stat']:<6}{row['measured']:>11.5g}{row['simulated']:>11.5g}{error:>10}{span}"
 
 
 def _wrapped(key: str, parts: Sequence[str]) -> str:

@@ -66,14 +66,14 @@ def compare_seconds(folder: Path, fitted: tuple[str, ...], out: Path | None, as_
 
 def _seconds(found: dict[str, Any], out: Path | None) -> Iterator[str]:
     yield (
-        f"{'run':<16}{'slots':>6}{'repeats':>9}{'measured s':>12}{'spread':>9}{'simulated s':>13}{'error':>9}{'by steps':>10}"
+        f"{'run':<16}{'slots':>6}{'repeats':>9}{'measured s':>12}{'spread':>9}{'simulated s':>13}{'90 % range s':>15}{'error':>9}{'by steps':>10}"
         f"{'outside':>9}"
     )
     for run in found["runs"]:
-        fitted = "  fitted" if run["fitted"] else ""
+        fitted, span = "  fitted" if run["fitted"] else "", f"{run['low_s']:.2f}-{run['high_s']:.2f}"
         yield (
             f"{run['configuration']:<16}{run['slots']:>6}{run['repeats']:>9}{run['measured_s']:>12.3f}{run['spread']:>9.1%}"
-            f"{run['simulated_s']:>13.3f}{run['error']:>+9.1%}{run['error_by_steps']:>+10.1%}{run['outside_fraction']:>9.1%}{fitted}"
+            f"{run['simulated_s']:>13.3f}{span:>15}{run['error']:>+9.1%}{run['error_by_steps']:>+10.1%}{run['outside_fraction']:>9.1%}{fitted}"
         )
     yield ""
     if found["predicted"]:
@@ -82,6 +82,7 @@ def _seconds(found: dict[str, Any], out: Path | None) -> Iterator[str]:
             f"at worst (each step at its median: {found['median_error_by_steps']:.1%}, {found['worst_error_by_steps']:.1%}); "
             f"their repeats differ by {found['median_spread']:.1%} in the median, {found['within_spread']} by more than the error"
         )
+        yield f"{found['within_range']} of {found['predicted']} predicted makespans were measured within the 90 % range"
     pairs = found["pairs"]
     yield f"order: {pairs['ordered']} of {pairs['separate']} pairs whose repeats do not overlap are simulated as measured"
     for drafter in found["drafting_borrowed"]:

@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from simulator.budgets.policy import by_live
-from simulator.compare.bootstrap import Interval, interval, makespans, prompts_in, resampled
+from simulator.compare.bootstrap import Interval, interval, prompts_in, resampled
 from simulator.compare.bound import lower_bound
 from simulator.compare.oracle import oracle
 from simulator.compare.regret import Scale
 from simulator.compare.rl_step import RLStep
-from simulator.compare.sensitivity import under_profile_error
+from simulator.compare.sensitivity import effects, span, steps_of
+from simulator.cost.errors import UNKNOWN_ERROR, Source, in_words, sources_of
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.limits import RESAMPLES
@@ -27,11 +28,13 @@ COMPARISON = pa.schema([
         ("policy", pa.string(), "budget policy, as it was named"),
         ("baseline", pa.string(), "the policy that it is compared with"),
         ("makespan_s", pa.float64(), "seconds, summed over RL steps and seeds"),
+        ("makespan_low_s", pa.float64(), "90 % of true makespans, as far as costs are off, are between this and the next"),
+        ("makespan_high_s", pa.float64(), "its upper end"),
         ("speedup", pa.float64(), "makespan of the baseline / this makespan"),
         ("low", pa.float64(), "95 % interval of speedup over prompts and seeds; null without resampling"),
         ("high", pa.float64(), "its upper end"),
-        ("profile_low", pa.float64(), "least speedup within the profile's error; null where that is unknown"),
-        ("profile_high", pa.float64(), "largest speedup within the profile's error"),
+        ("profile_low", pa.float64(), "speedup where costs are off, 90 % range: what all policies share cancels"),
+        ("profile_high", pa.float64(), "its upper end"),
         ("verdict", pa.string(), "faster, slower, no detectable difference, undecided, not tested, or baseline"),
         ("closed", pa.float64(), "share of the gap from no speculation to the lower bound that it closes"),
         ("closed_of_oracle", pa.float64(), "the same share of the gap to the oracle"),
@@ -39,11 +42,11 @@ COMPARISON = pa.schema([
         ("oracle_s", pa.float64(), "makespan of the oracle, which knows lengths and acceptance; no policy to deploy"),
         ("bound_s", pa.float64(), "lower bound on every policy's makespan"),
         ("resamples", pa.int64(), "resamples behind the interval"),
-        ("profile_error", pa.float64(), "relative error of the profile that profile_low and profile_high assume"),
+        ("profile_error", pa.float64(), "relative error of the profile, given or stated; null where it is another"),
     )
 ])  # fmt: skip
 
-SHOWN = ("policy", "speed-up", "95 % interval", "profile error", "gap closed", "verdict")
+SHOWN = ("policy", "speed-up", "95 % interval", "cost error", "gap closed", "verdict")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,35 +83,38 @@ def compare(
     """Hold every policy of the rl_steps against `baseline` (default: the first named).
 
     resamples: most bootstrap resamples, 0 for none. profile_error: instead of the profile's own. gap: whether to find
-    the oracle and the bound. The verdict is that of the interval; where it says faster or slower and some cost within the
-    profile's error says otherwise, it is undecided. Raises InputError for an unknown baseline.
+    the oracle and the bound. The verdict is that of the interval; where it says faster or slower and costs within their
+    errors say otherwise, it is undecided. Raises InputError for an unknown baseline.
     """
     names = list(rl_steps[0].policies)
     first = names[0] if baseline is None else baseline
     if first not in names:
         raise InputError(f"baseline {first!r} is none of the policies: use one of {', '.join(names)}")
     order = [first, *(name for name in names if name != first)]
-    seconds = makespans(rl_steps, deployment, order)
-    speedups = seconds[0] / seconds
-    draws = resampled(rl_steps, deployment, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
     cost = profile_of(deployment)
-    error = cost.relative_error if profile_error is None else profile_error
-    notes, ranges = [], None
-    if error is None:
-        notes.append(f"profile error unknown: {cost.name} states none; give --profile-error 0.1 to see what 10 % does")
-    else:
-        found = under_profile_error(rl_steps, deployment, order, error)[1]
-        ranges = np.concatenate([speedups[None], found[:, :1] / found])
+    sources = sources_of(cost, profile_error, deployment.serving.step_overhead_s)
+    seconds, moved = _under_errors(rl_steps, deployment, order, sources)
+    speedups, error = seconds[0] / seconds, cost.relative_error if profile_error is None else profile_error
+    draws = resampled(rl_steps, deployment, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
+    notes = [
+        f"{cost.name}: {line}; give --profile-error 0.1 to see what 10 % does"
+        for line in in_words(sources)
+        if UNKNOWN_ERROR in line
+    ]
     scale = _scale(rl_steps, deployment, notes) if gap else Scale(float("nan"), float("nan"), float("nan"))
     rows = {}
     for i, name in enumerate(order):
-        span = None if draws is None else interval(float(speedups[i]), draws[:, 0] / draws[:, i], prompts_in(rl_steps))
-        around = None if ranges is None else (float(ranges[:, i].min()), float(ranges[:, i].max()))
+        draw = None if draws is None else draws[:, 0] / draws[:, i]
+        sampled = None if draw is None else interval(float(speedups[i]), draw, prompts_in(rl_steps))
+        whole, ratio = span(moved[i]), span([base - own for base, own in zip(moved[0], moved[i], strict=True)])
+        around = float(speedups[i]) * ratio[0], float(speedups[i]) * ratio[1]
         rows[name] = {
-            "policy": name, "baseline": first, "makespan_s": float(seconds[i]), "speedup": float(speedups[i]),
-            "low": _known(span.low if span else None), "high": _known(span.high if span else None),
-            "profile_low": around[0] if around else None, "profile_high": around[1] if around else None,
-            "verdict": "baseline" if i == 0 else verdict(span, around),
+            "policy": name, "baseline": first, "makespan_s": float(seconds[i]),
+            "makespan_low_s": whole[0] * float(seconds[i]), "makespan_high_s": whole[1] * float(seconds[i]),
+            "speedup": float(speedups[i]),
+            "low": _known(sampled.low if sampled else None), "high": _known(sampled.high if sampled else None),
+            "profile_low": around[0], "profile_high": around[1],
+            "verdict": "baseline" if i == 0 else verdict(sampled, around),
             "closed": _known(scale.closed(float(seconds[i]))),
             "closed_of_oracle": _known(scale.closed_of_oracle(float(seconds[i]))),
             "none_s": _known(scale.none_s), "oracle_s": _known(scale.oracle_s), "bound_s": _known(scale.bound_s),
@@ -117,15 +123,28 @@ def compare(
     return Comparison(pa.Table.from_pylist([rows[name] for name in names], schema=COMPARISON), notes)
 
 
-def verdict(span: Interval | None, around: tuple[float, float] | None) -> str:
-    """Join the interval's verdict with the range within the profile's error."""
-    if span is None:
+def verdict(sampled: Interval | None, around: tuple[float, float]) -> str:
+    """Join the interval's verdict with the range of the speed-up within the errors of the costs."""
+    if sampled is None:
         return "not tested"
-    if span.verdict == "faster" and around and around[0] <= 1:
+    if sampled.verdict == "faster" and around[0] <= 1:
         return "undecided"
-    if span.verdict == "slower" and around and around[1] >= 1:
+    if sampled.verdict == "slower" and around[1] >= 1:
         return "undecided"
-    return span.verdict
+    return sampled.verdict
+
+
+def _under_errors(
+    rl_steps: Sequence[RLStep], deployment: Deployment, names: Sequence[str], sources: Sequence[Source]
+) -> tuple[Float64, list[list[Float64]]]:
+    """Makespans, float64[names], and for each policy what each source does to it. Policies believe the profile all the same."""
+    cost, seconds, moved = profile_of(deployment), [], []
+    for name in names:
+        outcomes = [simulate(one.workload, one.policy(name), deployment) for one in rl_steps]
+        seconds.append(sum(outcome.makespan_s for outcome in outcomes))
+        steps = steps_of([outcome.logs for outcome in outcomes])
+        moved.append([effects(one, cost, steps) for one in sources])
+    return np.array(seconds), moved
 
 
 def _scale(rl_steps: Sequence[RLStep], deployment: Deployment, notes: list[str]) -> Scale:
@@ -150,9 +169,9 @@ def _known(value: float | None) -> float | None:
 
 
 def _shown(row: dict[str, Any]) -> tuple[str, ...]:
-    def span(low: str, high: str) -> str:
+    def between(low: str, high: str) -> str:
         return "-" if row[low] is None else f"{row[low]:.3f} to {row[high]:.3f}"
 
     closed = "-" if row["closed"] is None else f"{row['closed']:.0%}"
-    return (row["policy"], f"{row['speedup']:.3f}", span("low", "high"), span("profile_low", "profile_high"),
+    return (row["policy"], f"{row['speedup']:.3f}", between("low", "high"), between("profile_low", "profile_high"),
             closed, row["verdict"])  # fmt: skip

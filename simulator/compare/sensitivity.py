@@ -1,22 +1,28 @@
-"""What the cost profile's own error does to a comparison: re-simulate with its parts scaled up and down."""
+"""What errors of the costs do to simulated seconds: the steps of a run priced anew, in the order that they were taken in.
+
+To first order: which sequences a step has stays as it was simulated. That is exact where it does not hang on the clock (a
+replica with its own queue, no arrivals); elsewhere it moves makespans by second-order terms.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.recfunctions import structured_to_unstructured
 
-from simulator.compare.bootstrap import makespans
-from simulator.compare.rl_step import RLStep
-from simulator.cost.draft_cost import FREE, DraftCost
+from simulator.cost.errors import Source
+from simulator.cost.kernel import features_of, step_times
 from simulator.cost.model import Profile
-from simulator.cost.operators import ROW_KEYS, Affine, Operator, Table
-from simulator.cost.work import FEATURES
-from simulator.engine.deployment import Deployment, profile_of
-from traces.errors import InputError
+from simulator.cost.operators import ROW_KEYS, Affine, Bounds, Operator, Roof, Table
+from simulator.cost.packing import pack
+from simulator.cost.work import FEATURES, WORK_FIELDS
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Records = npt.NDArray[Any]
 
 FIXED, TOKENS, CONTEXT = range(3)
 PART_OF = dict.fromkeys(FEATURES, TOKENS) | {"constant": FIXED} | dict.fromkeys(
@@ -24,70 +30,177 @@ PART_OF = dict.fromkeys(FEATURES, TOKENS) | {"constant": FIXED} | dict.fromkeys(
      "prefill_context", "excess_context", "evenness"), CONTEXT,
 )  # fmt: skip
 Factors = tuple[float, float, float]
+SAMPLE = 4096
+"""Steps of a replica that are priced anew, at even distances, where there are more; they stand for the others."""
 
 
-def scaled_parts(cost: Profile, factors: Factors) -> Profile:
-    """Return the profile with what a step costs in any case, per token and per context token scaled apart.
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Decode steps of a run, n of them. log: `state.Step`[n]; replica: int64[n], whose they are, numbered over all RL steps.
+
+    weight: float64[n], how many steps each stands for, by seconds; ends_s: float64[replicas], seconds from the RL step's first
+    decode step to the end of each one's last; first: int64[RL steps], the first replica of each.
+    """
+
+    log: Records
+    replica: Int64
+    weight: Float64
+    ends_s: Float64
+    first: Int64
+
+    def makespan_s(self, more_s: Float64) -> float:
+        """Seconds of all RL steps where decode steps take so many seconds more; float64[n]."""
+        later_s = np.bincount(self.replica, self.weight * more_s, self.ends_s.size)
+        return float(np.maximum.reduceat(self.ends_s + later_s, self.first).sum())
+
+
+def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
+    """The steps behind the logs of each RL step's replicas."""
+    logs, replica, weight, ends, first = list[Records](), list[Int64](), list[Float64](), list[float](), list[int]()
+    for replicas in rl_steps:
+        ran = [log for log in replicas if len(log)]
+        if not ran:
+            continue
+        first.append(len(ends))
+        start_s = min(log["start_s"][0] for log in ran)
+        for log in ran:
+            some = log[:: -(-len(log) // SAMPLE)]
+            stands_for = log["duration_s"].sum() / some["duration_s"].sum()
+            logs.append(some)
+            replica.append(np.full(len(some), len(ends)))
+            weight.append(np.full(len(some), stands_for))
+            ends.append(float(log["start_s"][-1] + log["duration_s"][-1] - start_s))
+    return Steps(np.concatenate(logs), np.concatenate(replica), np.concatenate(weight), np.array(ends), np.array(first))
+
+
+def effects(source: Source, cost: Profile, steps: Steps) -> Float64:
+    """Log of the makespan over the simulated one at each end of the source's range, and each combination of parts' ends.
+
+    The combinations are the same for every run at this profile, in the same order.
+    """
+    simulated_s = steps.makespan_s(np.zeros(len(steps.log)))
+    return np.log([steps.makespan_s(more_s) / simulated_s for more_s in _changes(source, cost, steps.log)])
+
+
+def bar(cost: Profile, sources: Sequence[Source], rl_steps: Sequence[Sequence[Records]]) -> tuple[float, float]:
+    """Factors (low, high) between which, in nine of ten cases, the true makespan lies over that of these logs."""
+    steps = steps_of(rl_steps)
+    return span([effects(one, cost, steps) for one in sources])
+
+
+def span(effects_: Sequence[Float64]) -> tuple[float, float]:
+    """Factors (low, high) around 1 out of the effects of independent sources: worst combinations, added in quadrature."""
+    down = np.sqrt(sum(max(0.0, -float(one.min())) ** 2 for one in effects_))
+    up = np.sqrt(sum(max(0.0, float(one.max())) ** 2 for one in effects_))
+    return float(np.exp(-down)), float(np.exp(up))
+
+
+def scaled(one: Affine | Table, factors: Factors) -> Affine | Table:
+    """The operator with what a step costs in any case, per token and per context token scaled apart.
 
     factors: for those three. A table's least value counts as fixed; what it adds to that counts as context where it has
-    an axis of KV tokens, context or pairs, and as tokens elsewhere. What drafting costs is not scaled.
+    an axis of KV tokens, context or pairs, and as tokens elsewhere.
     """
-    name = f"{cost.name} x({', '.join(f'{factor:g}' for factor in factors)})"
-    return replace(cost, name=name, operators=tuple(_scaled(one, factors) for one in cost.operators))
+    if isinstance(one, Table):
+        least = one.values_s.min()
+        return replace(one, values_s=least * factors[FIXED] + (one.values_s - least) * factors[_part_of_table(one)])
+    by_part = (seconds * factors[PART_OF[key]] for key, seconds in zip(ROW_KEYS, one.row_s, strict=True))
+    return replace(one, row_s=tuple(by_part))
 
 
-def corners(cost: Profile, error: float, draft_cost: DraftCost = FREE) -> Iterator[Factors]:
-    """Yield every way to scale the parts that the profile has by 1 - error or 1 + error.
-
-    Without draft costs, ways that scale all parts alike are left out: they change no speed-up. Raises InputError unless
-    0 <= error < 1.
-    """
-    if not 0 <= error < 1:
-        raise InputError(f"profile error {error:g}: give a fraction from 0 to below 1, such as 0.1")
-    parts = sorted({part for one in cost.operators for part in _parts(one)})
-    alike_matters = draft_cost != FREE
-    for signs in product((-1, 1), repeat=len(parts)) if error else ():
-        if alike_matters or len(set(signs)) > 1:
-            factors = [1.0, 1.0, 1.0]
-            for part, sign in zip(parts, signs, strict=True):
-                factors[part] += sign * error
-            yield factors[0], factors[1], factors[2]
+def corners(operators: Sequence[Affine | Table], low: float, high: float) -> Iterator[Factors]:
+    """Every way to scale the parts that the operators have by low or high, each alone."""
+    parts = sorted({part for one in operators for part in _parts(one)})
+    for ends in product((low, high), repeat=len(parts)):
+        factors = [1.0, 1.0, 1.0]
+        for part, factor in zip(parts, ends, strict=True):
+            factors[part] = factor
+        yield factors[0], factors[1], factors[2]
 
 
-def under_profile_error(
-    rl_steps: Sequence[RLStep], deployment: Deployment, names: Sequence[str], error: float
-) -> tuple[list[Factors], Float64]:
-    """Return the corners, and float64[corners, names] makespans under each.
+def _changes(source: Source, cost: Profile, log: Records) -> Iterator[Float64]:
+    """Seconds more of each step at each end of the range."""
+    ends = (source.low, source.high)
+    operators, drafts = tuple(one for one in cost.operators if one.name in source.operators), log["drafted_tokens"] > 0
+    if source.of in ("parts", "steps"):
+        flat = tuple(one for operator in operators for one in _apart(operator))
+        priced_s, flat_s = _seconds(operators, log), _seconds(flat, log)
+        for factors in corners(flat, *ends):
+            more_s = _seconds(tuple(scaled(one, factors) for one in flat), log) - flat_s
+            yield np.clip(more_s, (source.low - 1) * priced_s, (source.high - 1) * priced_s)
+        if source.of == "steps":
+            for drafting, plain in permutations(ends):
+                yield (np.where(drafts, drafting, plain) - 1) * priced_s
+    elif source.of == "host":
+        for every, own in product(ends, repeat=2):
+            yield np.asarray(every + own * drafts)
+    else:
+        concerned_s = _concerned(source, cost, operators, log)
+        for factor in ends:
+            yield (factor - 1) * concerned_s
 
-    Policies stay as they were prepared: they believe the profile, and the device is another.
-    """
-    cost = profile_of(deployment)
-    factors = list(corners(cost, error, deployment.draft_cost))
-    found = [makespans(rl_steps, replace(deployment, cost=scaled_parts(cost, each)), names) for each in factors]
-    return factors, np.array(found).reshape(len(factors), len(names))
+
+def _concerned(source: Source, cost: Profile, operators: tuple[Operator, ...], log: Records) -> Float64:
+    """Seconds of each step that a source scales as a whole."""
+    if source.of == "drafting":
+        return np.array(log["draft_s"])
+    if source.of == "overhead":
+        return np.asarray(np.maximum(log["duration_s"] - log["draft_s"] - _seconds(cost.operators, log), 0.0))
+    if source.of == "derived":
+        return _outside(cost, {name: (-np.inf, most) for name, most in cost.derived.items()}, log)
+    if source.of == "beyond":
+        return _outside(cost, cost.valid_range, log)
+    return _seconds(operators, log)
 
 
-def _parts(one: Operator) -> set[int]:
+def _outside(cost: Profile, bounds: Bounds, log: Records) -> Float64:
+    """Seconds in operators over a feature, in steps where that is out of bounds; in all of them where no operator is over it."""
+    values, seconds = features_of(_rows(log)), np.zeros(len(log))
+    out = {name: ~_within(values[:, FEATURES.index(name)], *span) for name, span in bounds.items()}
+    out = {name: steps for name, steps in out.items() if steps.any()}
+    named = {name for one in cost.operators for name in _features(one)}
+    for one in cost.operators:
+        steps = [those for name, those in out.items() if name in _features(one) or name not in named]
+        if steps:
+            seconds += np.logical_or.reduce(steps) * _seconds((one,), log)
+    return seconds
+
+
+def _within(values: Float64, low: float, high: float) -> npt.NDArray[np.bool_]:
+    return (values >= low) & (values <= high)
+
+
+def _features(one: Operator) -> set[str]:
+    """What an operator's seconds depend on."""
+    if isinstance(one, Table):
+        return {*one.axes} | ({one.per} if one.per else set())
+    rows = [one.row_s] if isinstance(one, Affine) else [one.memory_s, one.compute_s]
+    return {key for row in rows for key, seconds in zip(ROW_KEYS, row, strict=True) if seconds}
+
+
+def _apart(one: Operator) -> tuple[Affine | Table, ...]:
+    """A roof as its two rows: how well a machine overlaps them is part of what is not known."""
+    if not isinstance(one, Roof):
+        return (one,)
+    rows = [row for row in (one.memory_s, one.compute_s) if any(row)]
+    return tuple(Affine(one.name, row, one.repeat) for row in rows)
+
+
+def _seconds(operators: tuple[Operator, ...], log: Records) -> Float64:
+    found: Float64 = step_times(pack(operators, {}), _rows(log)) if operators else np.zeros(len(log))
+    return found
+
+
+def _rows(log: Records) -> Float64:
+    return np.ascontiguousarray(structured_to_unstructured(log[list(WORK_FIELDS)]))
+
+
+def _parts(one: Affine | Table) -> set[int]:
     if isinstance(one, Table):
         rising = {_part_of_table(one)} if np.ptp(one.values_s) > 0 else set()
         return rising | ({FIXED} if one.values_s.min() > 0 else set())
-    rows = [one.row_s] if isinstance(one, Affine) else [one.memory_s, one.compute_s]
-    return {PART_OF[key] for row in rows for key, seconds in zip(ROW_KEYS, row, strict=True) if seconds}
+    return {PART_OF[key] for key, seconds in zip(ROW_KEYS, one.row_s, strict=True) if seconds}
 
 
 def _part_of_table(one: Table) -> int:
     return CONTEXT if any(PART_OF[axis] == CONTEXT for axis in one.axes) else TOKENS
-
-
-def _scaled(one: Operator, factors: Factors) -> Operator:
-    if isinstance(one, Table):
-        least = one.values_s.min()
-        return replace(one, values_s=least * factors[FIXED] + (one.values_s - least) * factors[_part_of_table(one)])
-    if isinstance(one, Affine):
-        return replace(one, row_s=_scaled_row(one.row_s, factors))
-    memory, compute = _scaled_row(one.memory_s, factors), _scaled_row(one.compute_s, factors)
-    return replace(one, memory_s=memory, compute_s=compute)
-
-
-def _scaled_row(row: tuple[float, ...], factors: Factors) -> tuple[float, ...]:
-    return tuple(seconds * factors[PART_OF[key]] for key, seconds in zip(ROW_KEYS, row, strict=True))

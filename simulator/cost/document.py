@@ -21,6 +21,7 @@ TEXTS = ("name", "kind", "model", "device", "source", "uncertainty")
 OPTIONAL = (
     "notes",
     "relative_error",
+    "error_factors",
     "drafter_costs",
     "derived",
     "derivation",
@@ -53,6 +54,8 @@ def document_of(profile: Profile) -> dict[str, Any]:
     """Plain mapping that `parse` reads back, from its YAML or JSON form, to the same costs."""
     document: dict[str, Any] = {"format": FORMAT} | {key: getattr(profile, key) for key in TEXTS}
     document["relative_error"] = profile.relative_error
+    if profile.error_factors is not None:
+        document["error_factors"] = list(profile.error_factors)
     document["notes"] = profile.notes
     document["valid_range"] = {feature: list(span) for feature, span in profile.valid_range.items()}
     document["operators"] = [operator_document(one) for one in profile.operators]
@@ -94,7 +97,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         raise InputError(f"format = {document.get('format')!r}: this version reads 'format: {FORMAT}'")
     texts = {key: _text(document, key) for key in TEXTS}
     notes = _text(document, "notes") if document.get("notes") else ""
-    error = document.get("relative_error")
+    error, factors = document.get("relative_error"), document.get("error_factors")
     ranges = _mapping(document.get("valid_range", {}), "valid_range")
     _known(ranges, FEATURES, "valid_range.")
     entries = document.get("operators")
@@ -108,6 +111,7 @@ def _profile(document: dict[Any, Any], sha256: str | None) -> Profile:
         operators=operators_of(entries, "operators"),
         valid_range={feature: _span(span, f"valid_range.{feature}") for feature, span in ranges.items()},
         relative_error=None if error is None else _number(error, "relative_error"),
+        error_factors=None if factors is None else _span(factors, "error_factors"),
         notes=notes,
         drafter_costs={name: _numbers(costs, f"drafter_costs.{name}") for name, costs in drafters.items()},
         derived=_numbers(document.get("derived") or {}, "derived"),

@@ -56,7 +56,9 @@ class Profile:
     """Measured, published or estimated costs of one model on one device; a step costs the sum of the operators.
 
     `valid_range` maps features to (lowest, highest); features that are a table's axis and absent get the table's grid.
-    `relative_error` is a fraction, or None where none was published. `drafter_costs` records what drafters cost, in
+    `relative_error` is the typical size of a step's error, a fraction, or None where none was published. `error_factors` (low,
+    high) holds in nine of ten cases what a step truly takes over what it is priced at, where that is known better: an estimate
+    is too fast, never too slow. `drafter_costs` records what drafters cost, in
     seconds (`_s`) or as a fraction of the operators' time (`_fraction`); it is no part of the step's cost. `derived` maps a
     feature to the highest value that was measured, beyond which costs follow from others; `derivation` says how. `held_out`
     maps operators to the error of measured points that were left out and predicted from the rest: `points`, `median`, `p95`.
@@ -77,6 +79,7 @@ class Profile:
     uncertainty: str
     valid_range: Bounds = field(default_factory=dict)
     relative_error: float | None = None
+    error_factors: tuple[float, float] | None = None
     notes: str = ""
     drafter_costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     derived: Mapping[str, float] = field(default_factory=dict)
@@ -106,6 +109,10 @@ class Profile:
         error = self.relative_error
         if error is not None and not (np.isfinite(error) and error >= 0):
             raise InputError(f"relative_error = {error:g}: give a fraction >= 0 such as 0.12, or leave it out")
+        if (factors := self.error_factors) is not None and not 0 < factors[0] <= 1 <= factors[1] < np.inf:
+            raise InputError(
+                f"error_factors = [{factors[0]:g}, {factors[1]:g}]: give true over priced seconds, 0 < low <= 1 <= high"
+            )
         for drafter, costs in self.drafter_costs.items():
             for key, cost in costs.items():
                 if not (np.isfinite(cost) and cost >= 0):

@@ -109,6 +109,7 @@ def roofline(
         source=f"roofline estimate ({mode}): {gpus}{bandwidth:.4g} bytes/s, {peak:.4g} flops/s, from config.json",
         uncertainty=uncertainty + ("; routing is taken to be uniform" if whole.moe_layers else ""),
         valid_range=valid,
+        error_factors=(1.0, TOO_FAST["moe" if whole.moe_layers else "dense"]),
         parallel={"tensor_parallel_size": tp, "expert_parallel_size": 1},
         notes=f"{whole.parameters:,} parameters{active}, {whole.kv_bytes_per_token:,} KV bytes per token.",
     )
