@@ -7,23 +7,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
+from calibration.grids import errors_of
 from calibration.live.recording import OURS, Recorded
 from calibration.live.steps import drafting_of, simulated
 from calibration.live.work import DRAFTING, work_of
 from calibration.step_costs import held_out, identified, least_relative_errors
-from simulator.compare.sensitivity import bar, span
+from simulator.compare.sensitivity import bar
 from simulator.cost.document import document_of
 from simulator.cost.draft_cost import FREE, DraftCost
-from simulator.cost.errors import sources_of
+from simulator.cost.errors import WHOLE_RUNS, sources_of
 from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, row
+from simulator.engine.cluster import Outcome
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
 Columns = dict[str, Float64]
 
+LEAST_LEFT_OUT = 3
+"""Fitted runs from which on each of them is predicted from the others."""
 WORK = ("constant", "live", "query_tokens", "kv_tokens", "pairs", "prefill_tokens")
 
 
@@ -110,9 +113,27 @@ def repeated(runs: Iterable[Recorded]) -> list[Repeated]:
 def fit(runs: Sequence[Repeated], fitted: Sequence[str], model: str) -> Costs:
     """Costs out of the runs of these labels; InputError for a label that there is not.
 
-    Of a drafter in none of them the time it took to draft is taken from one other run of it, that on the fewest slots.
+    Of a drafter in none of them the time it took to draft is taken from one other run of it, that on the fewest slots. Where
+    there are at least 3, `held_out` of the profile says how far each makespan is off at costs from the others.
     """
     chosen = [_labelled(runs, label) for label in dict.fromkeys(fitted)]
+    costs = _fit(runs, chosen, model)
+    if len(chosen) < LEAST_LEFT_OUT:
+        return costs
+    simulated_s = np.array(
+        [_at(_fit(runs, [one for one in chosen if one is not run], model), run).makespan_s for run in chosen]
+    )
+    errors = errors_of(simulated_s, np.array([run.measured_s for run in chosen]))
+    return replace(costs, profile=replace(costs.profile, held_out={WHOLE_RUNS: errors}))
+
+
+def _at(costs: Costs, run: Repeated) -> Outcome:
+    """The run simulated at these costs."""
+    drafting = FREE if run.drafter is None else costs.drafting[run.drafter]
+    return simulated(run.runs[0], costs.profile, drafting)[1]
+
+
+def _fit(runs: Sequence[Repeated], chosen: Sequence[Repeated], model: str) -> Costs:
     work, seconds = _stacked([_columns(run) for run in chosen]), np.concatenate([run.step_s for run in chosen])
     names, notes = identified(work)
     if not any(run.drafter for run in chosen):
@@ -126,7 +147,7 @@ def fit(runs: Sequence[Repeated], fitted: Sequence[str], model: str) -> Costs:
         name=f"{model} on {about['device']}, from steps of vLLM", kind="affine", model=model,
         operators=(Affine("step", row(**{name: cost for name, cost in costs.items() if name in WORK})),),
         device=f"{about['device']}, threads: {about['threads']}",
-        source=f"vLLM {about['settings']['vllm_version']}: {seconds.size:,} steps of {', '.join(fitted)}",
+        source=f"vLLM {about['settings']['vllm_version']}: {seconds.size:,} steps of {', '.join(run.label for run in chosen)}",
         uncertainty=f"steps left out of the fit are off by {np.median(errors):.1%} in the median",
         valid_range=_spans(work), relative_error=float(np.median(errors)), notes=" ".join(notes),
         drafter_costs={name: {k: v for k, v in cost.rates.items() if v} for name, cost in drafting.items() if cost != FREE},
@@ -137,33 +158,16 @@ def fit(runs: Sequence[Repeated], fitted: Sequence[str], model: str) -> Costs:
 
 
 def predict(costs: Costs, runs: Sequence[Repeated], fitted: Sequence[str]) -> list[Predicted]:
-    """Simulate each run at these costs, from its own rollouts and settings.
-
-    How much makespans differ beyond what the errors of costs explain is told by the fitted runs.
-    """
+    """Simulate each run at these costs, from its own rollouts and settings."""
     chosen = [run for run in runs if run.label in fitted]
     stretch = sum(run.measured_s for run in chosen) / sum(run.measured_s / run.stretch for run in chosen)
     found = []
     for run in runs:
-        drafting = FREE if run.drafter is None else costs.drafting[run.drafter]
-        _, outcome, _ = simulated(run.runs[0], costs.profile, drafting)
+        outcome = _at(costs, run)
         outside = float(outcome.extrapolated_s.sum() / outcome.busy_s.sum())
         factors = bar(costs.profile, sources_of(costs.profile), [outcome.logs])
         found.append(Predicted(run, outcome.makespan_s, outside, run in chosen, stretch, factors))
-    reach = _reach([one for one in found if one.fitted])
-    return [replace(one, factors=span([np.log(one.factors), np.array([-reach, reach])])) for one in found]
-
-
-def _reach(fitted: Sequence[Predicted]) -> float:
-    """How far the log of another run's makespan lies from the simulated one, 90 %, told by those that costs are from.
-
-    Student's interval for one more; costs are such that their errors are 0 in sum. One run alone tells nothing: then 0.
-    """
-    n = len(fitted)
-    if n < 2:
-        return 0.0
-    spread = np.std([np.log1p(one.error) for one in fitted], ddof=1)
-    return float(stdtrit(n - 1, 0.95) * spread * np.sqrt(1 + 1 / n))
+    return found
 
 
 def ordered(found: Sequence[Predicted]) -> tuple[int, int]:

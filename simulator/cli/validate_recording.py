@@ -66,7 +66,8 @@ def compare_seconds(folder: Path, fitted: tuple[str, ...], out: Path | None, as_
 
 def _seconds(found: dict[str, Any], out: Path | None) -> Iterator[str]:
     yield (
-        f"{'run':<16}{'slots':>6}{'repeats':>9}{'measured s':>12}{'spread':>9}{'simulated s':>13}{'90 % range s':>15}{'error':>9}{'by steps':>10}"
+        f"{'run':<16}{'slots':>6}{'repeats':>9}{'measured s':>12}{'spread':>9}{'simulated s':>13}{'90 % range s':>15}"
+        f"{'error':>9}{'by steps':>10}"
         f"{'outside':>9}"
     )
     for run in found["runs"]:

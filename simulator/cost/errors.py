@@ -9,8 +9,10 @@ not be alike where steps verify drafts and where they do not: they run other ker
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from math import exp
+from math import exp, inf
 from typing import Literal
+
+from scipy.special import stdtrit
 
 from simulator.cost.held_out import held_out
 from simulator.cost.model import Profile
@@ -19,9 +21,11 @@ from traces.errors import InputError
 Of = Literal["parts", "steps", "level", "derived", "beyond", "link", "host", "overhead", "drafting"]
 
 LEVEL = 0.9
-TYPICAL = 1.6449 / 0.6745
-"""Half-width that holds 90 % of a normal error, over the median of its size. Tails are left out: of the points in a table they
-are single ones, and a makespan adds up many steps."""
+MEDIAN = 0.6745
+"""Median size of a normal error over its standard deviation. Tails are not looked at: of the points in a table they are single
+ones, and a makespan adds up many steps."""
+WHOLE_RUNS = "whole runs"
+"""In `Profile.held_out`: makespans, each predicted from those of other runs."""
 UNKNOWN_ERROR = "unknown: no error published, assumed"
 UNKNOWN = 0.12
 """Typical error of a fit whose authors publish none: that of the one whose authors do (arXiv 2511.13841, about 12 %)."""
@@ -38,7 +42,7 @@ HOST_S = 1.2e-3
 (arXiv 2601.11580, `overhead` of profile h100-llama-3.1-8b-published)."""
 HOST_CODE = 2.0
 """Host code on another machine than it was measured on: assumed to be off by this factor, up or down."""
-LINKS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "dispatch", "combine")
+LINKS = ("all-reduce", "expert exchange", "all-gather", "reduce-scatter", "all-to-all", "dispatch", "combine")
 """Operators whose names begin so move data between GPUs."""
 
 
@@ -93,18 +97,26 @@ def _profile(profile: Profile, kernels: tuple[str, ...], error: float | None) ->
         yield Source("profile", "parts", 1 - error, 1 + error, "given", kernels)
     elif profile.error_factors is not None:
         yield Source("profile", "steps", *profile.error_factors, "stated by the profile", kernels)
+    elif (runs := profile.held_out.get(WHOLE_RUNS)) is not None:
+        reach = _reach(runs["median"], runs["points"])
+        yield Source("profile", "parts", 1 / reach, reach, f"{runs['points']:.0f} makespans left out", kernels)
     elif profile.relative_error is not None:
-        reach = exp(TYPICAL * profile.relative_error)
+        reach = _reach(profile.relative_error)
         basis = f"typical error {profile.relative_error:.2%}"
         yield Source("profile", "parts", 1 / reach, reach, basis, kernels)
     elif errors := held_out(profile):
         medians = {name: of["median"] for name, of in errors.items() if of["points"]}
         for name in kernels:
-            reach = exp(TYPICAL * medians.get(name, max(medians.values())))
+            reach = _reach(medians.get(name, max(medians.values())))
             yield Source("profile", "parts", 1 / reach, reach, "held-out error by operator", (name,))
     else:
-        reach = exp(TYPICAL * UNKNOWN)
+        reach = _reach(UNKNOWN)
         yield Source("profile", "parts", 1 / reach, reach, UNKNOWN_ERROR, kernels)
+
+
+def _reach(median: float, points: float = inf) -> float:
+    """Factor that holds 90 % of errors of this median size: Student's where few points tell it."""
+    return exp(float(stdtrit(points - 1, (1 + LEVEL) / 2)) / MEDIAN * median)
 
 
 def _around(kernels: tuple[str, ...], links: tuple[str, ...]) -> Iterator[Source]:
