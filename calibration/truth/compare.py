@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from calibration.truth.chosen import Choice, chosen, workload_of
 from calibration.truth.engine import StepTime
 from calibration.truth.ground_truth import GroundTruth
-from simulator.compare.sensitivity import bar
+from simulator.compare.sensitivity import effects, span, steps_of
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
@@ -40,7 +40,7 @@ class Comparison:
     measured_s, simulated_s: makespans (measured: the median of the repeats); spread: largest over smallest repeat, less 1;
     error: simulated / measured - 1; low_s, high_s: where the true makespan lies in nine of ten cases;
     median_step_error: of the sizes of errors of single steps. Steps: float64[steps], their live sequences and contexts,
-    durations of both sides.
+    durations of both sides. moved: what each source of error does to the makespan (`sensitivity.effects`).
     """
 
     policy: str
@@ -61,10 +61,11 @@ class Comparison:
     step_context: Float64
     step_measured_s: Float64
     step_simulated_s: Float64
+    moved: tuple[Float64, ...]
 
     def row(self) -> dict[str, Any]:
         """What is told of it in JSON."""
-        return {name: value for name, value in asdict(self).items() if not isinstance(value, np.ndarray)}
+        return {name: value for name, value in asdict(self).items() if not isinstance(value, np.ndarray | tuple)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
                 [truth.steps[i] for i in numbers],
                 [truth.runs[i].makespan_s for i in numbers],
                 about,
-                bar(profile, sources, [[log]]),
+                tuple(effects(one, profile, steps_of([[log]])) for one in sources),
             )
         )
     return found
@@ -161,7 +162,7 @@ def _held_together(
     steps: Sequence[Float64],
     makespans_s: Sequence[float],
     about: Mapping[str, Any],
-    factors: tuple[float, float],
+    moved: tuple[Float64, ...],
 ) -> Comparison:
     first = steps[0]
     for name in ALIKE:
@@ -175,12 +176,12 @@ def _held_together(
     measured_s = np.median([one[:, DURATION_S] for one in steps], axis=0)
     simulated_s = log["duration_s"]
     makespan_s, total_s = float(np.median(makespans_s)), float(simulated_s.sum())
-    context = log["kv_tokens"] / log["live"]
+    context, factors = log["kv_tokens"] / log["live"], span(moved)
     return Comparison(
         policy, about["max_num_seqs"], round(float(context.mean())), len(log), makespan_s, total_s, total_s / makespan_s - 1,
         factors[0] * total_s, factors[1] * total_s,
         float(np.median(np.abs(simulated_s / measured_s - 1))), max(makespans_s) / min(makespans_s) - 1,
         float(simulated_s[log["extrapolated"] > 0].sum()) / total_s,
         float(np.median([one[:, DRAFT_S].sum() for one in steps])), float(log["draft_s"].sum()),
-        log["live"], context, measured_s, simulated_s,
+        log["live"], context, measured_s, simulated_s, moved,
     )  # fmt: skip

@@ -124,7 +124,8 @@ def _changes(source: Source, cost: Profile, log: Records) -> Iterator[Float64]:
     operators, drafts = tuple(one for one in cost.operators if one.name in source.operators), log["drafted_tokens"] > 0
     if source.of in ("parts", "steps"):
         flat = tuple(one for operator in operators for one in _apart(operator))
-        priced_s, flat_s = _seconds(operators, log), _seconds(flat, log)
+        concerned = np.ones(len(log)) if source.drafting is None else drafts == source.drafting
+        priced_s, flat_s = concerned * _seconds(operators, log), _seconds(flat, log)
         for factors in corners(flat, *ends):
             more_s = _seconds(tuple(scaled(one, factors) for one in flat), log) - flat_s
             yield np.clip(more_s, (source.low - 1) * priced_s, (source.high - 1) * priced_s)

@@ -2,12 +2,12 @@
 
 Each source is a range that holds the truth in nine of ten cases, between what the profile prices and what a machine takes.
 Within a source all steps are off alike, all policies with them; how its parts hang together is not known, so the worst of their
-combinations counts. Different sources are independent. A stated range of any step (`Profile.error_factors`, of estimates) need
-not be alike where steps verify drafts and where they do not: they run other kernels.
+combinations counts. Different sources are independent. Steps that verify drafts and steps that do not lean on other points of a
+profile, so its own errors there are two sources; of a stated range (`Profile.error_factors`, of estimates) the worst counts.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import exp, inf
 from typing import Literal
@@ -51,6 +51,7 @@ class Source:
     """Why seconds may be off: what it concerns, by which factors, and what that rests on.
 
     low, high: true over priced seconds; of `host`, seconds that a step takes besides. operators: names of those concerned.
+    drafting: whether it concerns steps that verify drafts, or those that do not; None for both.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     high: float
     basis: str
     operators: tuple[str, ...] = ()
+    drafting: bool | None = None
 
 
 def sources_of(profile: Profile, error: float | None = None, step_overhead_s: float = 0.0) -> list[Source]:
@@ -69,7 +71,8 @@ def sources_of(profile: Profile, error: float | None = None, step_overhead_s: fl
     """
     kernels = tuple(one.name for one in profile.operators if not one.name.startswith(LINKS))
     links = tuple(one.name for one in profile.operators if one.name.startswith(LINKS))
-    found = [*_profile(profile, kernels, error), *_around(kernels, links)]
+    own = [replace(one, drafting=steps) for one in _profile(profile, kernels, error) for steps in _steps(one)]
+    found = [*own, *_around(kernels, links)]
     if profile.derived:
         found.append(Source("derived costs", "derived", 1.0, DERIVED, "assumed"))
     if step_overhead_s:
@@ -112,6 +115,11 @@ def _profile(profile: Profile, kernels: tuple[str, ...], error: float | None) ->
     else:
         reach = _reach(UNKNOWN)
         yield Source("profile", "parts", 1 / reach, reach, UNKNOWN_ERROR, kernels)
+
+
+def _steps(source: Source) -> tuple[bool | None, ...]:
+    """The kinds of steps that are off independently of each other."""
+    return (None,) if source.of == "steps" else (False, True)
 
 
 def _reach(median: float, points: float = inf) -> float:

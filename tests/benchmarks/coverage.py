@@ -4,9 +4,9 @@ No range is fitted to the makespans that it is held to. Of recordings, whose cos
 from the others in turn. GPU runs are read from $ROLLOUTSIM_DATA, where that is.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,11 @@ from calibration.live import recording, seconds
 from calibration.replay_run import simulate_run
 from calibration.runs.read import read_run
 from calibration.runs.settled import settle
-from calibration.truth.compare import compare
+from calibration.truth.compare import Comparison, compare
 from calibration.truth.ground_truth import read as read_truth
 from calibration.validation import compare as compare_run
 from simulator.catalogue import load_model
+from simulator.compare.sensitivity import span
 from simulator.cost import load_profile
 from simulator.cost.model_config import model_shape
 from traces.io import read
@@ -32,28 +33,41 @@ MODEL = "llama-3.1-8b"
 
 
 class Held(NamedTuple):
-    """A measured makespan and the range that was stated for it, seconds."""
+    """A measured makespan, seconds, or speed-up, and the range that was stated for it."""
 
     of: str
     run: str
-    measured_s: float
-    low_s: float
-    high_s: float
+    measured: float
+    low: float
+    high: float
 
     @property
     def inside(self) -> bool:
-        return self.low_s <= self.measured_s <= self.high_s
+        return self.low <= self.measured <= self.high
 
 
-def on_cpu(scale: float = 1.0) -> Iterator[Held]:
-    """The shipped ground truth: 20 makespans of the harness's decoder; `scale`: of the profile's seconds."""
-    profile = load_profile("epyc-dense-4-layers")
+def ground_truth(scale: float = 1.0) -> Iterator[list[Comparison]]:
+    """The shipped ground truth, 5 policies of the harness's decoder at each of 4 batches; `scale`: of the profile's seconds."""
+    profile = load_profile("epyc-dense-4-layers").scaled(scale)
     for path in sorted((ROOT / "calibration/ground_truth").glob("epyc-*.parquet")):
         truth = read_truth(path)
-        for one in compare(
-            truth, read(str(ROOT / truth.about["trace"])), profile.scaled(scale) if scale != 1 else profile
-        ):
-            yield Held("CPU ground truth", f"{one.policy}@{one.live_batch}", one.measured_s, one.low_s, one.high_s)
+        yield compare(truth, read(str(ROOT / truth.about["trace"])), profile)
+
+
+def makespans(found: Sequence[list[Comparison]]) -> Iterator[Held]:
+    """The makespan of each policy."""
+    for one in itertools.chain(*found):
+        yield Held("CPU ground truth", f"{one.policy}@{one.live_batch}", one.measured_s, one.low_s, one.high_s)
+
+
+def speedups(found: Sequence[list[Comparison]]) -> Iterator[Held]:
+    """Each policy over the first one on the same slots, as `--compare` bounds it: what they share cancels."""
+    for base, *others in found:
+        for one in others:
+            low, high = span([a - b for a, b in zip(base.moved, one.moved, strict=True)])
+            simulated, measured = base.simulated_s / one.simulated_s, base.measured_s / one.measured_s
+            name = f"{one.policy}@{one.live_batch}"
+            yield Held("CPU ground truth, speed-ups", name, measured, low * simulated, high * simulated)
 
 
 def on_gpus(data: Path) -> Iterator[Held]:
@@ -84,13 +98,13 @@ def lines(found: Sequence[Held]) -> Iterator[str]:
     """Every run that lies outside, then the count of each set and of all, with its exact 95 % interval."""
     for one in found:
         if not one.inside:
-            yield f"outside: {one.of}, {one.run}: {one.measured_s:.3f} s measured, {one.low_s:.3f} to {one.high_s:.3f} s stated"
-    sets = [(name, list(those)) for name, those in groupby(found, lambda one: one.of)]
-    for name, those in [*sets, ("all", list(found))]:
+            yield f"outside: {one.of}, {one.run}: {one.measured:.3f} measured, {one.low:.3f} to {one.high:.3f} stated"
+    sets = [(name, list(those)) for name, those in itertools.groupby(found, lambda one: one.of)]
+    for name, those in [*sets, ("all", list(found))] if len(sets) > 1 else sets:
         inside = sum(one.inside for one in those)
         span = binomtest(inside, len(those)).proportion_ci(method="exact")
         yield (
-            f"{name:<26}{inside:>4} of {len(those):>3} = {inside / len(those):.0%}, as good as a true share of "
+            f"{name:<28}{inside:>4} of {len(those):>3} = {inside / len(those):.0%}, as good as a true share of "
             f"{span.low:.0%} to {span.high:.0%}"
         )
 
@@ -98,14 +112,15 @@ def lines(found: Sequence[Held]) -> Iterator[str]:
 def main() -> None:
     """Print the coverage of everything at hand."""
     data = Path(os.environ.get("ROLLOUTSIM_DATA", ROOT.parent / "shared"))
-    found = list(on_cpu())
+    truth = list(ground_truth())
+    found = list(makespans(truth))
     if (data / "vllm_runs").is_dir():
         found += on_gpus(data)
     else:
         print(f"left out: vLLM on GPUs, whose logs are not in {data}: set ROLLOUTSIM_DATA")
     for name in RECORDINGS:
         found += recorded(name)
-    print("\n".join(lines(found)))
+    print("\n".join([*lines(found), *lines(list(speedups(truth)))]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""The stated 90 % ranges against everything that was measured: they hold what they promise, and do not hold everything."""
+
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from calibration.truth.compare import Comparison
+from tests.benchmarks import coverage
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[list[Comparison]]:
+    return list(coverage.ground_truth())
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[coverage.Held]:
+    return [one for name in coverage.RECORDINGS for one in coverage.recorded(name)]
+
+
+def share(found: list[coverage.Held]) -> float:
+    return sum(one.inside for one in found) / len(found)
+
+
+def test_ground_truth_lies_in_the_range_as_often_as_stated(truth: list[list[Comparison]]) -> None:
+    found = list(coverage.makespans(truth))
+    assert len(found) == 20
+    assert 0.85 <= share(found) <= 0.95
+
+
+def test_recordings_of_vllm_do_within_what_so_few_runs_show(recorded: list[coverage.Held]) -> None:
+    assert len(recorded) == 16
+    assert binomtest(sum(one.inside for one in recorded), 16, 0.9).pvalue > 0.05
+    assert not all(one.inside for one in recorded)
+
+
+def test_all_together_lie_in_the_range_as_often_as_stated(
+    truth: list[list[Comparison]], recorded: list[coverage.Held], shared_data: Path
+) -> None:
+    found = [*coverage.makespans(truth), *coverage.on_gpus(shared_data), *recorded]
+    assert 0.85 <= share(found) <= 0.95
+    assert all(one.inside for one in found if one.of == "vLLM on GPUs")
+
+
+def test_speedups_lie_in_the_range_that_is_left_when_common_errors_cancel(truth: list[list[Comparison]]) -> None:
+    found = list(coverage.speedups(truth))
+    assert len(found) == 16
+    assert binomtest(sum(one.inside for one in found), 16, 0.9).pvalue > 0.05
+
+
+def test_a_profile_that_is_a_third_too_slow_is_found_out() -> None:
+    """Negative control."""
+    assert share(list(coverage.makespans(list(coverage.ground_truth(1.33))))) < 0.2
+
+
+def test_what_is_printed_names_every_run_outside() -> None:
+    held = [coverage.Held("some", "a", 1.0, 0.9, 1.1), coverage.Held("some", "b", 2.0, 0.9, 1.1)]
+    told = list(coverage.lines(held))
+    assert told == [
+        "outside: some, b: 2.000 measured, 0.900 to 1.100 stated",
+        "some                           1 of   2 = 50%, as good as a true share of 1% to 99%",
+    ]
