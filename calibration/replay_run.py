@@ -61,7 +61,6 @@ def simulate_run(
     if outside := beyond(outcome.logs, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
     sources = sources_of(profile)
-    notes.append(f"90 % range of the makespan: {'; '.join(in_words(sources))}")
     return SimulatedRun(
         rollouts["queued_s"],
         rollouts["first_token_s"],
@@ -69,6 +68,7 @@ def simulate_run(
         _steps(outcome),
         float(outcome.extrapolated_s.sum()) / float(outcome.busy_s.sum()),
         bar(profile, sources, [outcome.logs]),
+        tuple(in_words(sources)),
         tuple(notes),
         {name: sum(int(log[column].sum()) for log in outcome.logs) for name, column in COUNTS.items()},
     )

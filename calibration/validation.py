@@ -37,7 +37,7 @@ class SimulatedRun:
     """The simulation of a measured run: an element for each of its requests, in its order, on the clock of its arrivals.
 
     `outside_fraction` is the share of the simulated time in steps outside the range that the costs were measured in,
-    `makespan_factors` the range of true over simulated makespan in nine of ten cases.
+    `makespan_factors` the range of true over simulated makespan in nine of ten cases, and `errors` in words what it rests on.
     """
 
     queued_s: Float64
@@ -45,7 +45,8 @@ class SimulatedRun:
     last_token_s: Float64
     steps: StepLog
     outside_fraction: float = 0.0
-    makespan_factors: tuple[float, float] = (1.0, 1.0)
+    makespan_factors: tuple[float, float] | None = None
+    errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -90,8 +91,9 @@ def compare(run: MeasuredRun, simulated: SimulatedRun) -> tuple[Metric, ...]:
     ends_s = (run.requests.last_token_s.max(), simulated.last_token_s.max())
     starts_s = (run.anchor_s.min(), _anchor_s(run, simulated).min())
     makespan = _metric("makespan_s", "mean", float(ends_s[0] - starts_s[0]), float(ends_s[1] - starts_s[1]))
-    low, high = (factor * makespan.simulated for factor in simulated.makespan_factors)
-    metrics.append(replace(makespan, low=low, high=high))
+    if (factors := simulated.makespan_factors) is not None:
+        makespan = replace(makespan, low=factors[0] * makespan.simulated, high=factors[1] * makespan.simulated)
+    metrics.append(makespan)
     return (*metrics, *(_metric(name, "sum", count, simulated.counts[name]) for name, count in run.counts.items()))
 
 

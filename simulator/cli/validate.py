@@ -100,6 +100,7 @@ def validate(
         "assumed": list(settled.assumed),
         "requests": len(run.requests),
         "outside_fraction": simulated.outside_fraction,
+        "errors": list(simulated.errors),
         "warnings": warnings,
     })  # fmt: skip
     if out is not None:
@@ -160,6 +161,8 @@ def _lines(told: dict[str, Any], out: Path | None) -> Iterator[str]:
     yield _wrapped("settings", [f"{name} {value}" for name, value in settings.items()])
     if told["assumed"]:
         yield _wrapped("assumed", told["assumed"])
+    if told["errors"]:
+        yield _wrapped("90 %", told["errors"])
     for warning in told["warnings"]:
         yield f"note: {warning}"
     if out is not None:

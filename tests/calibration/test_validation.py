@@ -77,6 +77,10 @@ def test_metrics_by_hand() -> None:
     assert metrics["latency_s", "p50"] == (2.5, 3.0, pytest.approx(0.2))
     assert metrics["makespan_s", "mean"] == (6.0, 7.0, pytest.approx(1 / 6))
     assert len(metrics) == 13
+    ranged = compare(run_of(), replace(SIMULATED, makespan_factors=(0.8, 1.5)))
+    assert [(one.metric, one.low, one.high) for one in ranged if one.low is not None] == [
+        ("makespan_s", pytest.approx(5.6), pytest.approx(10.5))
+    ]
 
 
 def test_the_anchor_is_the_same_on_both_sides() -> None:
@@ -97,6 +101,7 @@ def test_what_cannot_be_compared_is_left_out() -> None:
     assert (told["schema_version"], told["run"]) == (1, "x")
     assert json.loads(json.dumps(told, allow_nan=False))["metrics"][0] == {
         "metric": "ttft_s", "stat": "mean", "measured": 0.0, "simulated": pytest.approx(5.5 / 3), "error": None,
+        "low": None, "high": None,
     }  # fmt: skip
 
 

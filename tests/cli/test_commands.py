@@ -120,6 +120,34 @@ def test_compare_gives_intervals_verdicts_and_regret(shell: Callable[..., Shell]
     assert (tmp_path / "comparison.parquet").exists()
 
 
+def test_every_makespan_has_a_range_and_says_what_it_rests_on(shell: Callable[..., Shell], small: Path) -> None:
+    flags = ["replay", small, *POLICIES, "--steps", 2]
+    document = json.loads(shell(*flags, "--profile", PROFILE, "--json").out)
+    assert {one["name"] for one in document["errors"]} == {"profile", "device", "extrapolation", "drafting"}
+    for run in document["runs"]:
+        assert 0.5 < run["makespan_low_s"] / run["makespan_s"] < 0.9
+        assert 1.1 < run["makespan_high_s"] / run["makespan_s"] < 2
+    surer = json.loads(shell(*flags, "--profile", PROFILE, "--profile-error", 0.02, "--json").out)["runs"]
+    assert all(one["makespan_low_s"] > run["makespan_low_s"] for one, run in zip(surer, document["runs"], strict=True))
+    estimate = [
+        "--model",
+        "qwen3-30b-a3b",
+        "--device",
+        "h100",
+        "--policy",
+        "none",
+        "--policy",
+        "fixed:1",
+        "--bootstrap",
+        10,
+    ]
+    printed = shell("replay", small, *estimate, "--max-num-seqs", 2).out
+    assert "90 % range: profile 1 to 5 times (stated by the profile); device" in printed
+    assert "undecided" in printed, "experts that an estimate prices up to five times too low"
+    with_host = ["--engine", "step_overhead_s=0.001", "--json"]
+    assert "host" in {one["name"] for one in json.loads(shell(*flags, "--profile", PROFILE, *with_host).out)["errors"]}
+
+
 def test_seeds_widen_what_a_drawn_acceptance_rests_on(shell: Callable[..., Shell], small: Path) -> None:
     eagle = "eagle:curve=[0.7],cost=eagle"
     flags = ["replay", small, "--profile", PROFILE, "--policy", "none", "--policy", "fixed:1", "--drafter", eagle]

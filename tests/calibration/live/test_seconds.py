@@ -138,7 +138,7 @@ def test_only_pairs_that_their_repeats_separate_are_ordered(runs: list[Recorded]
     def predicted(makespans_s: list[float], simulated_s: float, fitted: bool = False) -> seconds.Predicted:
         nothing = np.zeros(1)
         run = Repeated(runs[:1], np.array(makespans_s), nothing, nothing, 1.0)
-        return seconds.Predicted(run, simulated_s, 0.0, fitted, 1.0)
+        return seconds.Predicted(run, simulated_s, 0.0, fitted, 1.0, (0.9, 1.1))
 
     fast, slow, between = (
         predicted([1.0, 2.0], 1.5, fitted=True),
