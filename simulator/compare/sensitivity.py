@@ -30,8 +30,9 @@ PART_OF = dict.fromkeys(FEATURES, TOKENS) | {"constant": FIXED} | dict.fromkeys(
      "prefill_context", "excess_context", "evenness"), CONTEXT,
 )  # fmt: skip
 Factors = tuple[float, float, float]
+TWICE: tuple[Factors, ...] = ((2.0, 1.0, 1.0), (1.0, 2.0, 1.0), (1.0, 1.0, 2.0))
 SAMPLE = 4096
-"""Steps of a replica that are priced anew, at even distances, where there are more; they stand for the others."""
+"""About so many steps are priced anew, at even distances in each replica, where there are more; they stand for the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Steps:
 def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
     """The steps behind the logs of each RL step's replicas."""
     logs, replica, weight, ends, first = list[Records](), list[Int64](), list[Float64](), list[float](), list[int]()
+    every = -(-sum(len(log) for replicas in rl_steps for log in replicas) // SAMPLE)
     for replicas in rl_steps:
         ran = [log for log in replicas if len(log)]
         if not ran:
@@ -64,7 +66,7 @@ def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
         first.append(len(ends))
         start_s = min(log["start_s"][0] for log in ran)
         for log in ran:
-            some = log[:: -(-len(log) // SAMPLE)]
+            some = log[::every]
             stands_for = log["duration_s"].sum() / some["duration_s"].sum()
             logs.append(some)
             replica.append(np.full(len(some), len(ends)))
@@ -120,25 +122,36 @@ def corners(operators: Sequence[Affine | Table], low: float, high: float) -> Ite
 
 def _changes(source: Source, cost: Profile, log: Records) -> Iterator[Float64]:
     """Seconds more of each step at each end of the range."""
-    ends = (source.low, source.high)
-    operators, drafts = tuple(one for one in cost.operators if one.name in source.operators), log["drafted_tokens"] > 0
+    ends, drafts = (source.low, source.high), log["drafted_tokens"] > 0
+    operators = tuple(one for one in cost.operators if one.name in source.operators)
     if source.of in ("parts", "steps"):
-        flat = tuple(one for operator in operators for one in _apart(operator))
-        concerned = np.ones(len(log)) if source.drafting is None else drafts == source.drafting
-        priced_s, flat_s = concerned * _seconds(operators, log), _seconds(flat, log)
-        for factors in corners(flat, *ends):
-            more_s = _seconds(tuple(scaled(one, factors) for one in flat), log) - flat_s
-            yield np.clip(more_s, (source.low - 1) * priced_s, (source.high - 1) * priced_s)
-        if source.of == "steps":
-            for drafting, plain in permutations(ends):
-                yield (np.where(drafts, drafting, plain) - 1) * priced_s
+        yield from _by_parts(source, operators, log)
+    if source.of == "steps":
+        priced_s = _seconds(operators, log)
+        for drafting, plain in permutations(ends):
+            yield (np.where(drafts, drafting, plain) - 1) * priced_s
     elif source.of == "host":
         for every, own in product(ends, repeat=2):
             yield np.asarray(every + own * drafts)
-    else:
+    elif source.of != "parts":
         concerned_s = _concerned(source, cost, operators, log)
         for factor in ends:
             yield (factor - 1) * concerned_s
+
+
+def _by_parts(source: Source, operators: tuple[Operator, ...], log: Records) -> Iterator[Float64]:
+    """Seconds more of each step at each corner, no step beyond the range; seconds are a sum of the parts'."""
+    flat = tuple(one for operator in operators for one in _apart(operator))
+    which = np.arange(len(log))
+    if source.drafting is not None:
+        which = which[(log["drafted_tokens"] > 0) == source.drafting]
+    priced_s, flat_s = _seconds(operators, log[which]), _seconds(flat, log[which])
+    part_s = [_seconds(tuple(scaled(one, twice) for one in flat), log[which]) - flat_s for twice in TWICE]
+    for factors in corners(flat, source.low, source.high):
+        more_s = sum((factor - 1) * seconds for factor, seconds in zip(factors, part_s, strict=True))
+        changes_s = np.zeros(len(log))
+        changes_s[which] = np.clip(more_s, (source.low - 1) * priced_s, (source.high - 1) * priced_s)
+        yield changes_s
 
 
 def _concerned(source: Source, cost: Profile, operators: tuple[Operator, ...], log: Records) -> Float64:
