@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -39,6 +44,14 @@ class Latent:
     def pair_operations(self, heads: int) -> int:
         """Operations of one query token and one token of context in one layer, absorbed: scores, then values."""
         return 2 * heads * (self.cached_values + self.kv_rank)
+
+    def expanded_operations(self, heads: int, pairs: FloatArray, before: FloatArray) -> FloatArray:
+        """Operations of a prompt's chunk in one layer, with keys and values made anew of the `before` tokens cached.
+
+        Those of the chunk itself are among the projections.
+        """
+        per_pair = 2 * heads * (self.nope_dim + self.rope_dim + self.value_dim)
+        return np.asarray(per_pair * pairs + 2 * self.kv_rank * heads * (self.nope_dim + self.value_dim) * before)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ MOST_TOKENS = 2**24
 GRID_RATIO = 1.2
 """Step of the grid over tokens; between two points the curve of touched experts bends by less than 0.5 %."""
 CHUNK_RATIO = 1.25
+MOST_CONTEXT = 2**20
+"""Of a model that states no limit."""
 
 
 def roofline(
@@ -66,8 +68,8 @@ def roofline(
     overlap), `additive` their sum (none); the published fits are additive. Routed experts are priced apart: bytes of the
     E (1 - (1 - k/E)^n) experts that n query tokens touch, and operations of k experts per token. So are layers with a
     window, which read and multiply with min(context, window) tokens; a chunk (Llama 4) counts as a window of its length,
-    and unequal contexts as equal ones. Latent attention is taken to be absorbed, for prompts too, where engines expand it
-    and need about a third of the operations. Layers of linear attention read and write their state once a step.
+    and unequal contexts as equal ones. Latent attention, priced apart too, is absorbed where sequences decode or verify and
+    expanded in prompts. Layers of linear attention read and write their state once a step.
     Under tensor parallelism every GPU has its share of both, and each layer two all-reduces over the link: a latency
     plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
     `kernel_s` is what each kernel of a step takes besides, and `overhead_s` the step.
@@ -82,8 +84,10 @@ def roofline(
     shape = whole.shard(tp)
     bandwidth, peak = (rate(device, key) for key in ("bandwidth_bytes_per_s", "peak_flops_per_s"))
     operators = _always_read(shape, device, mode)
+    if shape.latent:
+        operators += _attention(shape, device, mode)
     if shape.windowed_layers:
-        operators += _windows(shape, device, mode)
+        operators += _attention(shape, device, mode, shape.window)
     if shape.moe_layers:
         operators += _experts(shape, device, mode)
     if tp > 1:
@@ -123,56 +127,60 @@ def _kernels(shape: ModelShape) -> int:
 
 
 def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
-    """Everything but routed experts and windows: weights, KV and states that every step moves, and the operations on them."""
+    """Weights and states that every step moves, KV but of latents and windows, and operations; but routed experts."""
     bandwidth, peak = rate(device, "bandwidth_bytes_per_s"), rate(device, "peak_flops_per_s")
+    layers = 0 if shape.latent else shape.full_layers
     memory = row(
         constant=shape.read_bytes / bandwidth,
         live=2 * shape.state_bytes / bandwidth,
-        kv_tokens=shape.full_layers * shape.kv_layer_bytes / bandwidth,
+        kv_tokens=layers * shape.kv_layer_bytes / bandwidth,
     )
-    compute = row(
-        query_tokens=compute_s(shape.read_operations, device),
-        pairs=shape.full_layers * shape.pair_operations / peak,
-    )
+    compute = row(query_tokens=compute_s(shape.read_operations, device), pairs=layers * shape.pair_operations / peak)
     if mode == "max":
         return (Roof("forward", memory, compute),)
     return Affine("memory", memory), Affine("compute", compute)
 
 
-def _windows(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Table, ...]:
-    """Attention to the last tokens of the context: of sequences that decode or verify, and of prompts' chunks.
+def _attention(shape: ModelShape, device: Mapping[str, Any], mode: Mode, window: float = math.inf) -> tuple[Table, ...]:
+    """Attention of the layers with a window, or of those without: of sequences that decode or verify, and of prompts.
 
     Between two grid points of a prompt's chunk the curve bends by less than 2 %.
     """
-    bandwidth, peak = rate(device, "bandwidth_bytes_per_s"), rate(device, "peak_flops_per_s")
-    read_s = shape.windowed_layers * shape.kv_layer_bytes / bandwidth
-    pair_s = shape.windowed_layers * shape.pair_operations / peak
+    layers, most, named = shape.full_layers, float(shape.context_limit or MOST_CONTEXT), ""
+    if window < math.inf:
+        layers, most, named = shape.windowed_layers, float(MOST_TOKENS), "window "
+    read_s = layers * shape.kv_layer_bytes / rate(device, "bandwidth_bytes_per_s")
+    operation_s = layers / rate(device, "peak_flops_per_s")
     together = np.maximum if mode == "max" else np.add
 
-    overtaken = read_s / pair_s  # query tokens of one sequence whose operations take as long as its bytes
+    overtaken = read_s / (
+        operation_s * shape.pair_operations
+    )  # query tokens whose operations take as long as the bytes
     width = np.array([1.0, overtaken, MOST_TOKENS] if 1 < overtaken < MOST_TOKENS else [1.0, MOST_TOKENS])
-    context = np.array([0.0, shape.window, MOST_TOKENS])
-    seen = np.minimum(context, shape.window)
-    decode = together(read_s * seen + 0 * width[:, None], pair_s * seen * width[:, None])
+    context = np.unique([0.0, min(window, most), most])
+    seen = np.minimum(context, window)
+    decode = together(read_s * seen + 0 * width[:, None], operation_s * shape.pair_operations * seen * width[:, None])
 
-    points = 2 + math.ceil(math.log(shape.window) / math.log(CHUNK_RATIO))
-    chunk = np.unique(np.rint([*np.geomspace(1, shape.window, points), MOST_TOKENS]))
+    points = 2 + math.ceil(math.log(min(window, most)) / math.log(CHUNK_RATIO))
+    chunk = np.unique([*np.rint(np.geomspace(1, min(window, most), points)), most])
     before = np.concatenate([[0.0], chunk])
-    pairs = _window_pairs(chunk[:, None], before, shape.window)
-    prompts = together(read_s * (chunk[:, None] + np.minimum(before, shape.window)), pair_s * pairs)
+    pairs = _pairs(chunk[:, None], before, window)
+    operations = shape.prompt_operations(pairs, before + 0 * pairs)
+    prompts = together(read_s * (chunk[:, None] + np.minimum(before, window)), operation_s * operations)
     return (
-        Table("window attention", ("decode_width", "decode_context"), (width, context), decode, 1, "any_decode", "decode_seqs"),
+        Table(f"{named}attention", ("decode_width", "decode_context"), (width, context), decode, 1, "any_decode", "decode_seqs"),
         Table(
-            "prefill window attention", ("prefill_chunk", "prefill_context"), (chunk, before), prompts, 1, "any_prefill",
+            f"prefill {named}attention", ("prefill_chunk", "prefill_context"), (chunk, before), prompts, 1, "any_prefill",
             "prefill_seqs",
         ),
     )  # fmt: skip
 
 
-def _window_pairs(chunk: FloatArray, before: FloatArray, window: int) -> FloatArray:
+def _pairs(chunk: FloatArray, before: FloatArray, window: float) -> FloatArray:
     """Query x context pairs of a chunk after so many tokens, each query token seeing at most the window."""
     growing = np.clip(window - before, 0, chunk)  # query tokens that still see everything
-    return growing * before + growing * (growing + 1) / 2 + (chunk - growing) * window
+    past = np.where(chunk > growing, window, 0.0)  # what each of the others sees
+    return growing * before + growing * (growing + 1) / 2 + (chunk - growing) * past
 
 
 def _experts(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:

@@ -194,6 +194,16 @@ class ModelShape:
         """Operations of one query token and one token of context in one layer: scores, then values."""
         return self.latent.pair_operations(self.heads) if self.latent else 4 * self.heads * self.head_dim
 
+    def prompt_operations(self, pairs: FloatArray, before: FloatArray) -> FloatArray:
+        """Operations of a prompt's chunk after `before` tokens in one layer, with so many query x context pairs.
+
+        Latents are expanded to keys and values of every head, or absorbed where that is less.
+        """
+        absorbed = np.asarray(self.pair_operations * pairs)
+        if self.latent is None:
+            return absorbed
+        return np.minimum(absorbed, self.latent.expanded_operations(self.heads, pairs, before))
+
     @property
     def kv_layer_bytes(self) -> int:
         """Bytes that one layer caches of one token."""

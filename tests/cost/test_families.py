@@ -40,18 +40,32 @@ def test_a_latent_is_cached_once_for_all_heads_and_on_every_gpu():
 
 def test_absorbed_attention_by_hand():
     """Every head's query of 576 meets the latent, and weighs 512 of its values."""
-    work = StepWork.decode(64, 4000, 2)
     shape = model_shape(DEEPSEEK)
-    seconds = roofline(DEEPSEEK, H100).operator_times(work)["forward"]
-    pairs = 2 * 128 * (576 + 512) * 61 * 128 * 4000
     matrices = shape.attention_matrices + shape.feed_forward_matrices
     narrow, wide = matrices, shape.read_parameters - matrices
-    compute = pairs / PEAK + 128 * 2 * (narrow / FP8 + wide / PEAK)
-    memory = (narrow * (1 + 4 / 128**2) + 2 * wide + 61 * 576 * 2 * 64 * 4000) / BANDWIDTH
-    assert seconds == pytest.approx(max(compute, memory), rel=1e-9)
+    for width in (1, 2, 30):
+        times = roofline(DEEPSEEK, H100).operator_times(StepWork.decode(64, 4000, width))
+        multiplied = 2 * 128 * (576 + 512) * 61 * 64 * width * 4000 / PEAK
+        read = 61 * 576 * 2 * 64 * 4000 / BANDWIDTH
+        assert times["attention"] == pytest.approx(max(multiplied, read), rel=1e-9)
+        compute = 64 * width * 2 * (narrow / FP8 + wide / PEAK)
+        memory = (narrow * (1 + 4 / 128**2) + 2 * wide) / BANDWIDTH
+        assert times["forward"] == pytest.approx(max(compute, memory), rel=1e-9)
     assert shape.attention_matrices == 61 * (
         7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
     )
+
+
+def test_prompts_expand_latents_where_that_is_less():
+    """Keys of 192 and values of 128 for every head, and those of the context made anew of their latents."""
+    profile, rng = roofline(DEEPSEEK, H100, mode="additive"), np.random.default_rng(6)
+    for chunk, before in [(1, 0), (1, 50_000), (2048, 0), *rng.integers(1, 20_000, (30, 2)).tolist()]:
+        pairs = (before + np.arange(1, chunk + 1)).sum()
+        work = StepWork(1, chunk, before + chunk, pairs, chunk, prefill_kv_tokens=before + chunk, prefill_pairs=pairs)
+        expanded = 2 * 128 * (192 + 128) * pairs + 2 * 512 * 128 * (128 + 128) * before
+        operations = min(expanded, 2 * 128 * (576 + 512) * pairs)
+        expected = 61 * (576 * 2 * (before + chunk) / BANDWIDTH + operations / PEAK)
+        assert profile.operator_times(work)["prefill attention"] == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(
