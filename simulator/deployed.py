@@ -109,7 +109,8 @@ def _blocks_that_fit(scenario: Scenario) -> int | None:
     engine, memory_bytes = scenario.engine, int(device["memory_bytes"])
     try:
         return shape.num_gpu_blocks(
-            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size
-        )
+            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size,
+            max_num_seqs=engine.max_num_seqs,
+        )  # fmt: skip
     except InputError as error:
         raise InputError(f"{scenario.model} on {scenario.device}: {error}") from None

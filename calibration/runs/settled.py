@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from calibration.runs.deployment import Deployment
 from calibration.runs.facts import EngineFacts, completed, overridden
 from calibration.runs.measured import MeasuredRun
-from simulator.cost.shape import ModelShape
+from simulator.cost.shape import OVERHEAD_BYTES, ModelShape
 from traces.errors import InputError
 
 GIB = 1024**3
@@ -70,12 +70,13 @@ def _blocks(facts: EngineFacts, deployment: Deployment, shape: ModelShape) -> tu
     """
     assert facts.block_size is not None
     assert facts.tensor_parallel_size is not None
-    share, what, overhead = deployment.gpu_memory_utilization, "less the weights", {"overhead_bytes": 0.0}
+    share, what, overhead = deployment.gpu_memory_utilization, "less the weights", 0.0
     if share is None:
-        share, what, overhead = facts.gpu_memory_utilization, "less the weights, activations and CUDA graphs", {}
+        share, what = facts.gpu_memory_utilization, "less the weights, activations and CUDA graphs"
+        overhead = OVERHEAD_BYTES
     assert share is not None
     blocks = shape.num_gpu_blocks(
-        deployment.memory_bytes, share, facts.block_size, facts.tensor_parallel_size, **overhead
+        deployment.memory_bytes, share, facts.block_size, facts.tensor_parallel_size, overhead, facts.max_num_seqs or 0
     )
     size_gib = deployment.memory_bytes / GIB
     note = f"num_gpu_blocks = {blocks:,} is derived: {share:g} of {size_gib:g} GiB, {what}; vLLM prints its own when it starts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,9 +48,11 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """Model type in lower case, from the architecture if it is not given."""
-    architectures = items(config, "architectures") or [""]
-    return str(config.get("model_type") or architectures[0]).lower()
+    """Model type in lower case; where it is not given, as the architecture's name would have it (Glm4Moe: glm4_moe)."""
+    if config.get("model_type"):
+        return str(config["model_type"]).lower()
+    architecture = re.sub("For(CausalLM|ConditionalGeneration)$", "", str((items(config, "architectures") or [""])[0]))
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", architecture).lower()
 
 
 def items(config: Mapping[str, Any], key: str) -> list[Any]:

@@ -184,7 +184,7 @@ def _check_supported(config: Mapping[str, Any]) -> None:
         raise unsupported(config, "model_type", kind or None, "linear attention of this family")
     if kind.startswith(OTHER_LAYERS):
         raise unsupported(config, "model_type", kind, "layers of different shapes")
-    if kind.replace("forcausallm", "") in UNGATED:
+    if kind in UNGATED:
         raise unsupported(config, "model_type", kind, "a feed-forward without a gate")
     for key in ("hidden_act", "activation_function", "hidden_activation"):
         if config.get(key) not in (*GATED, *(GEMMA_GATED if kind.startswith("gemma") else ())):

@@ -65,18 +65,13 @@ def roofline(
 
     Bytes are weights plus KV bytes per token x kv_tokens; operations are 2 x parameters per query token plus
     4 x layers x query heads x head width per query x context pair. `max` takes the larger of the two times (perfect
-    overlap), `additive` their sum (none); the published fits are additive. Routed experts are priced apart: bytes of the
-    E (1 - (1 - k/E)^n) experts that n query tokens touch, and operations of k experts per token. So are layers with a
-    window, which read and multiply with min(context, window) tokens; a chunk (Llama 4) counts as a window of its length,
-    and unequal contexts as equal ones. Latent attention, priced apart too, is absorbed where sequences decode or verify and
-    expanded in prompts. Layers of linear attention read and write their state once a step.
-    Under tensor parallelism every GPU has its share of both, and each layer two all-reduces over the link: a latency
-    plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
-    `kernel_s` is what each kernel of a step takes besides, and `overhead_s` the step.
-    Under `device`, `bandwidth_bytes_per_s` and `peak_flops_per_s` are needed, and for tp > 1 `link_bandwidth_bytes_per_s`
-    (one direction) and `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width
-    are multiplied with in 16 bits. `kv_dtype` is that of `model_shape`.
-    Raises InputError for anything missing, impossible or unsupported.
+    overlap), `additive` their sum (none); the published fits are additive. Priced apart are routed experts, latents and
+    windows (`_experts`, `_attention`). Under tensor parallelism every GPU has its share of both, and each layer two
+    all-reduces over the link: a latency plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
+    `device`: `bandwidth_bytes_per_s`, `peak_flops_per_s`, for tp > 1 `link_bandwidth_bytes_per_s` (one direction) and
+    `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width are multiplied with in
+    16 bits. `kv_dtype` is that of `model_shape`; `kernel_s` is what each kernel of a step takes besides, `overhead_s` the
+    step. Raises InputError for anything missing, impossible or unsupported.
     """
     if mode not in ("max", "additive"):
         raise InputError(f"roofline mode {mode!r} is unknown: use max or additive")
@@ -104,6 +99,7 @@ def roofline(
         f"{TOO_FAST['moe' if whole.moe_layers else 'dense']:g} times as long"
     )
     active = f" ({whole.active_parameters:,} active)" if whole.moe_layers else ""
+    kept = f", {whole.quantised.kind} weights" if whole.quantised else ""
     return Profile(
         name=name,
         kind=kind_of(operators),
@@ -115,7 +111,7 @@ def roofline(
         valid_range=valid,
         error_factors=(1.0, TOO_FAST["moe" if whole.moe_layers else "dense"]),
         parallel={"tensor_parallel_size": tp, "expert_parallel_size": 1},
-        notes=f"{whole.parameters:,} parameters{active}, {whole.kv_bytes_per_token:,} KV bytes per token.",
+        notes=f"{whole.parameters:,} parameters{active}{kept}, {whole.kv_bytes_per_token:,} KV bytes per token.",
     )
 
 
@@ -127,7 +123,10 @@ def _kernels(shape: ModelShape) -> int:
 
 
 def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
-    """Weights and states that every step moves, KV but of latents and windows, and operations; but routed experts."""
+    """Everything but routed experts, latents and windows: weights, KV and states that every step moves, and operations.
+
+    Layers of linear attention read and write the state of each sequence once.
+    """
     bandwidth, peak = rate(device, "bandwidth_bytes_per_s"), rate(device, "peak_flops_per_s")
     layers = 0 if shape.latent else shape.full_layers
     memory = row(
@@ -144,7 +143,9 @@ def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tu
 def _attention(shape: ModelShape, device: Mapping[str, Any], mode: Mode, window: float = math.inf) -> tuple[Table, ...]:
     """Attention of the layers with a window, or of those without: of sequences that decode or verify, and of prompts.
 
-    Between two grid points of a prompt's chunk the curve bends by less than 2 %.
+    A query token meets min(context, window) tokens. A chunk (Llama 4) counts as a window of its length, and contexts that
+    differ as equal ones. Latents are absorbed where sequences decode or verify, and expanded in prompts. Between two grid
+    points of a prompt's chunk the curve bends by less than 2 %.
     """
     layers, most, named = shape.full_layers, float(shape.context_limit or MOST_CONTEXT), ""
     if window < math.inf:
@@ -184,7 +185,7 @@ def _pairs(chunk: FloatArray, before: FloatArray, window: float) -> FloatArray:
 
 
 def _experts(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
-    """Routed experts of all layers, over query tokens."""
+    """Routed experts of all layers, over query tokens: bytes of the E (1 - (1 - k/E)^n) touched, operations of k."""
     bandwidth = rate(device, "bandwidth_bytes_per_s")
     token_s = compute_s(shape.routed_operations, device)
 

@@ -13,6 +13,10 @@ from traces.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
 
+OVERHEAD_BYTES = 1.237e9
+"""Activations, CUDA graphs and the CUDA context, as vLLM 0.19 kept for Llama-3.1-8B on an RTX 4090 at 2,048 batched tokens and
+256 sequences (2,588 blocks at 0.9 of 25,250,627,584 bytes)."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -270,13 +274,14 @@ class ModelShape:
         gpu_memory_utilization: float = 0.9,
         block_size: int = 16,
         tp: int = 1,
-        overhead_bytes: float = 1.237e9,
+        overhead_bytes: float = OVERHEAD_BYTES,
+        max_num_seqs: int = 0,
     ) -> int:
         """KV blocks of `block_size` tokens that fit on each of `tp` GPUs beside the weights, as vLLM counts them.
 
-        One of them is vLLM's null block. `memory_bytes` is what CUDA reports for one GPU, `overhead_bytes` activations,
-        CUDA graphs and the CUDA context: 1.237 GB is what vLLM 0.19 kept for Llama-3.1-8B on an RTX 4090 at 2,048
-        batched tokens and 256 sequences (2,588 blocks at 0.9 of 25,250,627,584 bytes).
+        The states and, if that leaves more blocks, the windows of `max_num_seqs` sequences are held beside the blocks, which
+        are then those of the layers that see the whole context; else every layer that caches keeps every token.
+        One of them is vLLM's null block. `memory_bytes` is what CUDA reports for one GPU.
         Raises InputError for an impossible setting, or if fewer than two blocks fit.
         """
         for name, value, most in (
@@ -291,7 +296,12 @@ class ModelShape:
             raise InputError(f"overhead_bytes = {overhead_bytes!r}: give a number >= 0")
         held = self.shard(tp)
         free_bytes = memory_bytes * gpu_memory_utilization - held.weight_bytes - overhead_bytes
+        free_bytes -= max_num_seqs * held.state_bytes
         blocks = int(free_bytes // (block_size * held.kv_bytes_per_token))
+        if held.windowed_layers and held.full_layers and max_num_seqs:
+            windows_bytes = max_num_seqs * held.windowed_layers * (held.window + block_size) * held.kv_layer_bytes
+            beside = (free_bytes - windows_bytes) // (block_size * held.full_layers * held.kv_layer_bytes)
+            blocks = max(blocks, int(beside))
         if blocks < 2:
             raise InputError(
                 f"memory_bytes = {memory_bytes:.4g} at gpu_memory_utilization = {gpu_memory_utilization:g}: "

@@ -38,6 +38,15 @@ def test_a_latent_is_cached_once_for_all_heads_and_on_every_gpu():
     assert whole.parameters - shape.parameters == 61 * (queries - 1536 * (7168 + 128 * 192) - 1536)
 
 
+@pytest.mark.parametrize(
+    ("config", "architecture"),
+    [(DEEPSEEK, "DeepseekV3ForCausalLM"), (GPT_OSS, "GptOssForCausalLM"), (load_model("glm-4.5"), "Glm4MoeForCausalLM"),
+     (NEXT, "Qwen3NextForCausalLM"), (GEMMA, "Gemma3ForConditionalGeneration")],
+)  # fmt: skip
+def test_the_architecture_stands_for_a_missing_model_type(config, architecture):
+    assert model_shape(without(config, "model_type") | {"architectures": [architecture]}) == model_shape(config)
+
+
 def test_absorbed_attention_by_hand():
     """Every head's query of 576 meets the latent, and weighs 512 of its values."""
     shape = model_shape(DEEPSEEK)
@@ -157,6 +166,23 @@ def test_a_state_costs_the_same_at_any_context():
         model_shape(NEXT | {"linear_num_key_heads": 6}).shard(4)
     types = ["linear_attention", "linear_attention", "linear_attention", "full_attention"] * 12
     assert model_shape(NEXT | {"layer_types": types}) == shape
+
+
+def test_windows_and_states_of_every_sequence_are_held_beside_the_blocks():
+    shape = model_shape(GEMMA)
+    free = 160e9 * 0.9 - shape.weight_bytes - 1.237e9
+    every = int(free // (16 * shape.kv_bytes_per_token))
+    assert shape.num_gpu_blocks(160e9) == every
+    layer = 2 * 16 * 128 * 2
+    beside = int((free - 64 * 52 * (1024 + 16) * layer) // (16 * 10 * layer))
+    assert shape.num_gpu_blocks(160e9, max_num_seqs=64) == beside > 4 * every
+    # so many windows that there would be less room for the rest
+    assert shape.num_gpu_blocks(160e9, max_num_seqs=2000) == every
+    linear = model_shape(NEXT)
+    held = linear.num_gpu_blocks(400e9) - linear.num_gpu_blocks(400e9, max_num_seqs=512)
+    assert held == pytest.approx(512 * linear.state_bytes / (16 * linear.kv_bytes_per_token), abs=1)
+    plain = model_shape(LLAMA)
+    assert plain.num_gpu_blocks(80e9, max_num_seqs=256) == plain.num_gpu_blocks(80e9)
 
 
 def test_narrow_weights_are_read_and_multiplied_with_faster_where_the_device_can():
