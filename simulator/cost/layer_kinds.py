@@ -78,6 +78,8 @@ def _is_moe(config: Mapping[str, Any], layer: int) -> bool:
         return layer < len(frequency) and bool(frequency[layer])
     if named := items(config, "moe_layers"):
         return layer in named
+    if kinds := items(config, "mlp_layer_types"):
+        return layer < len(kinds) and kinds[layer] == "sparse"
     return (
         layer not in items(config, "mlp_only_layers")
         and layer >= count(config, "first_k_dense_replace", 0, least=0)

@@ -82,6 +82,9 @@ def test_layers_of_experts_follow_every_rule():
     assert moe_layers(moe_layer_freq=2) == 13  # 2, 4, ..., 26
     assert moe_layers(moe_layer_freq=[0, 0, *[1] * 26]) == 26
     assert moe_layers(mlp_only_layers=[0, 5, 6]) == 25
+    assert moe_layers(mlp_layer_types=["dense"] * 5 + ["sparse"] * 23) == 23
+    assert moe_layers(moe_layers=[1, 3, 5]) == 3
+    assert moe_layers(first_k_dense_replace=None, interleave_moe_layer_step=2) == 14
     dense = model_shape(DEEPSEEK_MOE | {"n_routed_experts": 1})
     assert dense.moe_layers == dense.routed_parameters == 0
     assert dense.active_parameters == dense.parameters
