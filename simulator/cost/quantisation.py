@@ -8,6 +8,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
+from simulator.cost.config_fields import items
 from simulator.cost.layer_kinds import Layers
 from simulator.cost.precision import Quantised
 from traces.errors import InputError
@@ -53,7 +54,7 @@ def quantised(config: Mapping[str, Any], layers: Layers) -> Quantised | None:
     block = section.get("weight_block_size")
     if scheme.kind == "fp8" and isinstance(block, list) and len(block) == 2 and all(isinstance(n, int) for n in block):
         scheme = replace(scheme, bytes_per_parameter=1.0 + SCALE_BYTES / max(block[0] * block[1], 1))
-    patterns = [str(one) for key in LEFT_OUT for one in section.get(key) or []]
+    patterns = [str(one) for key in LEFT_OUT for one in items(section, key)]
     linear, moe = layers.is_linear, layers.has_experts
     attention = [
         f"{n}.linear_attn.out_proj" if linear[n] else f"{n}.self_attn.{projection}"
@@ -98,7 +99,7 @@ def _kind(section: Mapping[str, Any]) -> str:
     """Key of SCHEMES."""
     algorithm, method = section.get("quant_algo"), str(section.get("quant_method") or "").lower()
     if algorithm is not None:
-        if algorithm in MODELOPT:
+        if str(algorithm) in MODELOPT:
             return MODELOPT[str(algorithm)]
         raise _refused(f"quant_algo {algorithm}")
     if method in ("fp8", "mxfp4"):

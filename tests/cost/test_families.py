@@ -250,6 +250,8 @@ def test_what_is_quantised_follows_the_lists_of_modules(section, expected):
         ),
         ({"quant_method": "compressed-tensors", "config_groups": {"g": None}}, "unknown weights of None bits"),
         ({"quant_method": "fp8", "ignore": ["re:("]}, "is no regular expression"),
+        ({"quant_method": "fp8", "ignore": 5}, "ignore = '5': give the list"),
+        ({"quant_algo": ["FP8"]}, "is not among"),
     ],
 )
 def test_other_quantisations_are_refused_by_name(section, message):
