@@ -20,7 +20,7 @@ MODELOPT = {
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
     "NVFP4": "nvfp4",
     "NVFP4_AWQ": "nvfp4",
-    "W4A16_NVFP4": "nvfp4 weights",
+    "W4A16_NVFP4": "w4a16 nvfp4",
 }
 """Names that ModelOpt has for quantisations, by those used here."""
 LEFT_OUT = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
@@ -36,7 +36,7 @@ KV_BYTES: dict[str, int | None] = {
 SCHEMES = {
     "fp8": Quantised("fp8", 1.0, "fp8"),
     "nvfp4": Quantised("nvfp4", 0.5 + 1 / NVFP4_GROUP, "fp4"),
-    "nvfp4 weights": Quantised("nvfp4 weights", 0.5 + 1 / NVFP4_GROUP, "bf16"),
+    "w4a16 nvfp4": Quantised("w4a16 nvfp4", 0.5 + 1 / NVFP4_GROUP, "bf16"),
     "mxfp4": Quantised("mxfp4", 0.5 + 1 / MXFP4_GROUP, "bf16"),
 }
 """A number of 4 bits has a share of its group's scale of 8 bits. MXFP4 weights meet activations in 16 bits."""
@@ -121,7 +121,7 @@ def _group_kind(group: Any) -> str:
     if form == ("float", 8):
         return "fp8"
     if form == ("float", 4) and weights.get("group_size") == NVFP4_GROUP:
-        return "nvfp4" if group.get("input_activations") else "nvfp4 weights"
+        return "nvfp4" if group.get("input_activations") else "w4a16 nvfp4"
     if form == ("float", 4) and weights.get("group_size") == MXFP4_GROUP:
         return "mxfp4"
     raise _refused(f"{form[0] or 'unknown'} weights of {form[1]} bits")

@@ -132,6 +132,9 @@ def test_names_are_found_in_any_case_and_by_their_published_form():
     assert load_model("mistralai/Mixtral-8x7B-v0.1") == load_model("mixtral-8x7b")
     for name in ("H100", "h100 sxm", "NVIDIA H100 80GB HBM3"):
         assert load_device(name)["name"] == "H100 SXM"
+    systems = ["a100_sxm", "a100_pcie", "a30", "b200_sxm", "b300_sxm", "b60", "gb200", "gb300", "h100_pcie", "h100_sxm"]
+    for system in [*systems, "h200_sxm", "l4", "l40s", "rtx_pro_6000_server"]:  # as aiconfigurator names them
+        assert load_device(system)["peak_flops_per_s"] > 0
     assert load_device("RTX 4090") == load_device("NVIDIA GeForce RTX 4090") == load_device("rtx4090")
 
 
