@@ -26,7 +26,9 @@ def cost_of(scenario: Scenario) -> Profile:
         return load_profile(scenario.profile)
     assert scenario.model is not None, "the scenario was validated"
     assert scenario.device is not None
-    return estimate(scenario.model, scenario.device, scenario.tensor_parallel_size, kv_dtype=scenario.kv_cache_dtype)
+    return estimate(
+        scenario.model, scenario.device, scenario.tensor_parallel_size, kv_cache_dtype=scenario.kv_cache_dtype
+    )
 
 
 def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
@@ -74,7 +76,7 @@ def hardware_of(scenario: Scenario) -> tuple[ModelShape, Mapping[str, Any]] | tu
     """Shape of the model and figures of the device, where the scenario names them."""
     if scenario.model is None or scenario.device is None:
         return None, None
-    return model_shape(load_model(scenario.model), scenario.kv_cache_dtype), load_device(scenario.device)
+    return model_shape(load_model(scenario.model, scenario.kv_cache_dtype)), load_device(scenario.device)
 
 
 def _pull_s_per_token(scenario: Scenario) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 from simulator.catalogue.device_file import checked, is_device_file, read_device
 from simulator.cost.model import Profile
 from simulator.cost.roofline import HOST_STEP_S, KERNEL_S, Mode, roofline
+from simulator.limits import KvDtype
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
@@ -30,13 +31,14 @@ def list_devices() -> list[str]:
     return sorted(_devices())
 
 
-def load_model(name_or_path: str | Path) -> Mapping[str, Any]:
+def load_model(name_or_path: str | Path, kv_cache_dtype: KvDtype | None = None) -> Mapping[str, Any]:
     """Fields of a model's `config.json`: by catalogue name or Hugging Face id in any case, or by the file's path.
 
-    What a file beside it says of quantised weights is put into its `quantization_config`, unless it has one.
+    What a file beside it says of quantised weights is put into its `quantization_config`, unless it has one; so is
+    `kv_cache_dtype`, if given, into the field of that name.
     Raises InputError for an unknown name (with the nearest ones) and for a file that cannot be read.
     """
-    return _found_model(name_or_path)[1]
+    return _found_model(name_or_path, kv_cache_dtype)[1]
 
 
 def load_device(name: str) -> Mapping[str, Any]:
@@ -53,25 +55,30 @@ def estimate(
     tp: int = 1,
     mode: Mode = "max",
     overhead_s: float = HOST_STEP_S,
-    kv_dtype: str | None = None,
+    kv_cache_dtype: KvDtype | None = None,
     kernel_s: float = KERNEL_S,
 ) -> Profile:
     """Roofline profile of a model on `tp` GPUs of a device, both as `load_model` and `load_device` find them.
 
-    An estimate from data sheets, with the least time of kernels and that of the host, and named so; `mode`, `overhead_s`,
-    `kv_dtype` and `kernel_s` are those of `simulator.cost.roofline`.
+    An estimate from data sheets, with the least time of kernels and that of the host, and named so; `mode`, `overhead_s`
+    and `kernel_s` are those of `simulator.cost.roofline`.
     Raises InputError for what cannot be found or estimated.
     """
-    (model_name, config), (device_name, figures) = _found_model(model), _found_device(device)
+    (model_name, config), (device_name, figures) = _found_model(model, kv_cache_dtype), _found_device(device)
     name = f"{model_name} on {f'{tp} x ' if tp != 1 else ''}{device_name} (roofline estimate)"
     try:
-        return roofline(config, figures, mode, overhead_s, name, tp, kv_dtype, kernel_s)
+        return roofline(config, figures, mode, overhead_s, name, tp, kernel_s)
     except InputError as error:
         raise InputError(f"{model_name} on {device_name}: {error}") from None
 
 
-def _found_model(name_or_path: str | Path) -> tuple[str, Mapping[str, Any]]:
+def _found_model(name_or_path: str | Path, kv_cache_dtype: KvDtype | None) -> tuple[str, Mapping[str, Any]]:
     """Catalogue name, or path, and fields of a model."""
+    name, config = _model(name_or_path)
+    return name, config if kv_cache_dtype is None else {**config, "kv_cache_dtype": kv_cache_dtype}
+
+
+def _model(name_or_path: str | Path) -> tuple[str, Mapping[str, Any]]:
     text = str(name_or_path)
     if not isinstance(name_or_path, Path):
         models = _models()

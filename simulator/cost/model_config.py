@@ -50,13 +50,14 @@ CORRECTED = ("deepseek_v3", "kimi_k2", "glm4_moe", "minimax_m2")
 """Families whose routers add a learned number to each expert's score."""
 
 
-def model_shape(config: Mapping[str, Any], kv_dtype: str | None = None) -> ModelShape:
+def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Shape from the fields of a Hugging Face `config.json`, or of the `text_config` in one.
 
-    `kv_dtype` is what keys and values are cached in: `fp8`, or the model's own precision (`auto`); None leaves it to the
-    config. Known are decoders with gated feed-forwards, dense or of experts (Qwen 2 and 3, GLM-4.5, DeepSeek-V3,
-    Llama 4), and grouped-query attention, with windows (Gemma 3, gpt-oss) or linear layers beside it (Qwen3-Next), or
-    multi-head latent attention; weights in 16 or 32 bits, FP8, NVFP4 or MXFP4.
+    A field `kv_cache_dtype`, which no checkpoint has, says what keys and values are cached in (`fp8`, `auto`: as
+    activations) in place of what the checkpoint says. Known are decoders with gated feed-forwards, dense or of
+    experts (Qwen 2 and 3, GLM-4.5, DeepSeek-V3, Llama 4), and grouped-query attention, with windows (Gemma 3,
+    gpt-oss) or linear layers beside it (Qwen3-Next), or multi-head latent attention; weights in 16 or 32 bits, FP8,
+    NVFP4 or MXFP4.
     A vision or audio tower beside a `text_config` is not counted. Raises InputError for a missing or impossible number,
     and by name for anything else.
     """
@@ -86,7 +87,7 @@ def model_shape(config: Mapping[str, Any], kv_dtype: str | None = None) -> Model
         windowed_layers=layers.windowed,
         linear=_linear(config, layers, BYTES_PER_PARAMETER[precision]),
         quantised=quantised(config, layers),
-        kv_element_bytes=kv_element_bytes(config, kv_dtype),
+        kv_element_bytes=kv_element_bytes(config),
         output_gate=qwen3_next,
         shared_gate=(kind.startswith("qwen2") or qwen3_next) and experts.get("shared_intermediate", 0) > 0,
         **_attention(config, kind),

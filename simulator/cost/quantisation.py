@@ -72,12 +72,13 @@ def quantised(config: Mapping[str, Any], layers: Layers) -> Quantised | None:
     )
 
 
-def kv_element_bytes(config: Mapping[str, Any], kv_dtype: str | None) -> int | None:
+def kv_element_bytes(config: Mapping[str, Any]) -> int | None:
     """Bytes of a cached number: as asked for, or as the checkpoint says; None for the precision of activations."""
-    if kv_dtype is not None:
-        if kv_dtype not in KV_BYTES:
-            raise InputError(f"kv_dtype = {kv_dtype!r}: use {', '.join(KV_BYTES)}")
-        return KV_BYTES[kv_dtype]
+    asked = config.get("kv_cache_dtype")
+    if asked is not None:
+        if str(asked) not in KV_BYTES:
+            raise InputError(f"kv_cache_dtype = {repr(asked)[:40]}: use {', '.join(KV_BYTES)}")
+        return KV_BYTES[str(asked)]
     section = _section(config) or {}
     scheme = section.get("kv_cache_quant_algo") or section.get("kv_cache_scheme")
     eight = scheme == "FP8" or (isinstance(scheme, Mapping) and scheme.get("num_bits") == 8)

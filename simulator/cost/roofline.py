@@ -58,7 +58,6 @@ def roofline(
     overhead_s: float = 0.0,
     name: str = "roofline",
     tp: int = 1,
-    kv_dtype: str | None = None,
     kernel_s: float = 0.0,
 ) -> Profile:
     """Profile that prices a step by bytes over bandwidth and operations over peak; an estimate, labelled so.
@@ -70,12 +69,12 @@ def roofline(
     all-reduces over the link: a latency plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
     `device`: `bandwidth_bytes_per_s`, `peak_flops_per_s`, for tp > 1 `link_bandwidth_bytes_per_s` (one direction) and
     `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width are multiplied with in
-    16 bits. `kv_dtype` is that of `model_shape`; `kernel_s` is what each kernel of a step takes besides, `overhead_s` the
-    step. Raises InputError for anything missing, impossible or unsupported.
+    16 bits. `kernel_s` is what each kernel of a step takes besides, `overhead_s` the step. Raises InputError for anything
+    missing, impossible or unsupported.
     """
     if mode not in ("max", "additive"):
         raise InputError(f"roofline mode {mode!r} is unknown: use max or additive")
-    whole = model_shape(model_config, kv_dtype)
+    whole = model_shape(model_config)
     shape = whole.shard(tp)
     bandwidth, peak = (rate(device, key) for key in ("bandwidth_bytes_per_s", "peak_flops_per_s"))
     operators = _always_read(shape, device, mode)

@@ -30,9 +30,9 @@ def test_a_latent_is_cached_once_for_all_heads_and_on_every_gpu():
     # what compresses queries and makes latents is copied, with its norms, and the router with its bias
     copied = 61 * (7168 * (1536 + 576) + 1536 + 512 + 2 * 7168) + 7168 + 58 * (256 * 7168 + 256)
     assert 8 * shape.shard(8).parameters - shape.parameters == 7 * copied
-    assert model_shape(DEEPSEEK, kv_dtype="fp8").kv_bytes_per_token * 2 == shape.kv_bytes_per_token
-    with pytest.raises(InputError, match="kv_dtype = 'int4': use auto, bfloat16"):
-        model_shape(DEEPSEEK, kv_dtype="int4")
+    assert model_shape(load_model("deepseek-v3", "fp8")).kv_bytes_per_token * 2 == shape.kv_bytes_per_token
+    with pytest.raises(InputError, match="kv_cache_dtype = 'int4': use auto, bfloat16"):
+        model_shape(DEEPSEEK | {"kv_cache_dtype": "int4"})
     whole = model_shape(without(DEEPSEEK, "q_lora_rank"))
     queries = 7168 * 128 * 192
     assert whole.parameters - shape.parameters == 61 * (queries - 1536 * (7168 + 128 * 192) - 1536)
