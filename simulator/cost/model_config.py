@@ -36,8 +36,8 @@ UNSUPPORTED = {
     "is_encoder_decoder": "an encoder-decoder",
 }
 UNGATED = (
-    *("bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi", "starcoder2"),
-)
+    "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "mpt", "nemotron", "opt", "phi", "starcoder2",
+)  # fmt: skip
 GATED, GEMMA_GATED = (None, "silu", "swish", "swiglu"), ("gelu", "gelu_pytorch_tanh")
 OTHER_LAYERS = ("gemma3n", "gemma4", "mimo_v2")
 """Families whose layers differ from each other in ways that their fields do not all say."""
