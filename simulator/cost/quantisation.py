@@ -67,7 +67,7 @@ def quantised(config: Mapping[str, Any], layers: Layers) -> Quantised | None:
     return replace(
         scheme,
         attention=_share(attention, patterns),
-        feed_forward=0.0 if scheme.kind == "mxfp4" and moe[0] else _share(dense + shared, patterns),
+        feed_forward=_share(dense + shared, patterns),
         experts=_share(experts, patterns),
     )
 

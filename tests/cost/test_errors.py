@@ -91,7 +91,7 @@ def test_links_and_derived_costs_have_their_own() -> None:
 def test_estimates_are_too_fast_and_never_too_slow() -> None:
     dense, experts = estimate("qwen3-8b", "h100", 1), estimate("qwen3-30b-a3b", "h100", 1)
     assert dense.error_factors == (1.0, 2.1)
-    assert experts.error_factors == (1.0, 5.0)
+    assert experts.error_factors == (1.0, 2.3)
 
 
 def test_error_factors_come_back_and_are_checked() -> None:
