@@ -92,10 +92,13 @@ def _replay_row(name: str, report: Report, row: Row) -> Replayed:
             problem = " ".join(word.rpartition("/")[2] for word in str(error).split())
     if problem is not None:
         return Replayed(name, report, row, problem=problem)
-    rates = with_drafts.tokens_per_s / without.tokens_per_s, without.tpot_s / with_drafts.tpot_s
-    plain = without.tokens_per_s if row.against is None else None
-    simulated = rates[report.measure == "tpot"]
-    return Replayed(name, report, row, simulated, with_drafts.acceptance, plain)
+    speed, plain = (_speed(one, report, row) for one in (with_drafts, without))
+    return Replayed(name, report, row, speed / plain, with_drafts.acceptance, None if row.against else plain)
+
+
+def _speed(one: Measured, report: Report, row: Row) -> float:
+    """Tokens per second as the report measures them: of whole requests, or after their first token."""
+    return one.tokens_per_s if report.measure == "throughput" else row.live / one.tpot_s
 
 
 def _measured(report: Report, row: Row, drafts: Drafts | None) -> Measured:
