@@ -66,10 +66,15 @@ class Drafts(Validated):
 
 
 class Tree(Validated):
-    """A tree of drafts: `topk` branches at each of k depths, of which so many tokens are verified."""
+    """A tree of drafts: `topk` branches at each of k depths. verified: of its tokens, and the last emitted one among them."""
 
     topk: Count
-    verified: Count
+    verified: Annotated[int, Field(ge=2)]
+
+    @property
+    def drafts(self) -> int:
+        """Tokens of the tree that are verified."""
+        return self.verified - 1
 
 
 class Setting(Validated):
@@ -103,7 +108,7 @@ class Row(Setting, Drafts):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        most = 1 + (self.k if self.tree is None else self.tree.verified)
+        most = 1 + (self.k if self.tree is None else min(self.k, self.tree.drafts))
         if self.length > most:
             raise ValueError(f"acceptance = {self.length} exceeds the {most} tokens that a step can emit")
         return self

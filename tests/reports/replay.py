@@ -1,6 +1,7 @@
 """Replays a report: a made-up trace of its lengths and requests, its acceptance, and the costs of its model and device."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -12,16 +13,15 @@ from scipy.optimize import brentq
 
 from simulator import Scenario, run
 from simulator.catalogue import load_model
-from simulator.drafting.settings import BUILT_IN_KINDS, EagleSettings
-from tests.reports.facts import HERE, Drafts, Report, Row
+from simulator.drafting.settings import EagleSettings
+from tests.reports.facts import HERE, Drafts, Report, Row, Tree
 from traces.errors import InputError
 from traces.io import write
 from traces.synthesis import synth
 
 SEED = 0
-PRICE = {"per_pass_s": 0.8e-3, "per_step_s": 1.0e-3}
-"""Of a drafter where the simulator has no price of its own: in vllm-project/vllm 20780 a pass of an EAGLE head adds 0.7 to
-1.0 ms to a round (accepted length x TPOT, over k), host and kernels together."""
+TABLES = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
+"""Engines whose kernels were measured, by a report's word for them; vLLM's stand for others."""
 QUANTISED: dict[str, dict[str, Any] | None] = {
     "bf16": None,
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -33,11 +33,15 @@ QUANTISED: dict[str, dict[str, Any] | None] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One simulated run: tokens per second of all requests, seconds per token after a request's first, accepted length."""
+    """One simulated run: tokens per second of all requests, seconds per token after a request's first, accepted length.
+
+    by_kernels: whether its costs are sums of measured kernels; else they are an estimate from data sheets.
+    """
 
     tokens_per_s: float
     tpot_s: float
     acceptance: float
+    by_kernels: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Replayed:
     simulated: float | None = None
     acceptance: float | None = None
     plain_tokens_per_s: float | None = None
+    by_kernels: bool = False
     problem: str | None = None
 
     @property
@@ -57,7 +62,7 @@ class Replayed:
         """Whether the sign is the reported one; None where none is known, as where the requests at once were assumed."""
         if self.simulated is None or self.row.faster is None or "live" in self.report.assumed:
             return None
-        return (self.simulated > 1) == self.row.faster
+        return bool(self.simulated > 1) == self.row.faster
 
     @property
     def plain_ratio(self) -> float | None:
@@ -84,16 +89,20 @@ def curve(drafts: Drafts) -> list[float]:
 
 
 def _replay_row(name: str, report: Report, row: Row) -> Replayed:
-    problem = report.left_out or ("a tree of drafts" if row.tree else None)
+    trees = "strategies" in EagleSettings.model_fields
+    problem = report.left_out or ("a tree of drafts" if row.tree and not trees else None)
     if problem is None:
         try:
-            with_drafts, without = _measured(report, row, row), _measured(report, row, row.against)
+            with_drafts, without = _measured(report, row, row, row.tree), _measured(report, row, row.against)
         except InputError as error:
             problem = " ".join(word.rpartition("/")[2] for word in str(error).split())
     if problem is not None:
         return Replayed(name, report, row, problem=problem)
     speed, plain = (_speed(one, report, row) for one in (with_drafts, without))
-    return Replayed(name, report, row, speed / plain, with_drafts.acceptance, None if row.against else plain)
+    plain_tokens_per_s = None if row.against else plain
+    return Replayed(
+        name, report, row, speed / plain, with_drafts.acceptance, plain_tokens_per_s, with_drafts.by_kernels
+    )
 
 
 def _speed(one: Measured, report: Report, row: Row) -> float:
@@ -101,33 +110,23 @@ def _speed(one: Measured, report: Report, row: Row) -> float:
     return one.tokens_per_s if report.measure == "throughput" else row.live / one.tpot_s
 
 
-def _measured(report: Report, row: Row, drafts: Drafts | None) -> Measured:
-    setting = tuple(sorted(report.setting(row).items()))
-    if drafts is None:
-        return _run(setting, row.live, None, None)
-    return _run(setting, row.live, row.drafter, tuple(curve(drafts)))
+def _measured(report: Report, row: Row, drafts: Drafts | None, tree: Tree | None = None) -> Measured:
+    policy, drafter = ("none", {"kind": "none"}) if drafts is None else _drafting(row.drafter, drafts, tree)
+    engine = {"max_num_seqs": row.live}
+    return _run(json.dumps(report.setting(row) | {"engine": report.engine}), json.dumps([policy, drafter, engine]))
 
 
 @cache
-def _run(
-    setting: tuple[tuple[str, Any], ...], live: int, kind: str | None, curve: tuple[float, ...] | None
-) -> Measured:
-    of = dict(setting)
+def _run(measured: str, served: str) -> Measured:
+    of, (policy, drafter, engine) = json.loads(measured), json.loads(served)
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.parquet"
-        write(_trace(of["input_tokens"], of["output_tokens"], live), trace, {})
-        scenario = Scenario(
-            trace=str(trace),
-            model=_model(of["model"], of["weights"], Path(folder)),
-            device=_device(of["device"]),
-            tensor_parallel_size=of["tensor_parallel"],
-            policies=["none" if curve is None else f"fixed:{len(curve)}"],
-            drafter={"kind": "none"} if curve is None else _drafter(str(kind), curve),  # type: ignore[arg-type]
-            engine={"max_num_seqs": live},  # type: ignore[arg-type]
-            seed=SEED,
-        )
-        found = run(scenario).to_pandas().iloc[0]
-    return Measured(found.output_tokens / found.makespan_s, found.tpot_s, found.mean_acceptance_length)
+        write(_trace(of["input_tokens"], of["output_tokens"], engine["max_num_seqs"]), trace, {})
+        costs = _costs(of, Path(folder))
+        scenario = Scenario(trace=str(trace), policies=[policy], drafter=drafter, engine=engine, seed=SEED, **costs)
+        result = run(scenario)
+    found, by_kernels = result.to_pandas().iloc[0], "estimate" not in result.about["profile"]["name"]
+    return Measured(found.output_tokens / found.makespan_s, found.tpot_s, found.mean_acceptance_length, by_kernels)
 
 
 def _trace(input_tokens: int, output_tokens: int, live: int) -> Any:
@@ -137,6 +136,16 @@ def _trace(input_tokens: int, output_tokens: int, live: int) -> Any:
         prompts=prompts, samples=1, steps=1, seed=SEED, median_tokens=output_tokens, max_tokens=output_tokens, log_sigma=0,
         prompt_tokens=input_tokens, sibling_reuse=0, history_reuse=0,
     )  # fmt: skip
+
+
+def _costs(of: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What `Scenario` takes for costs: measured kernels where there are any of this model and device, else an estimate."""
+    costs = {
+        "model": _model(of["model"], of["weights"], folder),
+        "device": _device(of["device"]),
+        "tensor_parallel_size": of["tensor_parallel"],
+    }
+    return costs | {"tables": TABLES.get(of["engine"], "vllm")} if "tables" in Scenario.model_fields else costs
 
 
 def _model(name: str, weights: str, folder: Path) -> str:
@@ -158,7 +167,9 @@ def _device(name: str) -> str:
     return str(own) if own.exists() else name
 
 
-def _drafter(kind: str, curve: tuple[float, ...]) -> dict[str, Any]:
-    """The drafter at the simulator's own price, or at PRICE where it has none."""
-    settings = {"kind": kind if kind in BUILT_IN_KINDS else "eagle", "curve": list(curve)}
-    return settings | {"cost": PRICE} if EagleSettings.model_fields["cost"].is_required() else settings
+def _drafting(kind: str, drafts: Drafts, tree: Tree | None) -> tuple[str, dict[str, Any]]:
+    """Policy and drafter, at the simulator's own price."""
+    if tree is None:
+        return f"fixed:{drafts.k}", {"kind": kind, "curve": curve(drafts)}
+    strategy = {"depth": drafts.k, "topk": tree.topk, "verify": tree.drafts, "accept_length": drafts.length}
+    return f"fixed:{tree.drafts}", {"kind": kind, "strategies": [strategy]}

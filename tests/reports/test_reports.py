@@ -26,7 +26,7 @@ def replayed() -> list[Replayed]:
 def test_signs_are_right(replayed: list[Replayed]) -> None:
     print(HEADER, *map(line, replayed), *summary(replayed), sep="\n")
     signed = [one for one in replayed if one.right is not None]
-    assert len(signed) >= 30
+    assert len(signed) >= 60
     wrong = [one for one in signed if not one.right]
     assert len(wrong) <= (1 - LEAST_RIGHT) * len(signed), [line(one) for one in wrong]
 
