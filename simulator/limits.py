@@ -41,6 +41,8 @@ Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
 Shape = Literal["path", "tree"]
 Siblings = Literal["next-step", "live"]
+OffSteps = Literal["nothing", "least", "most"]
+"""What a recorded drafter has accepted where no recorded step begins (`drafting.recorded.Recorded`)."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ SCHEMA = pa.schema(
             "begun there (the bonus not counted, at most what is left); all rows or none",
         ),
         _column(
+            "draft_lengths",
+            pa.list_(pa.int32()),
+            "tokens",
+            "for each response token, how many tokens that drafter would have drafted there, at least those accepted; left "
+            "out where it always drafts equally many; all rows or none",
+        ),
+        _column(
             "turns",
             pa.list_(TURN),
             "tokens, s",
@@ -64,7 +71,9 @@ SCHEMA = pa.schema(
 )
 
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
-ALL_OR_NONE = ("arrival_s", "prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths")
+ALL_OR_NONE = (
+    "arrival_s", "prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths", "draft_lengths",
+)  # fmt: skip
 
 
 def columns() -> list[dict[str, str]]:

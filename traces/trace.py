@@ -101,6 +101,16 @@ class Trace:
         return self._flat("accept_lengths")
 
     @property
+    def has_draft_lengths(self) -> bool:
+        """Whether that drafter's drafted tokens were recorded, too (all rows have them, or none)."""
+        return self._has("draft_lengths")
+
+    @cached_property
+    def draft_lengths(self) -> npt.NDArray[np.int32]:
+        """Recorded drafted tokens at each position of all rollouts, int32[total]; InputError where not recorded."""
+        return self._flat("draft_lengths")
+
+    @property
     def has_prompts(self) -> bool:
         """Whether the prompt token ids were recorded (all rows have them, or none)."""
         return self._has("prompt_token_ids")

@@ -22,6 +22,7 @@ COUNTED_BY = {
     "logprobs": "output_tokens",
     "next_logprobs": "output_tokens",
     "accept_lengths": "output_tokens",
+    "draft_lengths": "output_tokens",
 }
 
 
@@ -54,6 +55,7 @@ def validate(table: pa.Table, source: str, places: Sequence[str] | None = None) 
     _check_counts(subject)
     _check_token_ids(subject)
     _check_accept_lengths(subject)
+    _check_draft_lengths(subject)
     _check_finish_reasons(subject)
     _check_arrivals(subject)
     _check_turns(subject)
@@ -71,7 +73,7 @@ def _check_nulls(subject: _Subject) -> None:
             rows = _rows(table.column(name).is_null())
             if 0 < len(rows) < table.num_rows:
                 raise subject.refusal(rows, name, "null where other rows have a value", "fill in all rows, or none")
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths", "block_hashes"):
+    for name in (*COUNTED_BY, "block_hashes"):
         if name in table.column_names:
             values = pc.list_flatten(table.column(name))
             if values.null_count:
@@ -120,12 +122,10 @@ def _check_token_ids(subject: _Subject) -> None:
 def _check_accept_lengths(subject: _Subject) -> None:
     """Accepted drafts are tokens of the response: from position i on, at most output_tokens - i."""
     table, name = subject.table, "accept_lengths"
-    if name not in table.column_names or table.column(name).null_count == table.num_rows:
+    if not _has(table, name):
         return
     accepted = pc.list_flatten(table.column(name)).to_numpy()
-    lengths = table.column("output_tokens").to_numpy().astype(np.int64)
-    row_of = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(accepted)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    lengths, row_of, position = _positions(table)
     bad = np.flatnonzero((accepted < 0) | (accepted > lengths[row_of] - position))
     if len(bad):
         row, at = int(row_of[bad[0]]), int(position[bad[0]])
@@ -133,6 +133,35 @@ def _check_accept_lengths(subject: _Subject) -> None:
             f"{accepted[bad[0]]} at position {at} is not between 0 and the {lengths[row] - at} tokens from there on"
         )
         raise subject.refusal(np.unique(row_of[bad]), name, problem, "count accepted drafts of the response, no bonus")
+
+
+def _check_draft_lengths(subject: _Subject) -> None:
+    """Drafted tokens: at each position at least those accepted there."""
+    table, name = subject.table, "draft_lengths"
+    if not _has(table, name):
+        return
+    if not _has(table, "accept_lengths"):
+        problem = "drafted tokens without the accepted ones"
+        raise subject.refusal(np.array([0]), name, problem, "write accept_lengths, too, or leave it out")
+    drafted, accepted = (pc.list_flatten(table.column(each)).to_numpy() for each in (name, "accept_lengths"))
+    bad = np.flatnonzero(drafted < accepted)
+    if len(bad):
+        _, row_of, position = _positions(table)
+        problem = f"{drafted[bad[0]]} at position {position[bad[0]]}, where {accepted[bad[0]]} were accepted"
+        raise subject.refusal(
+            np.unique(row_of[bad]), name, problem, "count all drafted tokens, the accepted among them"
+        )
+
+
+def _has(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and table.column(name).null_count < table.num_rows
+
+
+def _positions(table: pa.Table) -> tuple[npt.NDArray[np.int64], ...]:
+    """Response lengths of the rollouts, and of every response token its row and its position, int64."""
+    lengths = table.column("output_tokens").to_numpy().astype(np.int64)
+    row_of = np.repeat(np.arange(len(lengths)), lengths)
+    return lengths, row_of, np.arange(len(row_of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _check_finish_reasons(subject: _Subject) -> None:

@@ -1,10 +1,6 @@
 """The drafter that somebody measured: recorded accepted tokens, at every position or decode step by decode step."""
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,71 +9,46 @@ from simulator.cost.draft_cost import Forward
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Source, offsets_of
 from simulator.drafting.pricing import ByPrice, Price
-from simulator.limits import LARGEST_BUDGET
+from simulator.drafting.step_log import Log, StepLog
+from simulator.limits import LARGEST_BUDGET, OffSteps
 from traces.errors import InputError
-from traces.io import read_bytes
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
-Identity = tuple[int, str, int]
-
-
-@dataclass(frozen=True)
-class StepLog:
-    """The decode steps of one recorded rollout after its prefill: tokens accepted and drafted in each, int64[steps]."""
-
-    accepted: Int64
-    drafted: Int64
-
-
-@dataclass(frozen=True)
-class Log:
-    """Recorded decode steps of rollouts, by (step, prompt_id, sample) or, where lines name none, in the trace's order.
-
-    draft_tokens: the engine's setting under which all of them were recorded.
-    """
-
-    path: str
-    draft_tokens: int
-    rollouts: Mapping[Identity, StepLog] | Sequence[StepLog]
-
-    def of(self, trace: Trace, row: int) -> StepLog:
-        """Return the decode steps of a row of the trace, or raise InputError."""
-        if not isinstance(self.rollouts, Mapping):
-            if len(self.rollouts) != len(trace):
-                raise InputError(
-                    f"{self.path}: {len(self.rollouts)} lines without identity for the {len(trace)} rollouts of "
-                    f"{trace.source}: write one line per rollout in its order, or give step, prompt_id and sample"
-                )
-            return self.rollouts[row]
-        identity = (int(trace.step[row]), trace.prompt_ids[trace.prompt[row]], int(trace.sample[row]))
-        if identity not in self.rollouts:
-            raise InputError(
-                f"{self.path}: has no line for step {identity[0]}, prompt {identity[1]!r}, sample {identity[2]} of "
-                f"{trace.source}: record that rollout, or leave it out of the trace"
-            )
-        return self.rollouts[identity]
 
 
 @dataclass(frozen=True)
 class Recorded(ByPrice):
     """A recorded drafter, lossless: what it had accepted is read, nothing is drawn.
 
-    Without a log: the trace's `accept_lengths`, known at every position, serve every budget exactly, because whether a
-    token is accepted does not depend on what is drafted after it. `draft_tokens` is how many tokens were drafted.
+    Without a log: the trace's `accept_lengths`, known at every position, serve every budget up to the recorded one exactly,
+    because whether a token is accepted does not depend on what is drafted after it. How many were drafted say its
+    `draft_lengths`, or else `draft_tokens`, everywhere the same.
 
     With a log: an engine's own run, of which only the positions are known at which a decode step began. Budgets of
-    `draft_tokens` or more replay that run exactly. A smaller budget leaves its path at the first step that accepts more,
-    and is refused. A policy that switches between 0 and such a budget leaves the path as well: then, **assumed**,
-    nothing is drafted until the rollout comes to the beginning of a recorded step again, which understates the drafter.
+    `draft_tokens` or more replay that run exactly. A smaller budget k has min(k, accepted) accepted at such a position, exactly,
+    but leaves the run's path at the first step that accepts more; a policy that switches between 0 and `draft_tokens` leaves it
+    as well. `off_steps` says what is drafted at positions where no recorded step begins:
+
+    - `nothing`, and budgets from 1 to `draft_tokens` - 1 are refused. It understates the drafter.
+    - `least`, `most`: **assumed** is that a draft begun j tokens into the accepted part of a recorded draft is the rest of
+      that draft. Of a recorded draft of d tokens with a < d accepted, that has a - j accepted. One accepted whole (a = d) does
+      not tell how far the drafter would have got: `least` stops where the recorded draft stopped; `most` goes on up to the
+      next token at which a recorded draft failed. `least` is charged full drafts of `draft_tokens` there; `most` what was
+      recorded of the draft, or what is accepted of it if that is more.
+
+    Under the assumption the drafter itself takes, at any constant budget, no fewer decode steps than `most` and no more than
+    `least`: the token at which a draft fails never lies earlier for a later beginning, so of two replays the one that is
+    ahead stays ahead. Where drafts are made anew from other knowledge (another match, the target's features) it is not exact.
 
     Tokens accepted beyond the end of the rollout (an end-of-sequence token within a draft) are cut off.
     """
 
-    draft_tokens: int
+    draft_tokens: int | None
     log: Log | None = None
     price: Price = field(default_factory=dict)
+    off_steps: OffSteps = "nothing"
     forward: Forward | None = None
     basis: str = ""
 
@@ -88,8 +59,10 @@ class Recorded(ByPrice):
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
-        what = f"{self.log.path}, nothing drafted off its steps" if self.log else "accept_lengths"
-        return f"recorded({what}, draft={self.draft_tokens}, cost={self.told_price})"
+        off = "nothing drafted" if self.off_steps == "nothing" else f"{self.off_steps} that can be accepted"
+        what = f"{self.log.path}, {off} off its steps" if self.log else "accept_lengths"
+        draft = self.draft_tokens or "draft_lengths"
+        return f"recorded({what}, draft={draft}, cost={self.told_price})"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """Look up what was accepted at the positions of the rollouts in `rows`."""
@@ -98,7 +71,10 @@ class Recorded(ByPrice):
             known = self._everywhere(trace, rows)
             return Acceptance(offsets, lambda budget: known, prefix=True)
         replayed = self._at_steps(trace, rows, offsets, self.log)
-        return Acceptance(offsets, lambda budget: self._allowed(replayed, budget), prefix=False)
+        if self.off_steps != "nothing":
+            return Acceptance(offsets, lambda budget: replayed, prefix=True)
+        least = self.log.draft_tokens
+        return Acceptance(offsets, lambda budget: allowed(replayed, budget, least), prefix=False)
 
     def _everywhere(self, trace: Trace, rows: Int64) -> UInt8:
         if not trace.has_accept_lengths:
@@ -108,14 +84,22 @@ class Recorded(ByPrice):
             )
         lengths = trace.output_tokens[rows].astype(np.int64)
         begin = np.cumsum(lengths) - lengths
-        position = np.arange(int(lengths.sum())) - np.repeat(begin, lengths)
-        accepted = trace.accept_lengths[np.repeat(trace.offsets[rows], lengths) + position]
-        if accepted.size and accepted.max() > self.draft_tokens:
+        at = np.repeat(trace.offsets[rows], lengths) + np.arange(int(lengths.sum())) - np.repeat(begin, lengths)
+        column = "draft_lengths" if trace.has_draft_lengths else "accept_lengths"
+        recorded = trace.draft_lengths if trace.has_draft_lengths else trace.accept_lengths
+        most = LARGEST_BUDGET if self.draft_tokens is None else self.draft_tokens
+        if self.draft_tokens is None and not trace.has_draft_lengths:
             raise InputError(
-                f"{trace.source}: accept_lengths holds {accepted.max()}, more than draft_tokens = {self.draft_tokens}: "
-                "give the number of tokens that the recorded drafter proposed"
+                f"{trace.source}: has accept_lengths without draft_lengths, and draft_tokens is missing: say how many "
+                "tokens a draft of the recorded drafter had"
             )
-        return np.stack([accepted, np.full_like(accepted, self.draft_tokens)], axis=1).astype(np.uint8)
+        if at.size and recorded[at].max() > most:
+            raise InputError(
+                f"{trace.source}: {column} holds {recorded[at].max()}, more than draft_tokens = {most}: give the number of "
+                "tokens that the recorded drafter proposed"
+            )
+        drafted = recorded[at] if trace.has_draft_lengths else np.full(at.size, most)
+        return np.stack([trace.accept_lengths[at], drafted], axis=1).astype(np.uint8)
 
     def _at_steps(self, trace: Trace, rows: Int64, offsets: Int64, log: Log) -> UInt8:
         table = np.zeros((int(offsets[-1]), 2), np.uint8)
@@ -131,98 +115,37 @@ class Recorded(ByPrice):
                     f"{log.path}: {where}: {ends.size} decode steps emit {emitted} tokens, {problem} for its {length} in "
                     f"{trace.source}: record every step, those without a draft too (accepted 0, drafted 0)"
                 )
-            useful = np.minimum(steps.accepted, length - starts)
-            table[offsets[number] + starts] = np.stack([useful, steps.drafted], axis=1)
+            useful = StepLog(np.minimum(steps.accepted, length - starts), steps.drafted)
+            mine = table[offsets[number] : offsets[number + 1]]
+            if self.off_steps != "nothing" and starts.size:
+                mine[1:] = between(starts, useful, length, log.draft_tokens, self.off_steps == "most")
+            mine[starts] = np.stack([useful.accepted, useful.drafted], axis=1)
         return table
 
-    def _allowed(self, replayed: UInt8, budget: int) -> UInt8:
-        if budget < self.draft_tokens:
-            raise InputError(
-                f"budget {budget}: drafter recorded knows the steps of a run with {self.draft_tokens} drafted tokens, and "
-                f"where others would begin is unknown: use budgets of 0 or of {self.draft_tokens} and more"
-            )
-        return replayed
 
-
-def read_log(path: Path) -> Log:
-    """Read JSON lines, one per rollout, with vLLM's `per_step_accepted`, `per_step_drafted` and `num_spec_tokens`.
-
-    A line is a response of a server run with `--per-request-spec-decode-metrics detailed`, or as little of it as
-
-        {"step": 0, "prompt_id": "p7", "sample": 3, "metrics": {"speculative_decoding":
-          {"num_spec_tokens": 3, "per_step_accepted": [3, 0, 1], "per_step_drafted": [3, 3, 3]}}}
-
-    which emitted 1 + 4 + 1 + 2 = 8 tokens: one by the prefill, then accepted and bonus tokens of each decode step.
-    step, prompt_id and sample are added by who wrote the file, on every line or on none: then the lines stand in the
-    order of the trace. Steps in which an engine drafted nothing must be in the arrays. Raises InputError naming the line.
-    """
-    named: dict[Identity, StepLog] = {}
-    in_order: list[StepLog] = []
-    draft_tokens = 0
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = _object(json.loads(line), "the line")
-            identity = _identity(entry)
-            k, log = _steps_of(entry)
-            if draft_tokens and k != draft_tokens:
-                raise InputError(f"num_spec_tokens is {k}, {draft_tokens} on earlier lines: keep one setting to a file")
-            if (identity is None and named) or (identity is not None and in_order):
-                raise InputError("step, prompt_id and sample are on some lines only: give them on all, or on none")
-            if identity in named:
-                raise InputError(f"{identity} is on an earlier line already: keep one")
-        except (ValueError, RecursionError) as error:
-            reason = (
-                str(error) if isinstance(error, InputError) else f"not JSON ({str(error)[:80]}): correct the syntax"
-            )
-            raise InputError(f"{path}: line {number}: {reason}") from None
-        draft_tokens = k
-        if identity is None:
-            in_order.append(log)
-        else:
-            named[identity] = log
-    if not draft_tokens:
-        raise InputError(f"{path}: has no lines: write one per rollout")
-    return Log(str(path), draft_tokens, named or in_order)
-
-
-def _identity(entry: Mapping[str, Any]) -> Identity | None:
-    names = ("step", "prompt_id", "sample")
-    if not any(name in entry for name in names):
-        return None
-    step, prompt_id, sample = (entry.get(name) for name in names)
-    if type(step) is not int or not isinstance(prompt_id, str) or type(sample) is not int:
-        raise InputError(f"step {step!r}, prompt_id {prompt_id!r}, sample {sample!r}: give an int, a text and an int")
-    return step, prompt_id, sample
-
-
-def _steps_of(entry: Mapping[str, Any]) -> tuple[int, StepLog]:
-    metrics = entry.get("metrics", entry)
-    found = _object(_object(metrics, "metrics").get("speculative_decoding", metrics), "speculative_decoding")
-    if missing := [name for name in ("num_spec_tokens", "per_step_accepted", "per_step_drafted") if name not in found]:
-        raise InputError(f"has no {missing[0]}: record with --per-request-spec-decode-metrics detailed")
-    k = found["num_spec_tokens"]
-    if type(k) is not int or not 1 <= k <= LARGEST_BUDGET:
-        raise InputError(f"num_spec_tokens = {k!r}: give 1 to {LARGEST_BUDGET}")
-    accepted, drafted = (_counts(found[name], name) for name in ("per_step_accepted", "per_step_drafted"))
-    if accepted.size != drafted.size:
-        raise InputError(f"{accepted.size} steps accepted, {drafted.size} drafted: the two arrays must be equally long")
-    if wrong := np.flatnonzero((accepted > drafted) | (drafted > k)).tolist():
-        step = wrong[0]
+def allowed(replayed: UInt8, budget: int, draft_tokens: int) -> UInt8:
+    """Return what was recorded with `draft_tokens`, or raise InputError for a budget that cannot be replayed from it."""
+    if budget < draft_tokens:
         raise InputError(
-            f"step {step}: {accepted[step]} accepted of {drafted[step]} drafted, of at most {k}: impossible"
+            f"budget {budget}: drafter recorded knows the steps of a run with {draft_tokens} drafted tokens, and where others "
+            f"would begin is unknown: use budgets of 0 or of {draft_tokens} and more, or off_steps=least and off_steps=most"
         )
-    return k, StepLog(accepted, drafted)
+    return replayed
 
 
-def _counts(values: Any, name: str) -> Int64:
-    if not isinstance(values, list) or not all(type(value) is int and 0 <= value <= LARGEST_BUDGET for value in values):
-        raise InputError(f"{name} is not a list of counts from 0 to {LARGEST_BUDGET}: one for each decode step")
-    return np.array(values, np.int64)
+def between(starts: Int64, steps: StepLog, length: int, draft_tokens: int, most: bool) -> UInt8:
+    """Accepted and drafted tokens at positions 1..length - 1 of a rollout, uint8[length - 1, 2], as `Recorded.off_steps` says.
 
-
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{name} is {str(value)[:40]!r}, not an object: see the format of recorded steps")
-    return value
+    starts: int64[steps], where the recorded decode steps began.
+    """
+    position = np.arange(1, length)
+    step = np.searchsorted(starts, position, side="right") - 1
+    ends, left = starts + steps.accepted, length - position
+    whole = (steps.accepted == steps.drafted) & (ends < length)
+    next_failure = np.minimum.accumulate(np.where(whole, length, ends)[::-1])[::-1]
+    reach = next_failure if most else ends
+    accepted = np.minimum(np.maximum(reach[step] - position, 0), np.minimum(draft_tokens, left))
+    rest = np.maximum(starts[step] + steps.drafted[step] - position, 0)
+    unknown = whole[step] | (steps.drafted[step] == draft_tokens)
+    drafted = np.where(unknown & (not most), draft_tokens, np.maximum(rest, accepted))
+    return np.stack([accepted, drafted], axis=1).astype(np.uint8)

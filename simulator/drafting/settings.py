@@ -18,7 +18,8 @@ from simulator.drafting.last import Last
 from simulator.drafting.model import Modelled
 from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
-from simulator.drafting.recorded import Recorded, read_log
+from simulator.drafting.recorded import Recorded
+from simulator.drafting.step_log import read_log
 from simulator.drafting.suffix import Suffix
 from simulator.limits import (
     DEPTH,
@@ -31,6 +32,7 @@ from simulator.limits import (
     SUFFIX,
     WINDOW,
     Match,
+    OffSteps,
     Scope,
     Shape,
     Siblings,
@@ -199,18 +201,25 @@ class ParallelSettings(_ModelSettings):
 
 
 class RecordedSettings(Validated):
-    """See `recorded.Recorded`. draft_tokens: needed for `accept_lengths`; `steps`: a file of recorded decode steps."""
+    """See `recorded.Recorded`. draft_tokens: needed where the trace has no `draft_lengths`.
+
+    steps: a file of recorded decode steps; off_steps: what is drafted where none of them begins.
+    """
 
     kind: Literal["recorded"] = "recorded"
     cost: Price
     draft_tokens: DraftTokens | None = None
     steps: str | None = None
+    off_steps: OffSteps | None = None
 
     def drafter(self) -> Recorded:
         """Return the drafter."""
         if self.steps is None:
-            if self.draft_tokens is None:
-                raise InputError("drafter recorded: draft_tokens is missing: say how many tokens a draft had")
+            if self.off_steps is not None:
+                raise InputError(
+                    f"drafter recorded: off_steps = {self.off_steps!r} without a file of recorded decode steps: give `steps`, "
+                    "or leave it out"
+                )
             return Recorded(self.draft_tokens, None, self.cost)
         log = read_log(Path(self.steps))
         if self.draft_tokens not in (None, log.draft_tokens):
@@ -218,7 +227,7 @@ class RecordedSettings(Validated):
                 f"drafter recorded: draft_tokens = {self.draft_tokens}, but {self.steps} was recorded with "
                 f"{log.draft_tokens}: leave draft_tokens out"
             )
-        return Recorded(log.draft_tokens, log, self.cost)
+        return Recorded(log.draft_tokens, log, self.cost, self.off_steps or "nothing")
 
 
 ModelSettings = EagleSettings | Eagle3Settings | DraftModelSettings | MtpSettings | ParallelSettings

@@ -16,7 +16,8 @@ from simulator.drafting.acceptance import count_at
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.drafter import Drafter
 from simulator.drafting.model import Modelled
-from simulator.drafting.recorded import Recorded, read_log
+from simulator.drafting.recorded import Recorded
+from simulator.drafting.step_log import read_log
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
@@ -98,6 +99,8 @@ def test_recorded_lengths_must_be_there_and_fit_the_draft() -> None:
         accepted_by(Recorded(K), trace_of(ROLLOUTS))
     with pytest.raises(InputError, match="accept_lengths holds 4, more than draft_tokens = 3"):
         accepted_by(Recorded(3), recorded_everywhere())
+    with pytest.raises(InputError, match="accept_lengths without draft_lengths, and draft_tokens is missing"):
+        accepted_by(Recorded(None), recorded_everywhere())
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
@@ -128,7 +131,9 @@ def test_lines_without_identity_stand_in_the_order_of_the_trace(tmp_path: Path) 
 def test_smaller_budgets_are_refused_and_switching_ones_draft_at_recorded_steps_alone(tmp_path: Path) -> None:
     trace = trace_of(ROLLOUTS)
     drafter = Recorded(K, read_log(written(tmp_path, log_lines())))
-    with pytest.raises(InputError, match=r"budget 2: .* with 4 drafted tokens, .* use budgets of 0 or of 4 and more"):
+    with pytest.raises(
+        InputError, match=r"budget 2: .* with 4 drafted tokens, .* use budgets of 0 or of 4 and more, or off_"
+    ):
         outcome_of(drafter, trace, "fixed:2")
     assert "nothing drafted off its steps" in drafter.describe()
     table = accepted_by(drafter, trace)
@@ -219,7 +224,11 @@ def test_settings(tmp_path: Path) -> None:
     assert isinstance(from_log, Recorded)
     assert from_log.draft_tokens == K
     assert not from_log.needs_tokens
-    with pytest.raises(InputError, match="draft_tokens is missing"):
-        drafter_of(kind="recorded", cost={})
+    assert from_log.off_steps == "nothing"
+    bounded = drafter_of(kind="recorded", steps=path, cost={}, off_steps="most")
+    assert isinstance(bounded, Recorded)
+    assert "most that can be accepted off its steps" in bounded.describe()
+    with pytest.raises(InputError, match="off_steps = 'least' without a file of recorded decode steps"):
+        drafter_of(kind="recorded", draft_tokens=3, cost={}, off_steps="least")
     with pytest.raises(InputError, match=r"draft_tokens = 3, but .* was recorded with 4"):
         drafter_of(kind="recorded", steps=path, draft_tokens=3, cost={})

@@ -24,6 +24,7 @@ ROWS: dict[str, list[Any]] = {
     "logprobs": [[-0.5, -1.0, 0.0], [-2.0], [0.0, 0.0]],
     "next_logprobs": [[-0.25, -1.5, 0.0], [-2.0], [0.0, -0.5]],
     "accept_lengths": [[3, 0, 1], [0], [2, 0]],
+    "draft_lengths": [[3, 0, 4], [0], [5, 1]],
     "turns": [
         [{"generated_tokens": 1, "wait_s": 0.5}, {"generated_tokens": 2, "wait_s": 0.0}],
         None,

@@ -61,6 +61,18 @@ BROKEN = {
         {"accept_lengths": [[3, -1, 2], [2], [0, 0]]},
         "row 0, column 'accept_lengths': -1 at position 1 is not between 0 and the 2 tokens from there on (and 1 more)",
     ),
+    "draft_lengths count": (
+        {"draft_lengths": [[3, 1, 1], [0], [2]]},
+        "row 2, column 'draft_lengths': 1 elements but output_tokens is 2",
+    ),
+    "fewer drafted than accepted": (
+        {"draft_lengths": [[3, 1, 1], [0], [1, 0]]},
+        "row 2, column 'draft_lengths': 1 at position 0, where 2 were accepted",
+    ),
+    "drafted without accepted": (
+        {"draft_lengths": [[3, 1, 1], [0], [2, 0]], "accept_lengths": None},
+        "row 0, column 'draft_lengths': drafted tokens without the accepted ones",
+    ),
     "duplicate": ({"step": [0, 0, 0]}, "row 2, column 'sample': step 0, prompt 'b', sample 0 is already in row 0"),
     "null step": ({"step": [1, None, 0]}, "row 1, column 'step': null in a required column"),
     "null prompt": ({"prompt_id": ["b", "a", None]}, "row 2, column 'prompt_id': null in a required column"),
