@@ -9,7 +9,7 @@ from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
 from simulator.cost.roofline import KERNEL_S, roofline
 from simulator.cost.shape import ModelShape
-from simulator.drafting.drafter import Drafter, ReservesSlots, Target
+from simulator.drafting.drafter import Drafter, ReservesSlots, Target, strategies_of
 from simulator.drafting.pricing import priced
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
@@ -56,8 +56,9 @@ def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deploy
     engine = scenario.engine
     serving = serving_of(scenario, drafter)
     return Deployment(
-        cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, _pull_s_per_token(scenario)
-    )
+        cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, _pull_s_per_token(scenario),
+        strategies_of(drafter),
+    )  # fmt: skip
 
 
 def gpus_per_replica(scenario: Scenario, cost: Profile) -> int:

@@ -12,7 +12,7 @@ from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows
+from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows, strategies_of
 from simulator.drafting.growing import Growing
 from simulator.drafting.measure import DraftCurve, draft_curve
 from simulator.engine.deployment import Deployment
@@ -183,7 +183,7 @@ class Preparing:
         )
         return Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
-            deployment.cost, filled, curve, self.drafter.cost, seed,
+            deployment.cost, filled, curve, self.drafter.cost, seed, strategies_of(self.drafter),
         )  # fmt: skip
 
 

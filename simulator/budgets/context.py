@@ -9,6 +9,7 @@ import numpy.typing as npt
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import CostModel
 from simulator.drafting.measure import DraftCurve as DraftCurve
+from simulator.drafting.strategy import Strategy
 from simulator.records import read_only
 
 Int64 = npt.NDArray[np.int64]
@@ -22,7 +23,7 @@ class Context:
     the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica that
     the RL step's rollouts can fill; draft_curve: measures the drafter on the history, called only by policies that need
     it, None on a cold start; draft_cost: what drafting adds to a decode step; seed: names the random numbers of a policy
-    that draws them.
+    that draws them; strategies: the trees that are drafted, which budgets name by their tokens to verify (none: chains).
     """
 
     n_prompts: int
@@ -33,6 +34,7 @@ class Context:
     draft_curve: Callable[[], DraftCurve | None]
     draft_cost: DraftCost = FREE
     seed: int = 0
+    strategies: tuple[Strategy, ...] = ()
 
     def __post_init__(self) -> None:
         """Keep policies from writing into what others read."""

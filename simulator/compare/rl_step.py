@@ -75,4 +75,4 @@ class RLStep:
             source = parent.tables[parent.table_of[budget]]
             return np.concatenate([source[a:b] for a, b in zip(starts, starts + lengths, strict=True)])
 
-        return whole.taken(rows, Acceptance(offsets, table, parent.prefix))
+        return whole.taken(rows, Acceptance(offsets, table, parent.prefix, parent.least))

@@ -18,12 +18,13 @@ class Forward:
 
     cost: of one pass, by its work. passes: in a drafting step; 0: as many as its longest draft has tokens. The first runs
     over the tokens that the target ran over in the step, prefilled ones included, as EAGLE and MTP heads and draft models do
-    in vLLM to take up what was decided; the others over a token of each sequence that may draft. at_once: there is one, over
-    all tokens of the drafts and one more of each sequence, as in block drafters.
+    in vLLM to take up what was decided; the others over `width` tokens of each sequence that may draft. at_once: there is one,
+    over all tokens of the drafts and one more of each sequence, as in block drafters.
     """
 
     cost: Profile
     passes: int = 0
+    width: int = 1
     at_once: bool = False
 
 
@@ -75,7 +76,7 @@ class DraftCost:
         found = Pointing(DRAFT_COST, **self.rates)
         if self.forward is not None:
             found.record["modelled"], found.record["passes"] = True, self.forward.passes
-            found.record["at_once"] = self.forward.at_once
+            found.record["at_once"], found.record["width"] = self.forward.at_once, self.forward.width
             found.point(model=self.forward.cost.packed, work=records(WORK, 1))
         return found
 
@@ -96,6 +97,7 @@ class Drafting:
     per_kv_token_s: float
     modelled: bool
     passes: int
+    width: int
     at_once: bool
     model: Cost
     work: Work
@@ -137,7 +139,7 @@ def forward_time(cost: Drafting, asking: int, longest: int, drafted: float, step
         return 0.0
     work.live, work.longest_context = asking, step.longest_context
     work.kv_tokens = (step.kv_tokens - step.prefill_kv_tokens) * asking / (step.live - step.prefill_seqs)
-    work.query_tokens = work.padded_tokens = drafted + asking if cost.at_once else float(asking)
+    work.query_tokens = work.padded_tokens = drafted + asking if cost.at_once else float(cost.width * asking)
     work.pairs = work.kv_tokens * work.query_tokens / asking
     if cost.at_once:
         return step_time(model, work)

@@ -37,12 +37,14 @@ class Acceptance:
     budget (`accepted(k) = min(k, table)`), NO_TABLE for budgets not asked for yet.
 
     Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
-    budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget.
+    budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget; `least` names
+    the least budget with the same table, where several have one.
     """
 
     offsets: Int64
     compute: Callable[[int], UInt8] | None
     prefix: bool
+    least: Callable[[int], int] = int
     tables: UInt8 = field(init=False)
     table_of: Int64 = field(init=False)
 
@@ -59,10 +61,13 @@ class Acceptance:
 
     def serve(self, budgets: Iterable[int]) -> None:
         """Make sure that there is a table for each budget in [0, 255]."""
-        missing = [k for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE]
+        asked = {k: self.least(k) for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE}
+        missing = sorted(k for k in set(asked.values()) if self.table_of[k] == NO_TABLE)
         if missing:
             self.table_of[missing] = len(self.tables) + np.arange(len(missing))
             self.tables = np.concatenate([self.tables, *(self._table(k)[None] for k in missing)])
+        for budget, least in asked.items():
+            self.table_of[budget] = self.table_of[least]
 
     def _table(self, budget: int) -> UInt8:
         """The table of a budget; InputError where a drafter made something else."""

@@ -86,7 +86,7 @@ def _forward(document: Mapping[str, Any]) -> Forward:
     device, source = (str(document.get(key) or "unknown") for key in ("device", "source"))
     name = str(document.get("drafter") or "draft model")
     cost = Profile(f"passes of {name}", kind_of(operators), operators, name, device, source, uncertainty="unknown")
-    return Forward(cost, passes, at_once)
+    return Forward(cost, passes, at_once=at_once)
 
 
 def _shipped() -> dict[str, Traversable]:

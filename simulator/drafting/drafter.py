@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from simulator.cost.model import Profile
     from simulator.drafting.acceptance import AcceptanceCounts
     from simulator.drafting.live import SiblingIndex
+    from simulator.drafting.strategy import Strategy
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
@@ -88,6 +89,15 @@ class ReservesSlots(Protocol):
 
 
 @runtime_checkable
+class Branching(Protocol):
+    """A drafter that drafts trees of given shapes, not chains: a budget is the most tokens of a tree to verify."""
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """What it drafts, by tokens to verify, ascending; none for chains."""
+
+
+@runtime_checkable
 class LiveDrafter(Protocol):
     """A drafter that can learn from siblings as they emit, in the engine's loop."""
 
@@ -142,6 +152,11 @@ def check_drafter(drafter: Any, name: str) -> Drafter:
             raise InputError(f"drafter {name!r}: describe() returned {told!r:.60}: return a text")
     checked: Drafter = drafter
     return checked
+
+
+def strategies_of(drafter: Drafter) -> tuple[Strategy, ...]:
+    """Return the trees that it drafts; none for chains."""
+    return drafter.strategies if isinstance(drafter, Branching) else ()
 
 
 def past_rows(trace: Trace, step: int, window: int) -> Int64:

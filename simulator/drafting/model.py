@@ -23,31 +23,18 @@ UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Modelled(ByPrice):
-    """A draft model, lossless, known by how often its tokens are accepted and by what its passes cost.
+class DraftModel(ByPrice):
+    """A dataclass of a draft model, lossless: its kind, and what the default price rests on.
 
-    kind: `eagle` (a head fed with the target's features), `draft_model` (a small model of its own) and `mtp` (the
-    target's own multi-token heads) draft one token a pass, one pass after the other; `parallel` drafts all in one pass.
-    The kinds differ in nothing else: acceptance is the curve's, cost the price's. curve: its positions are the most that
-    is drafted in a step; a larger budget is a permission that stays unused. price: costs in the words of
-    `pricing.draft_cost`, or a name to be looked up with `priced`: an entry of the profile's `drafter_costs`, or a measured
-    cost of drafting.
-
-    Drafts have as many tokens as the curve has positions. How many are accepted, of those that the rollout has left, is drawn
-    at every position by itself: number of j with u < S_j, u uniform, S the rollout's survival. Draws are keyed by (seed, step,
-    prompt_id, sample, position), so they are the same under every policy, batch size, dispatch, order of rows and choice of RL
-    steps; and since one u decides at a position, a drafter with a better curve accepts at least as much everywhere. A decode
-    step sees a fresh draw: the positions that one draft spans are not visited again.
+    kind: `eagle` (a head fed with the target's features; `eagle3` with those of three layers), `draft_model` (a small model of
+    its own) and `mtp` (the target's own multi-token heads) draft one token a pass, one pass after the other; `parallel` drafts
+    all in one pass. The kinds differ in nothing else: acceptance is the curve's, cost the price's. price: as `pricing.ByPrice`
+    has it; None is the default. model, layers: see `default_price.default_price`.
     """
 
     kind: Kind
-    curve: AcceptanceCurve
-    price: Price | None = field(default_factory=dict)  # type: ignore[assignment]
-    forward: Forward | None = None
-    basis: str = ""
-    model: Mapping[str, Any] | None = None
-    layers: int | None = None
+    model: Mapping[str, Any] | None
+    layers: int | None
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"model"})
@@ -64,16 +51,38 @@ class Modelled(ByPrice):
         """Whether a pass drafts one token; else the one pass of a step drafts all."""
         return self.kind != "parallel"
 
-    @property
-    def lookahead_tokens(self) -> int:
-        """KV slots that vLLM reserves for it beyond the drafts in flight: it writes KV of its own."""
-        return 0 if self.kind == "parallel" else self.curve.positions
-
     def priced(self, target: Target) -> Self:
         """Return the same drafter at its price there, or at the default."""
         if self.price is None:
             return self.at(default_price(self.kind, self.model, self.layers, target))
         return super().priced(target)
+
+
+@dataclass(frozen=True)
+class Modelled(DraftModel):
+    """A draft model, known by how often its tokens are accepted and by what its passes cost.
+
+    curve: its positions are the most that is drafted in a step; a larger budget is a permission that stays unused.
+
+    Drafts have as many tokens as the curve has positions. How many are accepted, of those that the rollout has left, is drawn
+    at every position by itself: number of j with u < S_j, u uniform, S the rollout's survival. Draws are keyed by (seed, step,
+    prompt_id, sample, position), so they are the same under every policy, batch size, dispatch, order of rows and choice of RL
+    steps; and since one u decides at a position, a drafter with a better curve accepts at least as much everywhere. A decode
+    step sees a fresh draw: the positions that one draft spans are not visited again.
+    """
+
+    kind: Kind
+    curve: AcceptanceCurve
+    price: Price | None = field(default_factory=dict)  # type: ignore[assignment]
+    forward: Forward | None = None
+    basis: str = ""
+    model: Mapping[str, Any] | None = None
+    layers: int | None = None
+
+    @property
+    def lookahead_tokens(self) -> int:
+        """KV slots that vLLM reserves for it beyond the drafts in flight: it writes KV of its own."""
+        return 0 if self.kind == "parallel" else self.curve.positions
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
@@ -89,20 +98,20 @@ class Modelled(ByPrice):
 
         def table(budget: int) -> UInt8:
             found = np.empty((int(offsets[-1]), 2), np.uint8)
-            draw(keys, survival, offsets, found)
+            draw(keys, survival, offsets, survival.shape[1], found)
             return found
 
         return Acceptance(offsets, table, prefix=True)
 
 
 @entry
-def draw(keys: UInt64, survival: Float64, offsets: Int64, table: UInt8) -> None:
+def draw(keys: UInt64, survival: Float64, offsets: Int64, drafted: int, table: UInt8) -> None:
     """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
-    drafted = survival.shape[1]
+    longest = survival.shape[1]
     for i in range(keys.size):
         start, end = offsets[i], offsets[i + 1]
         for p in range(start, end):
-            most = min(drafted, end - p)
+            most = min(longest, end - p)
             u = uniform(keys[i], p - start)
             accepted = 0
             while accepted < most and u < survival[i, accepted]:

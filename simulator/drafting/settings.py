@@ -20,7 +20,10 @@ from simulator.drafting.ngram import Ngram
 from simulator.drafting.nothing import Nothing
 from simulator.drafting.recorded import Recorded
 from simulator.drafting.step_log import read_log
+from simulator.drafting.strategy import Strategy
+from simulator.drafting.strategy_files import chosen, read_strategies, strategy_of
 from simulator.drafting.suffix import Suffix
+from simulator.drafting.trees import ModelTrees
 from simulator.limits import (
     DEPTH,
     FACTOR,
@@ -128,35 +131,49 @@ DraftTokens = Annotated[int, Field(ge=1, le=LARGEST_BUDGET)]
 
 
 class _ModelSettings(Validated):
-    """See `model.Modelled`. curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position.
+    """See `model.Modelled`, and `trees.ModelTrees` where it has strategies.
 
-    cost: left out, the default (`default_price.default_price`), for which `model` names a draft model and `layers` says how many
-    a head has. mode: which of a file's mean lengths. draft_tokens: use so many positions, no more than are known. spread,
-    drift_per_step, drift_from: instead of the curve's own.
+    curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position. mode: which of a file's mean
+    lengths. draft_tokens: use so many positions, no more than are known. strategies, in place of a curve: a file
+    (`strategy_files.read_strategies`) or the rows of one. use: those of them with these names, `depth_topk_verify`.
+    spread, drift_per_step, drift_from: instead of the curves' own. cost: left out, the default
+    (`default_price.default_price`), for which `model` names a draft model and `layers` says how many a head has.
     """
 
     kind: Kind
-    curve: list[Probability] | str
+    curve: list[Probability] | str | None = None
     cost: Price | None = None
     model: str | None = None
     layers: Annotated[int, within(HEAD_LAYERS)] | None = None
     mode: str | None = None
     draft_tokens: DraftTokens | None = None
+    strategies: list[dict[str, Any]] | str | None = None
+    use: list[str] | None = None
     spread: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
     drift_per_step: Annotated[float, Field(strict=False, allow_inf_nan=False)] | None = None
     drift_from: int | None = None
 
-    def drafter(self) -> Modelled:
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.curve is None) == (self.strategies is None):
+            problem = (
+                "missing: give it, or strategies" if self.curve is None else "given beside strategies: leave one out"
+            )
+            raise ValueError(f"curve: {problem}")
+        others = ("use",) if self.strategies is None else ("mode", "draft_tokens")
+        if given := [name for name in others if getattr(self, name) is not None]:
+            has = "curve" if self.strategies is None else "strategies"
+            raise ValueError(f"{given[0]} does not go with {has}: leave it out")
+        return self
+
+    def drafter(self) -> Modelled | ModelTrees:
         """Return the drafter."""
-        if isinstance(self.curve, str):
-            curve = read_curve(Path(self.curve), self.draft_tokens, self.mode)
-        elif self.mode is not None:
-            raise InputError(f"mode {self.mode!r} chooses within a file, and the curve is written out: leave it out")
-        else:
-            curve = AcceptanceCurve(tuple(self.curve)).cut(self.draft_tokens)
         given = self.model_dump(include={"spread", "drift_per_step", "drift_from"}, exclude_none=True)
         model = None if self.model is None else load_model(self.model)
-        return Modelled(self.kind, replace(curve, **given), self.cost, model=model, layers=self.layers)
+        if self.strategies is None:
+            return Modelled(self.kind, replace(self._curve(), **given), self.cost, model=model, layers=self.layers)
+        shapes = [replace(one, curve=replace(one.curve, **given)) for one in self._strategies(self.strategies)]
+        return ModelTrees(self.kind, tuple(shapes), self.cost, model=model, layers=self.layers)
 
     @model_validator(mode="after")
     def _default_is_told_apart(self) -> Self:
@@ -168,6 +185,18 @@ class _ModelSettings(Validated):
         if self.layers is not None and self.kind == "draft_model":
             raise ValueError("layers is how many a head has: name the draft model with model, or leave it out")
         return self
+
+    def _curve(self) -> AcceptanceCurve:
+        if isinstance(self.curve, str):
+            return read_curve(Path(self.curve), self.draft_tokens, self.mode)
+        if self.mode is not None:
+            raise InputError(f"mode {self.mode!r} chooses within a file, and the curve is written out: leave it out")
+        return AcceptanceCurve(tuple(self.curve or ())).cut(self.draft_tokens)
+
+    def _strategies(self, strategies: list[dict[str, Any]] | str) -> list[Strategy]:
+        if isinstance(strategies, str):
+            return read_strategies(Path(strategies), self.use)
+        return chosen([strategy_of(row, f"strategies[{i}]") for i, row in enumerate(strategies)], self.use)
 
 
 class EagleSettings(_ModelSettings):
@@ -243,7 +272,10 @@ class HybridSettings(Validated):
 
     def drafter(self) -> Hybrid:
         """Return the drafter."""
-        return Hybrid(self.suffix.drafter(), self.model.drafter(), self.threshold)
+        model = self.model.drafter()
+        if isinstance(model, ModelTrees):
+            raise InputError("drafter hybrid: model.strategies are trees, which it does not weigh: give model.curve")
+        return Hybrid(self.suffix.drafter(), model, self.threshold)
 
 
 class CustomSettings(Validated):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.model import CostModel, Profile
+from simulator.drafting.strategy import Strategy
 from simulator.engine.serving import ANYTHING, Serving
 from simulator.scheduling.placement import Placement
 from traces.errors import InputError
@@ -15,7 +16,7 @@ class Deployment:
 
     cost: prices decode steps; max_num_seqs: slots of a replica; placement: one, or the name of one that needs no history;
     draft_cost: what drafting adds to a decode step; serving: the limits and switches of an engine; pull_s_per_token: seconds to
-    send the KV of a token from one replica to another (None: unknown).
+    send the KV of a token from one replica to another (None: unknown); strategies: the trees that are drafted (none: chains).
     """
 
     cost: CostModel
@@ -25,6 +26,7 @@ class Deployment:
     draft_cost: DraftCost = FREE
     serving: Serving = ANYTHING
     pull_s_per_token: float | None = None
+    strategies: tuple[Strategy, ...] = ()
 
 
 def profile_of(deployment: Deployment) -> Profile:

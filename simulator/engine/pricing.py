@@ -4,7 +4,7 @@ from simulator.compiled import compiled
 from simulator.cost.draft_cost import draft_time
 from simulator.cost.kernel import outside, step_time
 from simulator.cost.work import WORK
-from simulator.engine.state import Core, Step, cost_of, draft_cost_of, pool_of
+from simulator.engine.state import Core, Step, cost_of, draft_cost_of, passes_of, pool_of
 from simulator.records import beginning
 
 
@@ -16,7 +16,8 @@ def price(core: Core, step: Step) -> None:
     seconds = step_time(cost, work)
     step.extrapolated = outside(cost)
     step.draft_s = draft_time(
-        draft_cost_of(core), core.asking, core.longest_draft, step.drafted_tokens, step.emitted_tokens, work, seconds
+        draft_cost_of(core), core.asking, passes_of(core)[core.longest_draft], step.drafted_tokens, step.emitted_tokens, work,
+        seconds,
     )  # fmt: skip
     step.duration_s = seconds + (step.draft_s + core.step_overhead_s)
 

@@ -13,6 +13,7 @@ from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
 from simulator.drafting.acceptance import DRAFT
+from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
 from simulator.engine.kernel import advance
@@ -78,7 +79,7 @@ class Replica:
         slots = min(deployment.max_num_seqs, len(workload))
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
-            uneven=deployment.cost.packed["uneven"], stages=table.budgets.shape[1],
+            uneven=deployment.cost.packed["uneven"], trees=bool(deployment.strategies), stages=table.budgets.shape[1],
             widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
@@ -89,6 +90,7 @@ class Replica:
             slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
             rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
             cost=deployment.cost.packed, draft_cost=deployment.draft_cost.packed,
+            passes=passes_by_tokens(deployment.strategies),
             boundaries=np.ascontiguousarray(table.boundaries), budgets=np.ascontiguousarray(table.budgets),
         )  # fmt: skip
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))

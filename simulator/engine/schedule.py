@@ -133,7 +133,10 @@ def schedule_running(core: Core, live: bool | None) -> int:
     while core.scheduled < core.decoding and left > 0:
         slot = slots[core.scheduled]
         known = known_tokens(slot)
-        slot.take = min(1 + wanted_drafts(core, slot, live), core.max_model_len - known, left)
+        wanted = 1 + wanted_drafts(core, slot, live)
+        slot.take = min(wanted, core.max_model_len - known, left)
+        if core.trees and slot.take < wanted:
+            slot.take = 1
         if core.paged:
             needed = known - 1 + slot.take + pool.lookahead
             if needed > slot.held * pool.block_size and not hold(core, pool, core.scheduled, needed):

@@ -172,6 +172,7 @@ class Core:
     paged: bool  # whether KV blocks are counted
     plain: bool  # whether nothing of this can matter
     uneven: bool  # whether the cost of a step depends on its longest context
+    trees: bool  # whether drafts are trees, verified whole or not at all
     # of the sequences that decode, true until `stale`
     stale: bool
     context_tokens: int
@@ -179,7 +180,7 @@ class Core:
     longest_context: int  # where the cost depends on it
     # of the step under way
     asking: int  # sequences that may draft
-    longest_draft: int
+    longest_draft: int  # tokens
     ended: int  # sequences that reached their limit
     first_tokens: int  # prefills that were completed
     completed: int  # rollouts, or turns or stays of theirs
@@ -199,6 +200,7 @@ class Core:
     drafts: Array[Draft]
     positions: int
     table_of: Array[int]
+    passes: Array[int]  # serial draft passes that a draft of so many tokens takes
     # the policy's table: boundaries[row, stage], budgets[row, stage, live]
     boundaries: Array[int]
     budgets: Array[int]
@@ -238,8 +240,9 @@ departures_of, log_of, drafts_of = (
     array_field("log", STEP),
     array_field("drafts", DRAFT),
 )
-tables_of, boundaries_of, budgets_of = (
+tables_of, passes_of, boundaries_of, budgets_of = (
     array_field("table_of", INT),
+    array_field("passes", INT),
     array_field("boundaries", INT),
     array_field("budgets", INT),
 )

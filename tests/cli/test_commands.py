@@ -129,7 +129,18 @@ def test_every_makespan_has_a_range_and_says_what_it_rests_on(shell: Callable[..
         assert 1.1 < run["makespan_high_s"] / run["makespan_s"] < 2
     surer = json.loads(shell(*flags, "--profile", PROFILE, "--profile-error", 0.02, "--json").out)["runs"]
     assert all(one["makespan_low_s"] > run["makespan_low_s"] for one, run in zip(surer, document["runs"], strict=True))
-    estimate = ["--model", "qwen3-30b-a3b", "--device", "h100", "--policy", "none", "--policy", "fixed:4", "--bootstrap", "10"]
+    estimate = [
+        "--model",
+        "qwen3-30b-a3b",
+        "--device",
+        "h100",
+        "--policy",
+        "none",
+        "--policy",
+        "fixed:4",
+        "--bootstrap",
+        "10",
+    ]
     printed = shell("replay", small, *estimate, "--max-num-seqs", 2).out
     assert "90 % range: profile 1 to 5 times (stated by the profile); device" in printed
     assert "undecided" in printed, "experts that an estimate prices up to five times too low"

@@ -127,6 +127,7 @@ def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
         rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(8)
     )
     passes, at_once = rng.choice(((None, False), (None, False), (0, False), (3, False), (1, True)))
+    width = rng.choice((1, 4))
     pass_cost, pass_s = affine_pair(*(rng.choice((0.25, 1 / 64, 1 / 1024)) for _ in range(6)))
 
     def drafting(
@@ -140,11 +141,11 @@ def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
         times = passes or longest
         if passes is None or times == 0:
             return rates
-        context, width = kv * asking / decoding, tokens + asking if at_once else asking
-        another_s = pass_s(asking, width, context, context * width / asking, 0)  # type: ignore[arg-type]
+        context, query = kv * asking / decoding, tokens + asking if at_once else width * asking
+        another_s = pass_s(asking, query, context, context * query / asking, 0)  # type: ignore[arg-type]
         return rates + (another_s if at_once else pass_s(*work) + (times - 1) * another_s)
 
-    forward_cost = None if passes is None else Forward(pass_cost, passes, at_once)
+    forward_cost = None if passes is None else Forward(pass_cost, passes, width, at_once)
     return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv, forward_cost), drafting
 
 
