@@ -9,6 +9,7 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import UNSEEN
 from simulator.budgets.policy import UNLIMITED
+from simulator.budgets.trees import chains_only
 from simulator.budgets.view import POSITION, ROLLOUT, BatchView
 from simulator.spec import one_of, read, refuse, whole
 
@@ -83,6 +84,7 @@ class Aimd:
 
 def aimd(argument: str, context: Context) -> Aimd:
     """A draft window per sequence: wider after a draft accepted whole, narrower after any other step."""
+    chains_only("aimd", argument, context)
     settings = Settings(**read("aimd", argument, READERS))
     if settings.start > settings.largest:
         refuse("aimd", argument, f"has start={settings.start} above cap={settings.largest}: give start <= cap")

@@ -9,10 +9,11 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.buckets import BOUNDS, check_bounds
+from simulator.budgets.buckets import BOUNDS, TLT, check_bounds
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback, LastStep
 from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.trees import tree_budgets
 from simulator.budgets.view import BatchView
 from simulator.spec import BUDGET, number, read, several, whole
 
@@ -23,12 +24,12 @@ BLOCK = 1024
 class Settings:
     """`bandit:strategies=K/K/...,bounds=B/B/...,epsilon=P,window=N,live=B,patience=STEPS,seed=N`, each with a default.
 
-    strategies: draft lengths to choose among; bounds: smallest batch of each bucket, from 1 on; epsilon: share of decode
-    steps that try one at random; window: rewards remembered of each; live, patience: drafting starts once at most `live`
+    strategies: draft lengths to choose among, or tokens to verify of the drafter's tree strategies, by default all of them;
+    bounds: smallest batch of each bucket, from 1 on; epsilon: share of decode steps that try one at random; window: rewards remembered of each; live, patience: drafting starts once at most `live`
     sequences were live in `patience` consecutive steps, and goes on to the end of the RL step; patience 0: at once.
     """
 
-    strategies: tuple[int, ...] = (48, 32, 16, 8)
+    strategies: tuple[int, ...] | None = None
     bounds: tuple[int, ...] = (1, 2, 5, 21)
     epsilon: float = 0.1
     window: int = 300
@@ -86,8 +87,8 @@ class Bandit:
 
     every = 1
 
-    def __init__(self, settings: Settings, seed: int) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, strategies: tuple[int, ...], seed: int) -> None:
+        self._settings, self._strategies = settings, strategies
         self._seed = seed
         self._feedback = Feedback()
         self._replicas: dict[int, _Replica] = {}
@@ -119,7 +120,7 @@ class Bandit:
         # a step that prefills says little about drafting: SGLang runs prefills in steps of their own
         replica.chosen = None if step.joined else arms[which]
         replica.live, replica.time_s = live, view.time_s
-        return settings.strategies[which]
+        return self._strategies[which]
 
     def _choose(self, arms: list[Arm], coin: float, pick: float) -> int:
         if coin < self._settings.epsilon:
@@ -137,7 +138,7 @@ class Bandit:
         return coin, pick
 
     def _arms(self) -> list[list[Arm]]:
-        return [[Arm(self._settings.window) for _ in self._settings.strategies] for _ in self._settings.bounds]
+        return [[Arm(self._settings.window) for _ in self._strategies] for _ in self._settings.bounds]
 
 
 def reward_of(step: LastStep, live: int, elapsed_s: float) -> float:
@@ -146,7 +147,7 @@ def reward_of(step: LastStep, live: int, elapsed_s: float) -> float:
 
 
 def bandit(argument: str, context: Context) -> Bandit:
-    """The draft length with the best median reward in the batch's bucket, a random one in a tenth of the steps."""
+    """The draft length or strategy with the best median reward in the batch's bucket, a random one in a tenth of the steps."""
     settings = Settings(**read("bandit", argument, READERS))
     check_bounds("bandit", argument, settings.bounds)
-    return Bandit(settings, context.seed)
+    return Bandit(settings, tree_budgets("bandit", argument, settings.strategies, context) or TLT, context.seed)

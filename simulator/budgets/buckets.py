@@ -6,6 +6,7 @@ import numpy as np
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy, by_live
+from simulator.budgets.trees import tree_budgets
 from simulator.spec import BUDGET, read, refuse, several, whole
 
 
@@ -13,29 +14,32 @@ from simulator.spec import BUDGET, read, refuse, several, whole
 class Settings:
     """`buckets:bounds=B/B/...,budgets=K/K/...,live=B`, each with a default.
 
-    bounds: smallest batch of each bucket, from 1 on; budgets: drafts per decode step in it (TLT's verified tokens);
-    live: no drafts above this batch size.
+    bounds: smallest batch of each bucket, from 1 on; budgets: drafts per decode step in it (TLT's verified tokens), by
+    default the drafter's strategies, where it has any; live: no drafts above this batch size.
     """
 
     bounds: tuple[int, ...] = (1, 2, 5, 21)
-    budgets: tuple[int, ...] = (48, 32, 16, 8)
+    budgets: tuple[int, ...] | None = None
     live: int = 32
 
 
+TLT = (48, 32, 16, 8)
+"""Tokens that TLT's released strategies verify, and budgets where the drafter has no strategies."""
 BOUNDS = several(whole(1), "1/2/5/21", ascending=True)
 READERS = {"bounds": BOUNDS, "budgets": several(BUDGET, "48/32/16/8"), "live": whole(1)}
 
 
 def buckets(argument: str, context: Context) -> TablePolicy:
-    """A fixed draft length per bucket of batch sizes, none above a batch size."""
+    """A fixed draft length or tree strategy per bucket of batch sizes, none above a batch size."""
     settings = Settings(**read("buckets", argument, READERS))
     check_bounds("buckets", argument, settings.bounds)
-    if len(settings.bounds) != len(settings.budgets):
-        counts = f"{len(settings.bounds)} bounds and {len(settings.budgets)} budgets"
+    given = tree_budgets("buckets", argument, settings.budgets, context) or TLT
+    if len(settings.bounds) != len(given):
+        counts = f"{len(settings.bounds)} bounds and {len(given)} budgets"
         refuse("buckets", argument, f"has {counts}: give one budget for each bound")
     most = min(settings.live, context.max_num_seqs)
     bucket = np.searchsorted(settings.bounds, np.maximum(np.arange(most + 1), 1), side="right") - 1
-    budgets = np.array(settings.budgets)[bucket]
+    budgets = np.array(given)[bucket]
     return by_live([*budgets, 0])
 
 

@@ -10,6 +10,7 @@ from simulator.budgets.closed_form import Efficiency, Form, accepted, fit, optim
 from simulator.budgets.context import Context, DraftCurve
 from simulator.budgets.policy import UNLIMITED, TablePolicy
 from simulator.budgets.predictor import Predictor, predict
+from simulator.budgets.trees import chains_only
 from simulator.cost.work import StepWork
 from simulator.spec import BUDGET, one_of, read, refuse, several, whole
 
@@ -60,6 +61,7 @@ def parse(argument: str) -> Settings:
 
 def das(argument: str, context: Context) -> TablePolicy:
     """Drafts by predicted length: by the closed-form optimum for Long and Medium rollouts, none for Short ones."""
+    chains_only("das", argument, context)
     settings = parse(argument)
     prediction = predict(context, settings.short, settings.long, settings.predictor, settings.refresh)
     thresholds = prediction.thresholds

@@ -16,7 +16,8 @@ class LastStep(NamedTuple):
     """One decode step, over the sequences that were in it and are still live.
 
     sequences: how many; emitted: their tokens; accepted: their accepted drafts; rejected: sequences whose draft was not
-    accepted whole; joined: sequences seen for the first time, which the step to come prefills.
+    accepted whole (of a chain); joined: sequences seen for the first time, which the step to come prefills; drafting:
+    sequences that had a draft.
     """
 
     sequences: int
@@ -24,6 +25,7 @@ class LastStep(NamedTuple):
     accepted: int
     rejected: int
     joined: int
+    drafting: int = 0
 
 
 class Feedback:
@@ -55,7 +57,7 @@ class Feedback:
         tokens = int(np.add.reduce(emitted))
         # a draft of d tokens that is accepted whole emits d + 1
         rejected = int(np.count_nonzero(drafted >= emitted))
-        return LastStep(emitted.size, tokens, tokens - emitted.size, rejected, joined)
+        return LastStep(emitted.size, tokens, tokens - emitted.size, rejected, joined, int(np.count_nonzero(drafted)))
 
     def _since_last_seen(self, view: BatchView, last: BatchView | None) -> tuple[Int64, Int64]:
         """Return emitted and drafted tokens of those in the batch that were seen before."""

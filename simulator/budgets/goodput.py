@@ -6,11 +6,11 @@ import numpy as np
 
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback
-from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy
 from simulator.budgets.price import emitted_per_sequence, step_seconds
-from simulator.budgets.rate import AcceptanceRate
+from simulator.budgets.rate import AcceptanceRate, MeasuredShare
 from simulator.budgets.view import BatchView
-from simulator.spec import BUDGET, number, read, whole
+from simulator.spec import BUDGET, number, read, refuse, whole
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Settings:
     """`goodput:max=K,interval=STEPS,start=RATE,weight=W`, each with a default.
 
     max: longest draft considered; interval: decode steps between decisions; start: acceptance rate before anything was
-    drafted; weight: of an interval's own rate in the moving average.
+    drafted; weight: of an interval's own rate in the moving average. max and start are for chains.
     """
 
     max: int = 8
@@ -71,13 +71,76 @@ class Goodput:
         live = view.live
         emitted = live * emitted_per_sequence(acceptance, self._settings.max)
         context_tokens = int(view.context_tokens.sum())
-        seconds = step_seconds(self._context.cost, self._context.draft_cost, live, context_tokens, emitted)
+        seconds = step_seconds(self._context, live, context_tokens, emitted)
         return int(np.argmax(emitted / seconds))
 
     def _rate(self, start: float) -> AcceptanceRate:
         return AcceptanceRate(start, self._settings.weight)
 
 
-def goodput(argument: str, context: Context) -> Goodput:
-    """The draft length with the highest expected goodput, re-decided every 20 decode steps."""
-    return Goodput(Settings(**read("goodput", argument, READERS)), context)
+@dataclass
+class _TreeReplica:
+    """What is decided for one replica that drafts trees: tokens to verify for all, until the decode step `due`."""
+
+    share: MeasuredShare
+    budget: int = 0
+    due: int = 0
+
+
+class TreeGoodput:
+    """One tree strategy for the whole batch, or none: argmax of emitted(s) / seconds(s), decided every `interval` steps.
+
+    emitted(s) = 1 + r m_s, at most one more than its longest path: m_s is the strategy's measured mean, and r what the
+    replica's trees got accepted lately as a share of theirs, the same for all strategies.
+    """
+
+    every = 1
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._settings, self._context = settings, context
+        self._feedback = Feedback()
+        self._replicas: dict[int, _TreeReplica] = {}
+        shapes = context.strategies
+        self._drafts = np.array([0, *(one.verify for one in shapes)])
+        self._means = np.array([0.0, *(one.curve.mean_accepted(one.curve.positions) for one in shapes)])
+        self._longest = np.array([0, *(one.curve.positions for one in shapes)])
+        self._by_budget = np.zeros(UNLIMITED + 1)
+        self._by_budget[self._drafts] = self._means
+
+    def remember(self, previous: BudgetPolicy) -> None:
+        """Start from the shares that the RL step before ended with."""
+        if isinstance(previous, TreeGoodput):
+            for number_, replica in previous._replicas.items():
+                self._replicas[number_] = _TreeReplica(self._share(replica.share.value))
+
+    def __call__(self, view: BatchView) -> int:
+        """Return the tokens to verify of every live sequence."""
+        number_ = view.replica
+        replica = self._replicas.get(number_)
+        if replica is None:
+            replica = self._replicas[number_] = _TreeReplica(self._share(1.0))
+        replica.share.observe(self._feedback.last_step(view, number_), replica.budget)
+        if view.steps >= replica.due:
+            replica.budget = self._best(view, replica.share.end_interval())
+            replica.due = view.steps + self._settings.interval
+        return replica.budget
+
+    def _best(self, view: BatchView, share: float) -> int:
+        live = view.live
+        emitted = live * (1 + np.minimum(share * self._means, self._longest))
+        seconds = step_seconds(self._context, live, int(view.context_tokens.sum()), emitted, self._drafts)
+        return int(self._drafts[np.argmax(emitted / seconds)])
+
+    def _share(self, start: float) -> MeasuredShare:
+        return MeasuredShare(self._by_budget, self._settings.weight, start)
+
+
+def goodput(argument: str, context: Context) -> "Goodput | TreeGoodput":
+    """The draft length or tree strategy with the highest expected goodput, re-decided every 20 decode steps."""
+    given = read("goodput", argument, READERS)
+    if not context.strategies:
+        return Goodput(Settings(**given), context)
+    if unused := [name for name in ("max", "start") if name in given]:
+        what = f"sets {unused[0]}, and the drafter drafts trees, of which all are weighed by their measured acceptance"
+        refuse("goodput", argument, f"{what}: leave it out")
+    return TreeGoodput(Settings(**given), context)

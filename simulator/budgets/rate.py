@@ -1,6 +1,35 @@
 """The acceptance rate of a draft token, followed by an exponential moving average (SmartSpec, arXiv 2406.14066)."""
 
+import numpy as np
+import numpy.typing as npt
+
 from simulator.budgets.feedback import LastStep
+
+Float64 = npt.NDArray[np.float64]
+
+
+class MeasuredShare:
+    """What one replica's trees get accepted, as a share of their strategies' measured means: 1 at first, then as AcceptanceRate.
+
+    means: float64[256], accepted tokens that are expected of a tree, by its tokens to verify.
+    """
+
+    def __init__(self, means: Float64, weight: float, start: float = 1.0) -> None:
+        self.value, self.means = start, means
+        self._weight = weight
+        self._accepted, self._expected = 0, 0.0
+
+    def observe(self, step: LastStep, budget: int) -> None:
+        """Add one decode step, in which trees of `budget` tokens were drafted, to the interval."""
+        self._accepted += step.accepted
+        self._expected += float(self.means[budget]) * step.drafting
+
+    def end_interval(self) -> float:
+        """Fold the interval into the average and return it; an interval without drafts changes nothing."""
+        if self._expected:
+            self.value += self._weight * (self._accepted / self._expected - self.value)
+            self._accepted, self._expected = 0, 0.0
+        return self.value
 
 
 class AcceptanceRate:

@@ -12,6 +12,7 @@ from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.predictor import predict
 from simulator.budgets.price import emitted_per_sequence, step_seconds
 from simulator.budgets.rate import AcceptanceRate
+from simulator.budgets.trees import chains_only
 from simulator.budgets.view import BatchView
 from simulator.spec import BUDGET, number, one_of, read, whole
 
@@ -124,7 +125,7 @@ class Seer:
         most, live = self._settings.max, view.live
         emitted = emitted_per_sequence(acceptance, most)
         context_tokens = int(view.context_tokens.sum())
-        seconds = step_seconds(self._context.cost, self._context.draft_cost, live, context_tokens, live * emitted)
+        seconds = step_seconds(self._context, live, context_tokens, live * emitted)
         best = int(np.argmin(seconds / emitted))
         return split(high, live - high, best, acceptance, most, self._settings.factor)
 
@@ -143,4 +144,5 @@ class Seer:
 
 def seer(argument: str, context: Context) -> Seer:
     """The batch's best draft length, its tokens shared out between long rollouts and others by marginal benefit."""
+    chains_only("seer", argument, context)
     return Seer(Settings(**read("seer", argument, READERS)), context)

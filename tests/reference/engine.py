@@ -111,8 +111,9 @@ class RunResult:
 Work = tuple[int, int, int, int, int]
 """Of a step: live sequences, query tokens, context tokens, pairs, prefilled tokens."""
 Drafting = Callable[[int, int, int, int, int, float, int, Work], float]
-"""Seconds of drafting: sequences that may draft, the longest draft, drafted tokens, accepted + bonus tokens, context tokens
-of all sequences that decode, seconds of the step without drafting, how many decode, the work of the step -> seconds."""
+"""Seconds of drafting: sequences that may draft, passes of the draft that takes most, drafted tokens, accepted + bonus tokens,
+context tokens of all sequences that decode, seconds of the step without drafting, how many decode, the work of the step ->
+seconds."""
 
 
 def simulate(
@@ -123,8 +124,9 @@ def simulate(
     replicas: int = 1,
     dispatch: Literal["shared", "static"] = "shared",
     drafting: "Drafting | None" = None,
+    passes: Callable[[int], int] = int,
 ) -> RunResult:
-    """Run the workload, in queue order, to its last completion."""
+    """Run the workload, in queue order, to its last completion; passes: of a draft model, for a draft of so many tokens."""
     env = simpy.Environment(initial_time=0.0)
     waiting = [_Live(index, rollout, env.event()) for index, rollout in enumerate(workload)]
     for rollout in waiting:
@@ -132,7 +134,8 @@ def simulate(
     queues = [deque(waiting)] * replicas if dispatch == "shared" else split(waiting, replicas)
     log: list[Step] = []
     cluster = [
-        _Replica(env, index, queue, max_num_seqs, cost, policy, log, drafting) for index, queue in enumerate(queues)
+        _Replica(env, index, queue, max_num_seqs, cost, policy, log, drafting, passes)
+        for index, queue in enumerate(queues)
     ]
     if dispatch == "shared":
         _hand_out(queues[0], cluster)
@@ -227,6 +230,7 @@ class _Replica:
         policy: Policy,
         log: list[Step],
         drafting: "Drafting | None",
+        passes: Callable[[int], int],
     ) -> None:
         self.env = env
         self.index = index
@@ -235,7 +239,7 @@ class _Replica:
         self.cost = cost
         self.policy = policy
         self.log = log
-        self.drafting = drafting
+        self.drafting, self.passes = drafting, passes
         self.batch: list[_Live] = []
         self.before = 0
         self.clock_s = 0.0
@@ -286,7 +290,7 @@ class _Replica:
             decoding = [(r.share, k) for r, k in zip(self.batch, budgets, strict=True) if r.emitted > 0]
             dt_s += self.drafting(
                 sum(k > 0 for _, k in decoding),
-                max((s.drafted for s, _ in decoding), default=0),
+                max((self.passes(s.drafted) for s, _ in decoding), default=0),
                 sum(s.drafted for s, _ in decoding),
                 sum(s.accepted + 1 for s, _ in decoding),
                 sum(s.context_tokens for s, _ in decoding),

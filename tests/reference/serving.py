@@ -57,6 +57,7 @@ class Settings:
     step_overhead_s: float = 0.0
     cudagraph_capture_sizes: Sequence[int] | None = None
     budget: int = 0
+    trees: bool = False  # drafts are verified whole or not at all
     check: bool = True
 
 
@@ -254,6 +255,8 @@ class Engine:
                 continue
             wanted = 1 + self.draft(rollout) if rollout.decoding else rollout.needed() - rollout.computed
             take = int(min(wanted, token_budget))
+            if self.settings.trees and rollout.decoding and take < wanted:
+                take = 1
             slots = rollout.computed + take + self.settings.lookahead_tokens
             missing = max(0, self.blocks(slots) - len(rollout.table))
             while rollout in self.running and missing > self.pool.available():
@@ -300,7 +303,10 @@ class Engine:
         if not rollout.request.drafted:
             return 0
         room = self.longest() - rollout.needed() - 1
-        return int(min(self.settings.budget, rollout.request.drafted[rollout.p], room))
+        wanted = min(self.settings.budget, rollout.request.drafted[rollout.p])
+        if self.settings.trees and room < wanted:
+            return 0
+        return int(min(wanted, room))
 
     def longest(self) -> float:
         """Tokens that a sequence may have: as set, and no more than KV blocks hold, one of them being the null block."""
