@@ -15,7 +15,9 @@ from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
 from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
+from simulator.drafting.drafter import strategies_of
 from simulator.drafting.measure import DraftProfile
+from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.deployment import Deployment
 from simulator.engine.replica import compiling
 from simulator.played import Played
@@ -94,7 +96,7 @@ def _play(
     """Play all systems RL step by RL step, so that they share drafts; returns what the first one's drafter does, and the RL
     steps of a comparison.
     """  # fmt: skip
-    drafts, rl_steps = DraftProfile(), list[RLStep]()
+    drafts, rl_steps = DraftProfile(passes_by_tokens(strategies_of(played[0].drafter))), list[RLStep]()
     with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
         for found in zip_longest(*(run_.play() for run_ in runs)):
             phases = [None if step is None else run_.phases.popleft() for run_, step in zip(runs, found, strict=True)]

@@ -25,8 +25,9 @@ class Settings:
     """`bandit:strategies=K/K/...,bounds=B/B/...,epsilon=P,window=N,live=B,patience=STEPS,seed=N`, each with a default.
 
     strategies: draft lengths to choose among, or tokens to verify of the drafter's tree strategies, by default all of them;
-    bounds: smallest batch of each bucket, from 1 on; epsilon: share of decode steps that try one at random; window: rewards remembered of each; live, patience: drafting starts once at most `live`
-    sequences were live in `patience` consecutive steps, and goes on to the end of the RL step; patience 0: at once.
+    bounds: smallest batch of each bucket, from 1 on; epsilon: share of decode steps that try one at random; window: rewards
+    remembered of each; live, patience: drafting starts once at most `live` sequences were live in `patience` consecutive
+    steps, and goes on to the end of the RL step; patience 0: at once.
     """
 
     strategies: tuple[int, ...] | None = None

@@ -57,10 +57,12 @@ def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Draft
 class DraftProfile:
     """Drafts with an unlimited budget, summed over all positions of all rollouts: the blocks of `results.ACCEPTANCE`.
 
-    First tokens are left out: an engine gets them from the prefill, without a draft.
+    First tokens are left out: an engine gets them from the prefill, without a draft. depths: int64[256], the positions that a
+    draft of so many tokens has, of a tree its depth (None: its tokens).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depths: Int64 | None = None) -> None:
+        self._depths = np.arange(LARGEST_BUDGET + 1) if depths is None else depths
         self._by_length: Int64 = np.zeros((2, LARGEST_BUDGET + 2), np.int64)  # drafts and accepted parts of each length
         self._by_emitted: Int64 = np.zeros((3, 64), np.int64)  # positions, drafted and accepted by log2(emitted)
 
@@ -71,8 +73,8 @@ class DraftProfile:
         emitted = np.arange(len(table)) - np.repeat(acceptance.offsets[:-1], np.diff(acceptance.offsets))
         table, emitted = table[emitted > 0], emitted[emitted > 0]
         which = np.log2(emitted).astype(np.int64)
-        for row, column in enumerate((1, 0)):
-            self._by_length[row] += np.bincount(table[:, column], minlength=LARGEST_BUDGET + 2)
+        for row, lengths in enumerate((self._depths[table[:, 1]], table[:, 0])):
+            self._by_length[row] += np.bincount(lengths, minlength=LARGEST_BUDGET + 2)
         for row, weight in enumerate((None, table[:, 1], table[:, 0])):
             self._by_emitted[row] += np.bincount(which, weight, 64).astype(np.int64)
 

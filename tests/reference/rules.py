@@ -45,12 +45,19 @@ def bucket_map(bounds: Sequence[int], budgets: Sequence[int], most: int) -> Rule
 def prices(cost: Cost, draft_cost: Mapping[str, float]) -> Prices:
     """A decode step of `live` sequences that draft `k` tokens each: verification, and drafting where k > 0."""
 
-    def seconds(live: int, k: int, context: int, emitted: float) -> float:
+    seconds = tree_prices(cost, draft_cost)
+    return lambda live, k, context, emitted: seconds(live, k, k, context, emitted)
+
+
+def tree_prices(cost: Cost, draft_cost: Mapping[str, float]) -> Callable[[int, int, int, int, float], float]:
+    """The same of trees of `k` tokens each, `n` passes deep: (live, k, n, context, emitted) -> seconds."""
+
+    def seconds(live: int, k: int, n: int, context: int, emitted: float) -> float:
         verify = cost(live, live * (k + 1), context, context * (k + 1), 0)
         if k == 0:
             return verify
         given = {name: draft_cost.get(name, 0.0) for name in DRAFT_COSTS}
-        passes = k * (given["per_pass_s"] + given["per_pass_kv_token_s"] * context) + given["per_kv_token_s"] * context
+        passes = n * (given["per_pass_s"] + given["per_pass_kv_token_s"] * context) + given["per_kv_token_s"] * context
         each = live * given["per_query_s"] + live * k * given["per_drafted_token_s"]
         return verify * (1 + given["step_fraction"]) + given["per_step_s"] + passes + each + (
             given["per_emitted_token_s"] * emitted
@@ -248,3 +255,42 @@ def moving_average(lengths: Sequence[int], weight: float) -> float | None:
     for length in lengths:
         mean = length if mean is None else (1 - weight) * mean + weight * length
     return mean
+
+
+class TreeGoodput:
+    """One of several trees for all, or none: (tokens to verify, longest path, passes, measured mean accepted) of each.
+
+    What was accepted lately, as a share of the measured means, holds for all of them.
+    """
+
+    def __init__(
+        self, price: Callable[[int, int, int, int, float], float], trees: Sequence[tuple[int, int, int, float]],
+        interval: int, weight: float,
+    ) -> None:  # fmt: skip
+        self.price, self.trees = price, [(0, 0, 0, 0.0), *trees]
+        self.interval, self.weight = interval, weight
+        self.learning: dict[int, _Learning] = {}
+        self.share: dict[int, float] = {}
+        self.sums: dict[int, tuple[int, float]] = {}
+        self.decided: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        steps, _ = self.learning.setdefault(seen.replica, _Learning()).steps(seen)
+        accepted, expected = self.sums.get(seen.replica, (0, 0.0))
+        at, budget = self.decided.get(seen.replica, (-math.inf, 0))
+        mean = next(mean for verify, _, _, mean in self.trees if verify == budget)
+        accepted += sum(right for _, _, right in steps)
+        expected += mean * sum(drafted > 0 for _, drafted, _ in steps)
+        live, share = len(seen.rollouts), self.share.get(seen.replica, 1.0)
+        if seen.step - at >= self.interval:
+            if expected:
+                share += self.weight * (accepted / expected - share)
+                accepted, expected = 0, 0.0
+            goods = []
+            for verify, longest, passes, mean in self.trees:
+                tokens = live * (1 + min(share * mean, longest))
+                goods.append(tokens / self.price(live, verify, passes, sum(seen.context), tokens))
+            budget = self.trees[goods.index(max(goods))][0]
+            self.decided[seen.replica] = (seen.step, budget)
+        self.share[seen.replica], self.sums[seen.replica] = share, (accepted, expected)
+        return [budget] * live
