@@ -34,13 +34,13 @@ def buckets(argument: str, context: Context) -> TablePolicy:
     settings = Settings(**read("buckets", argument, READERS))
     check_bounds("buckets", argument, settings.bounds)
     given = tree_budgets("buckets", argument, settings.budgets, context) or TLT
-    if len(settings.bounds) != len(given):
-        counts = f"{len(settings.bounds)} bounds and {len(given)} budgets"
-        refuse("buckets", argument, f"has {counts}: give one budget for each bound")
+    for budgets in (settings.budgets or TLT, given):  # the drafter's strategies are not known where a name is checked
+        if len(settings.bounds) != len(budgets):
+            counts = f"{len(settings.bounds)} bounds and {len(budgets)} budgets"
+            refuse("buckets", argument, f"has {counts}: give one budget for each bound")
     most = min(settings.live, context.max_num_seqs)
     bucket = np.searchsorted(settings.bounds, np.maximum(np.arange(most + 1), 1), side="right") - 1
-    budgets = np.array(given)[bucket]
-    return by_live([*budgets, 0])
+    return by_live([*np.array(given)[bucket], 0])
 
 
 def check_bounds(name: str, argument: str, bounds: tuple[int, ...]) -> None:

@@ -135,8 +135,8 @@ class _ModelSettings(Validated):
 
     curve: a file (`curve_files.read_curve`) or conditional probabilities by draft position. mode: which of a file's mean
     lengths. draft_tokens: use so many positions, no more than are known. strategies, in place of a curve: a file
-    (`strategy_files.read_strategies`) or the rows of one. use: those of them with these names, `depth_topk_verify`.
-    spread, drift_per_step, drift_from: instead of the curves' own. cost: left out, the default
+    (`strategy_files.read_strategies`) or the rows of one. use: those named `depth-topk-verify`, in a list or with slashes
+    between. spread, drift_per_step, drift_from: instead of the curves' own. cost: left out, the default
     (`default_price.default_price`), for which `model` names a draft model and `layers` says how many a head has.
     """
 
@@ -148,7 +148,7 @@ class _ModelSettings(Validated):
     mode: str | None = None
     draft_tokens: DraftTokens | None = None
     strategies: list[dict[str, Any]] | str | None = None
-    use: list[str] | None = None
+    use: list[str] | str | None = None
     spread: Annotated[float, Field(ge=0, lt=1, strict=False)] | None = None
     drift_per_step: Annotated[float, Field(strict=False, allow_inf_nan=False)] | None = None
     drift_from: int | None = None
@@ -194,9 +194,10 @@ class _ModelSettings(Validated):
         return AcceptanceCurve(tuple(self.curve or ())).cut(self.draft_tokens)
 
     def _strategies(self, strategies: list[dict[str, Any]] | str) -> list[Strategy]:
+        use = self.use.split("/") if isinstance(self.use, str) else self.use
         if isinstance(strategies, str):
-            return read_strategies(Path(strategies), self.use)
-        return chosen([strategy_of(row, f"strategies[{i}]") for i, row in enumerate(strategies)], self.use)
+            return read_strategies(Path(strategies), use)
+        return chosen([strategy_of(row, f"strategies[{i}]") for i, row in enumerate(strategies)], use)
 
 
 class EagleSettings(_ModelSettings):

@@ -44,7 +44,7 @@ class Strategy:
 
     @property
     def name(self) -> str:
-        """Its numbers, as TLT writes them."""
+        """Its numbers, as TLT writes them but with hyphens, which YAML reads as text."""
         return name_of(self.depth, self.topk, self.verify)
 
     def describe(self) -> str:
@@ -53,8 +53,8 @@ class Strategy:
 
 
 def name_of(depth: int, topk: int, verify: int) -> str:
-    """Return `depth_topk_verify`."""
-    return f"{depth}_{topk}_{verify}"
+    """Return `depth-topk-verify`."""
+    return f"{depth}-{topk}-{verify}"
 
 
 def longest_path(depth: int, verify: int) -> int:
@@ -94,7 +94,8 @@ def ordered(strategies: Iterable[Strategy]) -> tuple[Strategy, ...]:
     for one, more in pairwise(found):
         if one.verify == more.verify:
             raise InputError(
-                f"strategies {one.name} and {more.name} verify equally many tokens, by which a budget tells them apart: keep one"
+                f"strategies {one.name} and {more.name} verify equally many tokens, by which a budget tells them apart: keep one "
+                "(`use` chooses)"
             )
         if one.depth > more.depth:
             raise InputError(

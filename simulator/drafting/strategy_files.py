@@ -19,7 +19,7 @@ MEASURED = ("accept_length", "conditional")
 
 
 def read_strategies(path: Path, use: Sequence[str] | None = None) -> list[Strategy]:
-    """Read a table of strategies, or those of it that `use` names as `depth_topk_verify`.
+    """Read a table of strategies, or those of it that `use` names as `depth-topk-verify`.
 
     - CSV with the header `depth,topk,verify,accept_length`, a strategy a line
     - YAML with `format: rolloutsim.strategies/1`: name, source, strategies: a list of `{depth, topk, verify}` with

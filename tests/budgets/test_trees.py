@@ -15,7 +15,7 @@ from simulator.engine.workload import Workload
 from tests.budgets.scripted import assert_follows, context_with, seen_of
 from tests.budgets.test_learning import PRICES, draws, priced
 from tests.drafting.lengths import accepted_by, equal_rollouts
-from tests.drafting.test_trees import SHAPES
+from tests.drafting.test_trees import SHAPES, shape
 from tests.reference import cost as reference_cost
 from tests.reference import rules
 from traces.errors import InputError
@@ -40,7 +40,8 @@ def by_live(policy: object) -> list[int]:
 
 
 def test_buckets_map_batch_sizes_to_strategies() -> None:
-    assert by_live(resolve_policy("buckets:bounds=1/2/4,live=5", context())) == [48, 48, 32, 32, 16, 16, 0]
+    four = replace(context(), strategies=(shape(2, 8, 8, 2.5), *SHAPES))
+    assert by_live(resolve_policy("buckets:bounds=1/2/4/5,live=5", four)) == [48, 48, 32, 32, 16, 8, 0]
     assert by_live(resolve_policy("buckets:bounds=1/3,budgets=48/0,live=4", context())) == [48, 48, 48, 0, 0, 0]
     with pytest.raises(InputError, match="has 4 bounds and 3 budgets: give one budget for each bound"):
         resolve_policy("buckets", context())

@@ -146,13 +146,13 @@ def test_trees_conform() -> None:
 
 
 def test_strategies_that_a_budget_cannot_tell_apart_are_refused() -> None:
-    with pytest.raises(InputError, match="8_8_16 and 4_8_16 verify equally many tokens"):
+    with pytest.raises(InputError, match="8-8-16 and 4-8-16 verify equally many tokens"):
         ordered([shape(8, 8, 16, 4.0), shape(4, 8, 16, 3.0)])
-    with pytest.raises(InputError, match="strategy 4_8_32 verifies more tokens than 8_8_16 and is less deep"):
+    with pytest.raises(InputError, match="strategy 4-8-32 verifies more tokens than 8-8-16 and is less deep"):
         ordered([shape(8, 8, 16, 4.0), shape(4, 8, 32, 3.0)])
     with pytest.raises(InputError, match="none is given"):
         ordered([])
-    with pytest.raises(InputError, match="strategy 4_2_300: verify = 300: give 1 to 255"):
+    with pytest.raises(InputError, match="strategy 4-2-300: verify = 300: give 1 to 255"):
         Strategy(4, 2, 300, AcceptanceCurve((0.5,) * 4))
     with pytest.raises(InputError, match="its curve has 3 positions, a path 4 tokens"):
         Strategy(4, 2, 8, AcceptanceCurve((0.5,) * 3))
@@ -177,9 +177,9 @@ def written(folder: Path, text: str, name: str = "table.csv") -> Path:
 
 def test_tables_are_read(tmp_path: Path) -> None:
     found = read_strategies(written(tmp_path, CSV))
-    assert [one.name for one in found] == ["8_8_16", "8_8_32", "10_8_48"]
+    assert [one.name for one in found] == ["8-8-16", "8-8-32", "10-8-48"]
     assert [1 + one.curve.mean_accepted(one.depth) for one in found] == pytest.approx([6.34, 7.01, 7.97])
-    assert [one.name for one in read_strategies(tmp_path / "table.csv", ["10_8_48", "8_8_16"])] == ["10_8_48", "8_8_16"]
+    assert [one.name for one in read_strategies(tmp_path / "table.csv", ["10-8-48", "8-8-16"])] == ["10-8-48", "8-8-16"]
     first, second = read_strategies(written(tmp_path, YAML, "t.yaml"))
     assert first.curve.conditional == (0.8, 0.5)
     assert 1 + second.curve.mean_accepted(3) == pytest.approx(3.1)
@@ -193,7 +193,7 @@ def test_tables_are_read(tmp_path: Path) -> None:
         (CSV + "8,8,64,ten\n", "line 5: accept_length = 'ten' is not a finite number"),
         (
             CSV + "8,8,64,10\n",
-            "strategy 8_8_64: accept_length = 10: a path of at most 8 tokens and the bonus have 1 to 9",
+            "strategy 8-8-64: accept_length = 10: a path of at most 8 tokens and the bonus have 1 to 9",
         ),
         (CSV + "8.5,8,64,3\n", "line 5: depth = '8.5': give a whole number"),
         (CSV.splitlines()[0] + "\n", "has no strategies: write one a line"),
@@ -222,7 +222,7 @@ def test_broken_tables_are_refused(tmp_path: Path, text: str, problem: str) -> N
             "strategies[1]: give one of accept_length and",
         ),
         (("[0.8, 0.5]", "0.8"), "strategies[0]: conditional = 0.8: give a list"),
-        (("[0.8, 0.5]", "[0.8]"), "strategy 2_4_6: its curve has 1 positions, a path 2 tokens"),
+        (("[0.8, 0.5]", "[0.8]"), "strategy 2-4-6: its curve has 1 positions, a path 2 tokens"),
         (("name: n", "names: n"), "'names' is not a key"),
     ],
 )
@@ -239,12 +239,12 @@ def drafter_of(**settings: Any) -> Any:
 
 def test_settings(tmp_path: Path) -> None:
     path = str(written(tmp_path, CSV))
-    found = drafter_of(kind="eagle", strategies=path, use=["8_8_16", "10_8_48"], cost={"per_pass_s": 1e-3}, spread=0.2)
-    assert [one.name for one in found.strategies] == ["8_8_16", "10_8_48"]
+    found = drafter_of(kind="eagle", strategies=path, use="8-8-16/10-8-48", cost={"per_pass_s": 1e-3}, spread=0.2)
+    assert [one.name for one in found.strategies] == ["8-8-16", "10-8-48"]
     assert {one.curve.spread for one in found.strategies} == {0.2}
     assert found.cost == DraftCost(per_pass_s=1e-3)
     assert found.lookahead_tokens == 80
-    assert "8_8_16" in found.describe()
+    assert "8-8-16" in found.describe()
     rows = [{"depth": 2, "topk": 4, "verify": 6, "conditional": [0.8, 0.5]}]
     assert drafter_of(kind="mtp", strategies=rows, cost={}).strategies[0].curve.conditional == (0.8, 0.5)
     with pytest.raises(InputError, match="curve: given beside strategies: leave one out"):
@@ -252,9 +252,9 @@ def test_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="draft_tokens does not go with strategies: leave it out"):
         drafter_of(kind="eagle", strategies=path, draft_tokens=3, cost={})
     with pytest.raises(InputError, match="use does not go with curve: leave it out"):
-        drafter_of(kind="eagle", curve=[0.8], use=["8_8_16"], cost={})
-    with pytest.raises(InputError, match="has no strategy '8_4_16': choose from 8_8_16, 8_8_32, 10_8_48"):
-        drafter_of(kind="eagle", strategies=path, use=["8_4_16"], cost={})
+        drafter_of(kind="eagle", curve=[0.8], use=["8-8-16"], cost={})
+    with pytest.raises(InputError, match="has no strategy '8-4-16': choose from 8-8-16, 8-8-32, 10-8-48"):
+        drafter_of(kind="eagle", strategies=path, use=["8-4-16"], cost={})
     with pytest.raises(InputError, match=r"strategies\[0\]: depth is missing"):
         drafter_of(kind="eagle", strategies=[{"topk": 4, "verify": 6, "accept_length": 2}], cost={})
     with pytest.raises(InputError, match=r"model\.strategies are trees"):

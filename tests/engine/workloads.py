@@ -141,8 +141,8 @@ def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
         times = passes or longest
         if passes is None or times == 0:
             return rates
-        context, query = kv * asking / decoding, tokens + asking if at_once else width * asking
-        another_s = pass_s(asking, query, context, context * query / asking, 0)  # type: ignore[arg-type]
+        context, ran = kv * asking / decoding, tokens + asking if at_once else width * asking
+        another_s = pass_s(asking, ran, context, context * ran / asking, 0)  # type: ignore[arg-type]
         return rates + (another_s if at_once else pass_s(*work) + (times - 1) * another_s)
 
     forward_cost = None if passes is None else Forward(pass_cost, passes, width, at_once)

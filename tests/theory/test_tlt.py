@@ -92,7 +92,7 @@ def test_published_speed_ups_after_a_fit_of_two_coefficients(name: str) -> None:
         print(f"{depth:5}  " + "   ".join(cells))
     best, reported_best = int(np.argmax(found)), int(np.argmax(SPEEDUPS))
     print(f"error: mean size {np.abs(error).mean():.1%}, largest {np.abs(error).max():.1%}; best strategy "
-          f"{DEPTHS[best]:g}_{TOPK}_{VERIFIED[best]:g}, reported {DEPTHS[reported_best]:g}_{TOPK}_{VERIFIED[reported_best]:g}, "
+          f"{DEPTHS[best]:g}-{TOPK}-{VERIFIED[best]:g}, reported {DEPTHS[reported_best]:g}-{TOPK}-{VERIFIED[reported_best]:g}, "
           f"which loses {1 - SPEEDUPS[best] / SPEEDUPS[reported_best]:.1%}")  # fmt: skip
     assert np.abs(error).max() < largest
     assert np.abs(error).mean() < mean
