@@ -98,8 +98,9 @@ def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
     if engine.lookahead_tokens is None:
         chosen["lookahead_tokens"] = drafter.lookahead_tokens if isinstance(drafter, ReservesSlots) else 0
     if engine.cudagraph_capture_sizes == "vllm":
+        drafts = max((one.verify for one in strategies_of(drafter)), default=chosen["lookahead_tokens"])
         chosen["cudagraph_capture_sizes"] = capture_sizes(
-            engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, chosen["lookahead_tokens"]
+            engine.max_num_seqs, engine.max_num_batched_tokens or LARGEST_GRAPH, drafts
         )
     return Serving(**chosen)
 

@@ -28,7 +28,8 @@ MODEL_LEN = Whole(1)
 """One KV block is vLLM's null block, which holds nothing."""
 LARGEST_BUDGET = 255
 """The largest budget: a drafter proposes as much as it can, and never more than this."""
-LOOKAHEAD, STEP_OVERHEAD_S = Whole(0, LARGEST_BUDGET), Range(0, 10)
+LOOKAHEAD, STEP_OVERHEAD_S = Whole(0, LARGEST_BUDGET**2), Range(0, 10)
+"""A tree of so many passes, each so wide, is written before it is verified."""
 BOOTSTRAP, SEEDS, STEPS, SEED = Whole(0, 100_000), Whole(1, 10_000), Whole(0), Whole(0)
 DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(1), Whole(0), Whole(1, 1000)
 FACTOR, PROBABILITY, HEAD_LAYERS = Range(0, 255), Range(0, 1), Whole(1, 1000)

@@ -50,8 +50,10 @@ class ModelTrees(DraftModel):
 
     @property
     def lookahead_tokens(self) -> int:
-        """KV slots that it writes itself: `topk` tokens in each pass of its largest tree, as SGLang reserves them."""
-        return 0 if self.kind == "parallel" else max(one.depth * one.topk for one in self.strategies)
+        """KV slots of `topk` tokens in each pass beyond those verified: SGLang frees them before it verifies in their place."""
+        if self.kind == "parallel":
+            return 0
+        return max(0, *(one.depth * one.topk - one.verify for one in self.strategies))
 
     def at(self, found: Found) -> Self:
         """Return the same drafter at this price, its later passes as wide as its widest tree."""

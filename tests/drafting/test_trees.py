@@ -243,7 +243,7 @@ def test_settings(tmp_path: Path) -> None:
     assert [one.name for one in found.strategies] == ["8-8-16", "10-8-48"]
     assert {one.curve.spread for one in found.strategies} == {0.2}
     assert found.cost == DraftCost(per_pass_s=1e-3)
-    assert found.lookahead_tokens == 80
+    assert found.lookahead_tokens == 8 * 8 - 16, "8 tokens in each of 8 passes, in place of which 16 are verified"
     assert "8-8-16" in found.describe()
     rows = [{"depth": 2, "topk": 4, "verify": 6, "conditional": [0.8, 0.5]}]
     assert drafter_of(kind="mtp", strategies=rows, cost={}).strategies[0].curve.conditional == (0.8, 0.5)
