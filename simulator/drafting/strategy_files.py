@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.strategy import Strategy, geometric, name_of
+from simulator.drafting.strategy import Strategy, geometric
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 from traces.io import read_bytes
@@ -65,7 +65,7 @@ def strategy_of(row: Mapping[Any, Any], where: str) -> Strategy:
         if not isinstance(given, Sequence) or isinstance(given, str):
             raise InputError(f"{where}: conditional = {given!r:.40}: give a list of probabilities, one for each depth")
         numbers = tuple(_number(p, f"{where}: conditional[{j}]") for j, p in enumerate(given))
-        curve = AcceptanceCurve(numbers, name=name_of(depth, topk, verify), source="acceptance by depth of the path")
+        curve = AcceptanceCurve(numbers, name="path", source="acceptance by depth of the path")
     return Strategy(depth, topk, verify, curve)
 
 

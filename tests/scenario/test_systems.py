@@ -41,6 +41,27 @@ def test_a_policy_is_short_for_a_system() -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_trees_are_drafted_under_every_loop(loop: str) -> None:
+    """Recorded rollouts are short, so a step is told to be of two trees by its drafted tokens alone."""
+    shapes = [
+        {"depth": 2, "topk": 2, "verify": 4, "accept_length": 2.0},
+        {"depth": 3, "topk": 2, "verify": 8, "accept_length": 2.5},
+    ]
+    drafter = {"kind": "eagle", "strategies": shapes, "cost": {"per_pass_s": 0.001}}
+    systems = [
+        {"name": policy, "policy": policy, "loop": loop} for policy in ("none", "fixed:4", "fixed:11", "goodput")
+    ]
+    result = played(*systems, drafter=drafter)
+    steps = result.to_pandas("steps")
+    for policy, verify, depth in (("none", 0, 0), ("fixed:4", 4, 2), ("fixed:11", 8, 3)):
+        mine = steps[steps["system"] == policy]
+        assert (mine["drafted_tokens"] % max(verify, 1) == 0).all()
+        assert mine["draft_s"].unique().tolist() == pytest.approx(sorted({0.0, 0.001 * depth}))
+        assert mine["drafted_tokens"].sum() > 0 or policy == "none"
+    assert set(steps[steps["system"] == "goodput"]["draft_s"].round(9)) <= {0.0, 0.002, 0.003}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("placement", ["shared", "divided:stay=9"])
 def test_nothing_is_lost_or_doubled(loop: str, placement: str) -> None:
     trace = example_trace()
