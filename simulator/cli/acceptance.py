@@ -1,6 +1,7 @@
 """`rolloutsim acceptance`: what a drafter proposes on recorded rollouts and what of it is accepted; no cost model."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,18 +31,20 @@ from simulator.limits import LARGEST_BUDGET
 @click.option(
     "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to replay, such as 1 or 2,4-7 [default: all]."
 )
+@click.option("--record", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write the trace with what is accepted and drafted at each token, for drafter `recorded`.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def acceptance(
     trace: str, drafter: dict[str, Any], max_spec: int, samples: int | None, no_prompt: bool, no_history: bool,
-    steps: list[int] | None, as_json: bool, **settings: Any,
+    steps: list[int] | None, record: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Replay every rollout of TRACE alone, each decode step with the same budget, and count what is accepted.
 
     Each RL step is drafted from the --window recorded steps before it, frozen, and from the rollout's own output.
     """
-    from simulator.drafting.alone import acceptance_by_step
+    from simulator.drafting import alone
     from simulator.scenario import drafter_settings
-    from traces.io import read
+    from traces.io import provenance, read, write
 
     if no_history and settings["scope"] is not None:
         raise click.UsageError(f"--no-history and --scope {settings['scope']} contradict each other: give one of them")
@@ -49,7 +52,10 @@ def acceptance(
     given = settings | {name: value for name, value in unlike.items() if value is not None}
     with refusing_flags():
         chosen = drafter_settings(with_flags(drafter, given)).drafter()
-    rows = acceptance_by_step(read(trace), chosen, max_spec, steps, samples)
+    recorded = read(trace)
+    rows = alone.acceptance_by_step(recorded, chosen, max_spec, steps, samples)
+    if record is not None:
+        write(alone.record(recorded, chosen), record, provenance(recorded.table) | {"drafter": chosen.describe()})
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "steps": rows}, allow_nan=False))
         return

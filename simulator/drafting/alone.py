@@ -5,13 +5,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from simulator.drafting.acceptance import count_at
 from simulator.drafting.drafter import Counting, Drafter, accepted, past_rows
 from traces.errors import InputError
+from traces.schema import SCHEMA
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
+
+RECORDED = ("accept_lengths", "draft_lengths")
+"""Columns in which a trace holds what a drafter does at every position."""
 
 
 def acceptance_by_step(
@@ -39,6 +44,32 @@ def acceptance_by_step(
         found.append({"step": step, **asdict(counts), "mean_acceptance_length": counts.mean_acceptance_length,
                       "draft_acceptance_rate": counts.draft_acceptance_rate})  # fmt: skip
     return found
+
+
+def record(trace: Trace, drafter: Drafter, seed: int = 0) -> pa.Table:
+    """Return the trace's table with `accept_lengths` and `draft_lengths` of this drafter, which `recorded.Recorded` replays.
+
+    Raises InputError where what is drafted depends on the budget, so that no one record serves all of them.
+    """
+    pairs = np.empty((int(trace.offsets[-1]), 2), np.int32)
+    for step in trace.steps:
+        rows = np.flatnonzero(trace.step == step)
+        found = accepted(drafter, trace, rows, past_rows(trace, step, drafter.window), seed)
+        if not found.prefix or "siblings" in drafter.learns_from:
+            raise InputError(
+                f"drafter {drafter.describe()}: drafts depend on the budget or on when siblings emit, so that no one record "
+                "serves every k: use a drafter whose shorter drafts begin longer ones, such as suffix with match longest"
+            )
+        for row, start, end in zip(rows.tolist(), found.offsets[:-1], found.offsets[1:], strict=True):
+            pairs[trace.offsets[row] : trace.offsets[row + 1]] = found.tables[0, start:end]
+    table = trace.table
+    for column, name in enumerate(RECORDED):
+        values = pa.ListArray.from_arrays(
+            pa.array(trace.offsets, pa.int32()), pa.array(np.ascontiguousarray(pairs[:, column]))
+        )
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table.append_column(SCHEMA.field(name), values)
+    return table
 
 
 def chosen_steps(trace: Trace, steps: list[int] | None) -> list[int]:

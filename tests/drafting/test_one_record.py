@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pytest
 
 from simulator.budgets.policy import UNLIMITED
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.alone import record
 from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.last import Last
 from simulator.drafting.ngram import Ngram
@@ -19,6 +19,7 @@ from simulator.drafting.step_log import Log, StepLog
 from simulator.drafting.suffix import Suffix
 from simulator.limits import OffSteps
 from tests.drafting.lengths import NONE, trace_of
+from traces.errors import InputError
 from traces.io import from_table, read
 from traces.trace import Trace
 
@@ -82,18 +83,27 @@ def replayed(trace: Trace, rows: Int64, truth: Acceptance, off_steps: OffSteps) 
 @pytest.mark.parametrize("drafter", REAL, ids=lambda drafter: drafter.describe())
 def test_lengths_at_every_position_serve_every_budget(drafter: Drafter) -> None:
     trace, rows, truth = drafting(drafter)
-    truth.serve([UNLIMITED])
-    chosen = trace.select(rows)
-    pairs = np.split(truth.tables[truth.table_of[UNLIMITED]].astype(np.int32), truth.offsets[1:-1])
-    table = chosen.table
-    for name, column in (("accept_lengths", 0), ("draft_lengths", 1)):
-        lists = pa.array([one[:, column].tolist() for one in pairs], pa.list_(pa.int32()))
-        table = table.append_column(name, lists)
-    found = Recorded(None).accept(from_table(table), np.arange(len(chosen)), NONE, 0)
-    for k in range(1, K + 1):
+    trace = from_table(record(trace, drafter))
+    found = Recorded(None).accept(trace, rows, NONE, 0)
+    for k in (*range(1, K + 1), 20, UNLIMITED):
         ours, theirs = walk(found, k), walk(truth, k)
         assert (ours.steps == theirs.steps).all()
         assert ours.drafted == theirs.drafted
+
+
+def test_a_record_of_a_record_is_the_same_and_rows_may_stand_in_any_order() -> None:
+    trace = read(DEMO)
+    first = from_table(record(trace, Suffix()))
+    assert record(first, Recorded(None)).equals(first.table)
+    order = np.random.default_rng(0).permutation(len(trace))
+    mixed = from_table(record(trace.select(order), Last()))
+    assert mixed.table.equals(from_table(record(trace, Last())).select(order).table)
+
+
+@pytest.mark.parametrize("drafter", [Suffix(match="scored"), Suffix(siblings="live")])
+def test_drafts_that_depend_on_more_than_their_place_are_not_recorded(drafter: Drafter) -> None:
+    with pytest.raises(InputError, match="no one record serves every k"):
+        record(read(DEMO), drafter)
 
 
 @pytest.mark.parametrize("drafter", REAL, ids=lambda drafter: drafter.describe())
