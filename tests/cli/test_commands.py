@@ -87,6 +87,20 @@ def test_acceptance_agrees_with_replay(shell: Callable[..., Shell], small: Path)
         assert run["draft_acceptance_rate"] == pytest.approx(step["draft_acceptance_rate"], rel=0.05)
 
 
+def test_a_recorded_drafter_replays_under_every_policy(
+    shell: Callable[..., Shell], small: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / "recorded.parquet"
+    shell("acceptance", small, "--drafter", "ngram:prompt_lookup_min=1", "--record", record)
+    flags = ["--profile", PROFILE, "--policy", "fixed:2", "--policy", "aimd", "--policy", "unlimited", "--json"]
+    original = json.loads(shell("replay", small, "--drafter", "ngram:prompt_lookup_min=1", *flags).out)["runs"]
+    replayed = json.loads(shell("replay", record, "--drafter", "recorded:cost={}", *flags).out)["runs"]
+    for one, other in zip(original, replayed, strict=True):
+        for key in ("makespan_s", "decode_steps", "drafted_tokens", "accepted_tokens"):
+            assert one[key] == other[key], key
+        assert one["accepted_tokens"] > 0
+
+
 def test_acceptance_options(shell: Callable[..., Shell], small: Path) -> None:
     def steps(*flags: object) -> list[dict[str, float]]:
         found: list[dict[str, float]] = json.loads(shell("acceptance", small, "--json", *flags).out)["steps"]
