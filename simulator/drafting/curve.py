@@ -107,4 +107,6 @@ class AcceptanceCurve:
         """Name it with every number that a result depends on."""
         spread = f", spread={self.spread:g}" if self.spread else ""
         drift = f", drift={self.drift_per_step:+g}/step from step {self.drift_from}" if self.drift_per_step else ""
-        return f"{self.name} [{' '.join(f'{p:.4g}' for p in self.conditional)}]{spread}{drift}"
+        shown = [f"{p:.4g}" for p in self.conditional]
+        alike = len(set(self.conditional)) == 1 and self.positions > 2
+        return f"{self.name} [{f'{shown[0]} x{self.positions}' if alike else ' '.join(shown)}]{spread}{drift}"

@@ -87,7 +87,7 @@ class Recorded(ByPrice):
         at = np.repeat(trace.offsets[rows], lengths) + np.arange(int(lengths.sum())) - np.repeat(begin, lengths)
         column = "draft_lengths" if trace.has_draft_lengths else "accept_lengths"
         recorded = trace.draft_lengths if trace.has_draft_lengths else trace.accept_lengths
-        most = LARGEST_BUDGET if self.draft_tokens is None else self.draft_tokens
+        most = self.draft_tokens or LARGEST_BUDGET
         if self.draft_tokens is None and not trace.has_draft_lengths:
             raise InputError(
                 f"{trace.source}: has accept_lengths without draft_lengths, and draft_tokens is missing: say how many "
@@ -95,8 +95,8 @@ class Recorded(ByPrice):
             )
         if at.size and recorded[at].max() > most:
             raise InputError(
-                f"{trace.source}: {column} holds {recorded[at].max()}, more than draft_tokens = {most}: give the number of "
-                "tokens that the recorded drafter proposed"
+                f"{trace.source}: {column} holds {recorded[at].max()}, more than draft_tokens = {most} (at most "
+                f"{LARGEST_BUDGET}): give the number of tokens that the recorded drafter proposed"
             )
         drafted = recorded[at] if trace.has_draft_lengths else np.full(at.size, most)
         return np.stack([trace.accept_lengths[at], drafted], axis=1).astype(np.uint8)

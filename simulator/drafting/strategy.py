@@ -78,7 +78,7 @@ def geometric(depth: int, topk: int, verify: int, accept_length: float) -> Accep
     powers = np.arange(longest + 1)
     q = scipy.optimize.brentq(lambda rate: (rate**powers).sum() - accept_length, 0.0, 1.0, xtol=1e-15)
     return AcceptanceCurve(
-        (float(q),) * longest, name=f"mean acceptance length {accept_length:g}", source="a table of means by strategy"
+        (float(q),) * longest, name=f"accept length {accept_length:g}", source="a table of means by strategy"
     )
 
 
