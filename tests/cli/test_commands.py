@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.conftest import PROFILE, Shell
+from tests.conftest import ROOT
 
 POLICIES = [flag for name in ("none", "fixed:4", "unlimited", "das") for flag in ("--policy", name)]
 
@@ -155,7 +156,7 @@ def test_every_makespan_has_a_range_and_says_what_it_rests_on(shell: Callable[..
         "--bootstrap",
         "10",
     ]
-    printed = shell("replay", small, *estimate, "--max-num-seqs", 2).out
+    printed = shell("replay", ROOT / "traces/data/countdown.parquet", "--steps", 20, "--max-num-seqs", 8, *estimate).out
     assert "90 % range: profile 1 to 5 times (stated by the profile); device" in printed
     assert "undecided" in printed, "experts that an estimate prices up to five times too low"
     with_host = ["--engine", "step_overhead_s=0.001", "--json"]
