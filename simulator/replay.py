@@ -10,7 +10,7 @@ from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
-from simulator.compare.sensitivity import bar
+from simulator.compare.sensitivity import bars
 from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
 from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
@@ -24,7 +24,7 @@ from simulator.played import Played
 from simulator.prepared import Phase, Preparing, Shared
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
-from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks
+from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
 from simulator.system import System
 from simulator.system_run import SystemRun
 from simulator.training.loop import Judges, Watches
@@ -55,8 +55,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     error = scenario.compare.profile_error if scenario.compare else None
     for row, run_, one in zip(rows, runs, played, strict=True):
         sources = sources_of(cost, error, run_.preparing.deployment.serving.step_overhead_s)
-        low, high = bar(cost, sources, [step.episode.outcome.logs for step in one.steps])
-        row |= {"makespan_low_s": low * row["makespan_s"], "makespan_high_s": high * row["makespan_s"]}
+        row |= with_errors(row["makespan_s"], bars(cost, sources, [step.episode.outcome.logs for step in one.steps]))
     together = zip_longest(*(one.steps for one in played))
     episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
     arriving = [run_ for run_ in runs if not isinstance(run_.loop, Watches)]

@@ -79,6 +79,7 @@ _RUN_COLUMNS = (
     ("latency_p99_s", pa.float64(), "99th percentile of it"),
     ("preemptions", pa.int64(), "times that a rollout lost its KV and was recomputed"),
     ("cached_tokens", pa.int64(), "tokens that a prefix cache saved from being computed"),
+    ("errors", pa.string(), "true over simulated makespan, 90 %, by source of error alone, JSON by source: [low, high]"),
     ("basis", pa.string(), "what the seconds of each stage rest on, JSON by stage"),
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
@@ -210,7 +211,7 @@ class Result:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
         for run in runs:
-            run["facts"], run["basis"] = json.loads(run["facts"]), json.loads(run["basis"])
+            run |= {name: json.loads(run[name]) for name in ("facts", "basis", "errors")}
         document = {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
         if self.comparison:
             document["comparison"] = {"policies": self.comparison.table.to_pylist(), "notes": self.comparison.notes}

@@ -1,13 +1,14 @@
 """From simulated RL steps to the rows of the result tables."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.view import Requests
+from simulator.compare.sensitivity import span
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import STEP
 from simulator.records import joined
@@ -115,6 +116,12 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
         row["speedup"] = rows[0]["makespan_s"] / row["makespan_s"]
         row["run_speedup"] = rows[0]["run_s"] / row["run_s"]
     return rows
+
+
+def with_errors(makespan_s: float, by_source: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return the columns of `runs` that say how far off its makespan may be."""
+    low, high = span([np.log(one) for one in by_source.values()])
+    return {"makespan_low_s": low * makespan_s, "makespan_high_s": high * makespan_s, "errors": json.dumps(by_source)}
 
 
 def rl_step_rows(runs: Sequence["Played"]) -> Iterator[dict[str, Any]]:

@@ -33,6 +33,9 @@ from simulator.limits import (
     Siblings,
 )
 
+LEAST_MOVED = 1.001
+"""What moves no makespan by a thousandth is not worth a word."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -221,7 +224,11 @@ def _print(result: "Result", out: Path | None) -> None:
             console.print(f"{run['system']} in RL step {step}: {told}", soft_wrap=True)
     if result.comparison:
         console.print(result.comparison.text() + "\n", soft_wrap=True)
-    console.print(f"90 % range: {'; '.join(in_words(Source(**one) for one in about['errors']))}", soft_wrap=True)
+    moving = {
+        name for run in runs for name, ends in json.loads(run["errors"]).items() if max(ends) > LEAST_MOVED * min(ends)
+    }
+    sources = in_words(Source(**one) for one in about["errors"] if one["name"] in moving)
+    console.print(f"90 % range: {'; '.join(sources)}", soft_wrap=True)
     for warning in about["warnings"]:
         console.print(f"note: {warning}", soft_wrap=True)
     if out is not None:

@@ -142,6 +142,8 @@ def test_every_makespan_has_a_range_and_says_what_it_rests_on(shell: Callable[..
     for run in document["runs"]:
         assert 0.5 < run["makespan_low_s"] / run["makespan_s"] < 0.9
         assert 1.1 < run["makespan_high_s"] / run["makespan_s"] < 2
+        assert run["errors"].keys() == {one["name"] for one in document["errors"]}
+        assert run["errors"]["device"] == pytest.approx([1 / 1.04, 1.04], rel=0.02)
     surer = json.loads(shell(*flags, "--profile", PROFILE, "--profile-error", 0.02, "--json").out)["runs"]
     assert all(one["makespan_low_s"] > run["makespan_low_s"] for one, run in zip(surer, document["runs"], strict=True))
     estimate = [
@@ -156,6 +158,10 @@ def test_every_makespan_has_a_range_and_says_what_it_rests_on(shell: Callable[..
         "--bootstrap",
         "10",
     ]
+    assert (
+        "drafting"
+        not in shell("replay", small, "--profile", PROFILE, "--policy", "none", "--steps", 2).out.split("90 % range")[1]
+    )
     printed = shell("replay", ROOT / "traces/data/countdown.parquet", "--steps", 20, "--max-num-seqs", 8, *estimate).out
     assert "90 % range: profile 1 to 5 times (stated by the profile); device" in printed
     assert "undecided" in printed, "experts that an estimate prices up to five times too low"

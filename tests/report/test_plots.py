@@ -58,7 +58,7 @@ def acceptance_table():
     return table(ACCEPTANCE, (dict(zip(ACCEPTANCE.names, row, strict=True)) for row in rows))
 
 
-TEXTS = {"placement": "shared", "loop": "sync", "stages": "", "basis": "{}"}
+TEXTS = {"placement": "shared", "loop": "sync", "stages": "", "basis": "{}", "errors": "{}"}
 
 
 def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, extrapolated=0.25):
@@ -72,7 +72,8 @@ def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, e
     for name, makespan_s in zip(policies, makespans_s, strict=True):
         row = dict.fromkeys(RUNS.names, 1)
         rows.append(row | TEXTS | {"system": name, "policy": name, "drafter": drafter, "lossless": True,
-                           "facts": "{}", "rl_steps": 2, "makespan_s": makespan_s, "straggler_s": 0.1 * makespan_s,
+                           "facts": "{}", "rl_steps": 2, "makespan_s": makespan_s, "makespan_low_s": 0.9 * makespan_s,
+                           "makespan_high_s": 1.2 * makespan_s, "straggler_s": 0.1 * makespan_s,
                            "speedup": makespans_s[0] / makespan_s, "extrapolated_fraction": extrapolated})  # fmt: skip
     about = {
         "trace": {"path": "folder/some_trace.parquet"},
@@ -213,11 +214,14 @@ def test_drawn_lines_are_the_series():
 def test_bars_are_the_makespans_and_name_the_baseline():
     result = made_result()
     figure = plots._makespan(result)
-    others, stragglers = figure.axes[0].containers
+    others, stragglers, ranges = figure.axes[0].containers
     runs = result.runs.to_pydict()
     ends_s = [bar.get_x() + bar.get_width() for bar in stragglers]
     np.testing.assert_allclose(ends_s, runs["makespan_s"])
     np.testing.assert_allclose([bar.get_width() for bar in stragglers], runs["straggler_s"])
+    (lines,) = ranges.lines[2]
+    found = np.array([line[:, 0] for line in lines.get_segments()]).T
+    np.testing.assert_allclose(found, [runs["makespan_low_s"], runs["makespan_high_s"]])
     bottom, top = figure.axes[0].get_ylim()
     assert bottom > others[-1].get_y() > others[0].get_y() > top, "the first named is at the top"
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(POLICIES)
