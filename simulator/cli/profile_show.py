@@ -76,6 +76,8 @@ def show(name: str, roof: str | None, model: str | None, tp: int | None, out: Pa
 
 def uncertainty(one: Profile) -> str:
     """Error of a profile in words."""
+    if one.error_factors is not None:
+        return f"90 % of steps take {one.error_factors[0]:g} to {one.error_factors[1]:g} times as long as priced"
     return "not published" if one.relative_error is None else f"{100 * one.relative_error:.3g} %"
 
 

@@ -42,6 +42,8 @@ HOST_S = 1.2e-3
 (arXiv 2601.11580, `overhead` of profile h100-llama-3.1-8b-published)."""
 HOST_CODE = 2.0
 """Host code on another machine than it was measured on: assumed to be off by this factor, up or down."""
+ESTIMATE = "(estimate)"
+"""Operators whose names end so were not measured in a profile whose others were: assumed to be off by DERIVED, up or down."""
 LINKS = ("all-reduce", "expert exchange", "all-gather", "reduce-scatter", "all-to-all", "dispatch", "combine")
 """Operators whose names begin so move data between GPUs."""
 
@@ -109,7 +111,7 @@ def _profile(profile: Profile, kernels: tuple[str, ...], error: float | None) ->
         yield Source("profile", "parts", 1 / reach, reach, basis, kernels)
     elif errors := held_out(profile):
         medians = {name: of["median"] for name, of in errors.items() if of["points"]}
-        for name in kernels:
+        for name in (one for one in kernels if not one.endswith(ESTIMATE)):
             reach = _reach(medians.get(name, max(medians.values())))
             yield Source("profile", "parts", 1 / reach, reach, "held-out error by operator", (name,))
     else:
@@ -131,6 +133,8 @@ def _around(kernels: tuple[str, ...], links: tuple[str, ...]) -> Iterator[Source
     """What no profile says of itself."""
     yield Source("device", "level", 1 / DEVICE, DEVICE, "assumed: another one of its kind", kernels)
     yield Source("extrapolation", "beyond", 1 / BEYOND, BEYOND, "assumed", kernels)
+    if estimated := tuple(one for one in kernels if one.endswith(ESTIMATE)):
+        yield Source("estimated operators", "level", 1 / DERIVED, DERIVED, "assumed", estimated)
     if links:
         yield Source("link", "link", 1 / LINK, LINK, "assumed: another host", links)
     yield Source("drafting", "drafting", 1 / HOST_CODE, HOST_CODE, "assumed: another host")

@@ -6,10 +6,21 @@ from math import exp, log
 import numpy as np
 import pytest
 
+from calibration.imports.aiconfigurator import ESTIMATE as THEIRS
 from simulator.catalogue import estimate
 from simulator.cost import Affine, Table, load_profile
 from simulator.cost.document import document_of
-from simulator.cost.errors import DERIVED, HOST_S, LINK, UNKNOWN_ERROR, WHOLE_RUNS, Source, in_words, sources_of
+from simulator.cost.errors import (
+    DERIVED,
+    ESTIMATE,
+    HOST_S,
+    LINK,
+    UNKNOWN_ERROR,
+    WHOLE_RUNS,
+    Source,
+    in_words,
+    sources_of,
+)
 from simulator.cost.operators import row
 from simulator.cost.parquet import from_parquet, to_parquet
 from tests.compare.batches import AFFINE, profile
@@ -86,6 +97,15 @@ def test_links_and_derived_costs_have_their_own() -> None:
     assert found["profile"].operators == found["device"].operators == ("a",)
     assert (found["derived costs"].low, found["derived costs"].high) == (1.0, DERIVED)
     assert {"link", "derived costs"}.isdisjoint(names(sources_of(profile())))
+
+
+def test_operators_that_were_not_measured_are_further_off() -> None:
+    assert ESTIMATE == THEIRS
+    cost = profile(BENT, replace(AFFINE, name=f"norm {ESTIMATE}"), kind="table")
+    found = sources_of(cost)
+    assert {one.operators for one in own(found)} == {("bent",)}
+    (norm,) = (one for one in found if one.name == "estimated operators")
+    assert (norm.operators, norm.low, norm.high) == ((f"norm {ESTIMATE}",), 1 / DERIVED, DERIVED)
 
 
 def test_estimates_are_too_fast_and_never_too_slow() -> None:
