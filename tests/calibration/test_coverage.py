@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
+from calibration.imports.aiconfigurator import import_aiconfigurator
 from calibration.truth.compare import Comparison
+from simulator.budgets.policy import by_live
+from simulator.catalogue import load_model
+from simulator.compare.sensitivity import bars
+from simulator.cost.draft_cost import DraftCost
+from simulator.cost.errors import sources_of
+from simulator.engine.cluster import simulate
 from tests.benchmarks import coverage
+from tests.compare.batches import batch, setup
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +69,15 @@ def test_what_is_printed_names_every_run_outside() -> None:
         "outside: some, b: 2.000 measured, 0.900 to 1.100 stated",
         "some                           1 of   2 = 50%, as good as a true share of 1% to 99%",
     ]
+
+
+def test_kernels_links_derived_costs_and_the_host_each_contribute(shared_data: Path) -> None:
+    folder = shared_data / "profiles/aiconfigurator"
+    profile = import_aiconfigurator(folder, load_model("qwen3-30b-a3b"), "h200_sxm", "vllm", 2)
+    drafting = setup(16, profile, draft_cost=DraftCost(per_step_s=1e-3))
+    never, always = (simulate(batch(1, 24), by_live([most]), drafting).logs for most in (0, 4))
+    plain, found = (bars(profile, sources_of(profile), [logs]) for logs in (never, always))
+    for name in ("profile", "device", "estimated operators", "link", "host", "derived costs", "drafting"):
+        assert found[name][1] > 1.005, name
+    assert plain["derived costs"] == plain["drafting"] == (1.0, 1.0), "nothing is verified"
+    assert plain["host"][1] < found["host"][1]
