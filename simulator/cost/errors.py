@@ -24,6 +24,8 @@ LEVEL = 0.9
 MEDIAN = 0.6745
 """Median size of a normal error over its standard deviation. Tails are not looked at: of the points in a table they are single
 ones, and a makespan adds up many steps."""
+MOST_REACH = 20.0
+"""Of the log of a factor: no profile is off by more."""
 WHOLE_RUNS = "whole runs"
 """In `Profile.held_out`: makespans, each predicted from those of other runs."""
 UNKNOWN_ERROR = "unknown: no error published, assumed"
@@ -102,15 +104,16 @@ def _profile(profile: Profile, kernels: tuple[str, ...], error: float | None) ->
         yield Source("profile", "parts", 1 - error, 1 + error, "given", kernels)
     elif profile.error_factors is not None:
         yield Source("profile", "steps", *profile.error_factors, "stated by the profile", kernels)
-    elif (runs := profile.held_out.get(WHOLE_RUNS)) is not None:
+    elif {"median", "points"} <= (runs := profile.held_out.get(WHOLE_RUNS, {})).keys():
         reach = _reach(runs["median"], runs["points"])
         yield Source("profile", "parts", 1 / reach, reach, f"{runs['points']:.0f} makespans left out", kernels)
     elif profile.relative_error is not None:
         reach = _reach(profile.relative_error)
         basis = f"typical error {profile.relative_error:.2%}"
         yield Source("profile", "parts", 1 / reach, reach, basis, kernels)
-    elif errors := held_out(profile):
-        medians = {name: of["median"] for name, of in errors.items() if of["points"]}
+    elif medians := {
+        name: of["median"] for name, of in held_out(profile).items() if of.get("points") and "median" in of
+    }:
         for name in (one for one in kernels if not one.endswith(ESTIMATE)):
             reach = _reach(medians.get(name, max(medians.values())))
             yield Source("profile", "parts", 1 / reach, reach, "held-out error by operator", (name,))
@@ -126,7 +129,10 @@ def _steps(source: Source) -> tuple[bool | None, ...]:
 
 def _reach(median: float, points: float = inf) -> float:
     """Factor that holds 90 % of errors of this median size: Student's where few points tell it."""
-    return exp(float(stdtrit(points - 1, (1 + LEVEL) / 2)) / MEDIAN * median)
+    reach = float(stdtrit(max(points, 2.0) - 1, (1 + LEVEL) / 2)) / MEDIAN * median
+    if not 0 <= reach <= MOST_REACH:
+        raise InputError(f"profile error {median:g} in the median of {points:g}: give a fraction such as 0.12")
+    return exp(reach)
 
 
 def _around(kernels: tuple[str, ...], links: tuple[str, ...]) -> Iterator[Source]:

@@ -89,6 +89,13 @@ def test_nothing_known_is_said_and_assumed() -> None:
     assert words[0] == "profile 0.746 to 1.34 times (unknown: no error published, assumed)"
 
 
+def test_what_is_no_error_is_refused_or_not_looked_at() -> None:
+    with pytest.raises(InputError, match="profile error 400 in the median"):
+        sources_of(profile(error=400.0))
+    for held_out in ({"a": {"points": 0.0, "median": 0.0}}, {"a": {"p95": 0.1}}, {WHOLE_RUNS: {}}):
+        assert own(sources_of(replace(profile(), held_out=held_out)))[0].basis == UNKNOWN_ERROR
+
+
 def test_links_and_derived_costs_have_their_own() -> None:
     link = Affine("all-reduce", row(constant=1e-4), 64)
     cost = replace(profile(AFFINE, link, error=0.1), derived={"live": 8.0}, derivation="made up")
