@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import exp, inf
+from statistics import NormalDist
 from typing import Literal
 
-from scipy.special import stdtrit
+import scipy  # loads its parts when they are first used
 
 from simulator.cost.held_out import held_out
 from simulator.cost.model import Profile
@@ -129,7 +130,9 @@ def _steps(source: Source) -> tuple[bool | None, ...]:
 
 def _reach(median: float, points: float = inf) -> float:
     """Factor that holds 90 % of errors of this median size: Student's where few points tell it."""
-    reach = float(stdtrit(max(points, 2.0) - 1, (1 + LEVEL) / 2)) / MEDIAN * median
+    share = (1 + LEVEL) / 2
+    half = NormalDist().inv_cdf(share) if points == inf else float(scipy.special.stdtrit(max(points, 2.0) - 1, share))
+    reach = half / MEDIAN * median
     if not 0 <= reach <= MOST_REACH:
         raise InputError(f"profile error {median:g} in the median of {points:g}: give a fraction such as 0.12")
     return exp(reach)
