@@ -142,6 +142,7 @@ STEPS = _schema(
     ("pairs", pa.float64(), "query x context pairs"),
     ("prefill_kv_tokens", pa.int64(), "context tokens after the prefilled chunks, summed"),
     ("prefill_pairs", pa.float64(), "query x context pairs of the prefilled chunks"),
+    ("expert_tokens", pa.float64(), "padded tokens that experts compute, the mean over the ranks that share them"),
     ("free_blocks", pa.int64(), "KV blocks that nobody refers to; 0 where they are not counted"),
 )  # fmt: skip
 

@@ -25,7 +25,7 @@ PARTS = {"bs_probes": ("alpha_seconds", "live"), "m_probes": ("theta_seconds", "
 """Values and our feature of each list of probes."""
 KEYS = ("bias_seconds", *(key for probes, (values, _) in PARTS.items() for key in (probes, values)))
 BY_REQUESTS = ("live", "decode_seqs", "sampled_tokens")
-BY_TOKENS = ("query_tokens", "padded_tokens")
+BY_TOKENS = ("query_tokens", "padded_tokens", "expert_tokens")
 """Features that decode steps share with the table's; the first of each is its own."""
 MOST_REQUESTS, MOST_TOKENS = 256.0, 2048.0
 """Ends of the probes where a profile bounds neither."""

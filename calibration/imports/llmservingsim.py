@@ -158,8 +158,8 @@ def _by(
 def _experts(table: pd.DataFrame, shape: ModelShape, ep: int) -> list[Operator]:
     """Experts by tokens, at the experts that so many tokens touch if routing is uniform: E(1 - (1 - k/E)^n) of them.
 
-    With expert parallelism a rank has 1/ep of the experts and serves the tokens of all ep ranks, which are as many tokens for
-    each: as many pairs of token and expert as its own tokens make, on fewer experts that are touched more often.
+    With expert parallelism a rank has 1/ep of the experts and serves the tokens of all ep ranks: as many pairs of token and
+    expert as the ranks' mean of tokens makes, on fewer experts that are touched more often. So the axis is that mean.
     """
     grid = table.pivot_table(index="tokens", columns="activated_experts", values="time_us")
     touched = grid.columns.to_numpy(np.float64)
@@ -171,7 +171,7 @@ def _experts(table: pd.DataFrame, shape: ModelShape, ep: int) -> list[Operator]:
     experts = np.clip(shape.expected_experts(dense * ep) / ep, touched[0], touched[-1])
     by_touched = np.array([np.interp(dense, tokens, column) for column in filled.T]).T
     time_us = np.array([np.interp(n, touched, line) for n, line in zip(experts, by_touched, strict=True)])
-    return [Table("experts", ("padded_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
+    return [Table("experts", ("expert_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
 
 
 def _link(bandwidth: float | None, latency_s: float | None, gpus: int) -> tuple[float, float]:
@@ -189,11 +189,14 @@ def _all_reduce(shape: ModelShape, tp: int, bandwidth: float, latency_s: float) 
     return Affine("all-reduce", row(constant=hops * latency_s, padded_tokens=hops * per_token), 2 * shape.layers)
 
 
-def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) -> Affine:
-    """All ranks gather each other's tokens before the experts and reduce-scatter them after: ep - 1 messages each time."""
-    per_token, hops = shape.hidden * shape.bytes_per_parameter / bandwidth, ep - 1
-    costs = row(constant=hops * latency_s, padded_tokens=hops * per_token)
-    return Affine("expert exchange", costs, 2 * shape.moe_layers)
+def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) -> Table:
+    """All ranks gather each other's tokens before the experts and reduce-scatter them after: ep - 1 messages each time.
+
+    Of as many tokens each as CUDA graphs make them; of the mean where they differ.
+    """
+    hops, tokens = ep - 1, np.array([0.0, 1.0])  # a straight line, which goes on
+    message_s = latency_s + tokens * (shape.hidden * shape.bytes_per_parameter / bandwidth)
+    return Table("expert exchange", ("expert_tokens",), (tokens,), hops * message_s, 2 * shape.moe_layers)
 
 
 def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: float) -> dict[str, tuple[float, float]]:
@@ -202,8 +205,10 @@ def _range(operators: list[Operator], attention: pd.DataFrame, most_tokens: floa
     def most(axis: str) -> float:
         return min(float(one.grid[0][-1]) for one in operators if isinstance(one, Table) and one.axes == (axis,))
 
-    return {
-        "padded_tokens": (1.0, max(most("padded_tokens"), most_tokens)),
+    tokens = (1.0, max(most("padded_tokens"), most_tokens))
+    experts = any(one.name == "experts" for one in operators)
+    return ({"expert_tokens": tokens} if experts else {}) | {
+        "padded_tokens": tokens,
         "sampled_tokens": (1.0, most("sampled_tokens")),
         "decode_seqs": (0.0, float(attention["n_decode"].max())),
         "decode_context": (0.0, float(attention["kv_decode"].max())),

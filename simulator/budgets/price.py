@@ -57,7 +57,7 @@ def _step_seconds(
     work.live, work.kv_tokens, work.longest_context = live, context_tokens, context_tokens / live
     for i in range(seconds.size):
         k = drafts[i]
-        work.query_tokens = work.padded_tokens = live * (k + 1)
+        work.query_tokens = work.padded_tokens = work.expert_tokens = live * (k + 1)
         work.pairs = context_tokens * (k + 1)
         verify_s = step_time(costs[0], work)
         asking = live if k > 0 else 0

@@ -19,8 +19,8 @@ TOLERANCE = 1e-6
 """Ten times the solver's."""
 BOUND_KEYS = ROW_KEYS[:6]
 """What a minorant counts: padding is at least none, so a cost per padded token is one per query token."""
-NEVER_MORE = {"padded_tokens": "query_tokens", "sampled_tokens": "live"}
-"""What a feature is at least: padding adds tokens, and every sequence samples one."""
+NEVER_MORE = {"padded_tokens": "query_tokens", "expert_tokens": "query_tokens", "sampled_tokens": "live"}
+"""What a feature is at least: padding adds tokens, experts compute all of them, and every sequence samples one."""
 DERIVED = {"kv_tokens": "context_tokens", "query_tokens": "query_per_seq"}
 
 
@@ -140,5 +140,5 @@ def _corners(one: Table, limits: Limits) -> Iterator[tuple[Float64, Float64]]:
         query = fixed.get("query_tokens", batch)
         rest = [fixed.get(name, np.zeros(len(at))) for name in ("kv_tokens", "pairs", "prefill_tokens")]
         row = [fixed.get(key, np.zeros(len(at))) for key in BOUND_KEYS[1:]]
-        work = [batch, query, *rest, query, *np.zeros((4, len(at)))]
+        work = [batch, query, *rest, query, *np.zeros((4, len(at))), query]
         yield np.stack([np.ones(len(at)), *row], axis=1), step_times(packed, np.stack(work, axis=1))

@@ -99,6 +99,7 @@ def derive(work: Work, f: Features) -> None:
     f.live, f.query_tokens, f.kv_tokens, f.pairs = live, work.query_tokens, work.kv_tokens, work.pairs
     f.prefill_tokens, f.padded_tokens, f.prefill_seqs = prefill, work.padded_tokens, chunks
     f.prefill_kv_tokens, f.prefill_pairs, f.longest_context = work.prefill_kv_tokens, work.prefill_pairs, longest
+    f.expert_tokens = work.expert_tokens
     f.context_tokens = work.kv_tokens / live
     f.query_per_seq = work.query_tokens / live
     f.decode_seqs = decoding
@@ -249,17 +250,17 @@ def _derive_each(work: Array[Work], features: Array[Features]) -> None:
 
 
 def step_times(cost: Pointing, work: FloatArray) -> FloatArray:
-    """Seconds of every row of float64[steps, 10], the fields of `work.Work`."""
+    """Seconds of every row of float64[steps, 11], the fields of `work.Work`."""
     return _priced(cost, work)[0]
 
 
 def outsides(cost: Pointing, work: FloatArray) -> BoolArray:
-    """Whether each row of float64[steps, 10] lies outside the model's valid range."""
+    """Whether each row of float64[steps, 11] lies outside the model's valid range."""
     return _priced(cost, work)[1]
 
 
 def features_of(work: FloatArray) -> FloatArray:
-    """Every feature of every row of float64[steps, 10]; float64[steps, features]."""
+    """Every feature of every row of float64[steps, 11]; float64[steps, features]."""
     found = np.empty((work.shape[0], N_FEATURES))
     _derive_each(_records(work), found.view(FEATURE)[:, 0])
     return found

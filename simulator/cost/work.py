@@ -27,6 +27,7 @@ class Work:
     prefill_kv_tokens: float
     prefill_pairs: float
     longest_context: float
+    expert_tokens: float
 
 
 class Features(Work):
@@ -47,7 +48,11 @@ class Features(Work):
 
 WORK, FEATURE = layout(Work), layout(Features)
 WORK_FIELDS, FEATURES = WORK.names, FEATURE.names
-LEAST = dict.fromkeys(FEATURES, 0.0) | {"live": 1.0, "query_tokens": 1.0, "padded_tokens": 1.0, "query_per_seq": 1.0}
+LEAST = (
+    dict.fromkeys(FEATURES, 0.0)
+    | {"live": 1.0, "query_tokens": 1.0, "padded_tokens": 1.0, "query_per_seq": 1.0}
+    | {"expert_tokens": 1.0}
+)
 """What every decode step has at least: one live sequence, each with one query token."""
 
 
@@ -58,6 +63,8 @@ class StepWork:
     Every field is a number or an array; all are broadcast to one shape, as float64. `pairs` counts query x context
     pairs; `prefill_kv_tokens` counts the context after each prefilled chunk, `longest_context` is that of the longest
     decoding sequence, `padded_tokens` are the query tokens that the forward pass runs on, CUDA-graph padding included.
+    `expert_tokens` are those that a GPU's experts compute, for each data-parallel rank: ranks that share experts compute them
+    on the padded tokens of all, so it is the mean over the ranks, and without such ranks `padded_tokens`.
     Left out, padding is none, prefill tokens are one whole prompt, and decoding sequences are equally long.
     Raises InputError if the shapes do not fit, if a value is negative or not a number, or if live < 1.
     """
@@ -72,6 +79,7 @@ class StepWork:
     prefill_kv_tokens: npt.ArrayLike | None = None
     prefill_pairs: npt.ArrayLike | None = None
     longest_context: npt.ArrayLike | None = None
+    expert_tokens: npt.ArrayLike | None = None
 
     def __post_init__(self) -> None:
         """Fill in what was left out, broadcast and check."""
@@ -83,6 +91,7 @@ class StepWork:
             "prefill_kv_tokens": lambda: prompt,
             "prefill_pairs": lambda: prompt * (prompt + 1) / 2,
             "longest_context": lambda: _mean_context(given),
+            "expert_tokens": lambda: given["padded_tokens"],
         }
         for name, usual in left_out.items():
             value = getattr(self, name)
@@ -109,7 +118,7 @@ class StepWork:
 
     @property
     def fields(self) -> tuple[FloatArray, ...]:
-        """Ten arrays of one shape, in the order of WORK_FIELDS."""
+        """Eleven arrays of one shape, in the order of WORK_FIELDS."""
         return tuple(np.asarray(getattr(self, name), dtype=np.float64) for name in WORK_FIELDS)
 
 

@@ -49,7 +49,7 @@ def fill_in(core: Core, step: Step) -> None:
     padding, live = padding_of(core), core.live
     step.live = step.query_tokens = step.emitted_tokens = live
     step.kv_tokens = step.pairs = core.context_tokens
-    step.padded_tokens = padding[live] if live < padding.size else live
+    step.padded_tokens = step.expert_tokens = padding[live] if live < padding.size else live
     step.longest_context = core.longest_context
     step.prefill_tokens = step.prefill_seqs = step.prefill_kv_tokens = step.prefill_pairs = 0.0
     step.drafted_tokens = step.accepted_tokens = 0.0

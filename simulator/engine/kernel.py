@@ -331,7 +331,7 @@ def prefill(core: Core, step: Step) -> None:
     core.batch = core.scheduled + chunks
     query = core.scheduled + as_int(step.drafted_tokens) + tokens
     step.live, step.query_tokens = core.scheduled + chunks, query
-    step.padded_tokens = padding[query] if query < padding.size else query
+    step.padded_tokens = step.expert_tokens = padding[query] if query < padding.size else query
     step.kv_tokens, step.pairs = core.context_tokens + kv, step.pairs + pairs
     step.prefill_tokens, step.prefill_seqs, step.prefill_kv_tokens, step.prefill_pairs = tokens, chunks, kv, pairs
     step.longest_context = core.longest_context

@@ -36,7 +36,7 @@ BEYOND = 1.6
 """How far past the valid range the axes go."""
 POINTS = 400
 LIVE = ("live", "decode_seqs", "sampled_tokens")
-TOKENS = ("query_tokens", "padded_tokens")
+TOKENS = ("query_tokens", "padded_tokens", "expert_tokens")
 CONTEXT = ("context_tokens", "decode_context")
 """Features that are one and the same where sequences decode, by which profiles are bounded."""
 FAR_LIVE, FAR_TOKENS, FAR_CONTEXT = 512.0, 8192.0, 32768.0

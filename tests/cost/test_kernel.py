@@ -31,11 +31,12 @@ def random_work(generator: np.random.Generator) -> StepWork:
     return StepWork(
         decoding + chunks, query + chunk_tokens, kv + chunk_kv, query * (kv // np.maximum(decoding, 1)) + chunk_pairs,
         chunk_tokens, query + chunk_tokens + generator.integers(0, 9, ROWS), chunks, chunk_kv, chunk_pairs, longest,
+        query + chunk_tokens + generator.integers(0, 40, ROWS) / 4,
     )  # fmt: skip
 
 
 def feature_columns(work: StepWork) -> np.ndarray:
-    live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest = work.fields
+    live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest, experts = work.fields
     none = np.zeros(ROWS)
     decoding = live - chunks
     context = np.divide(kv - chunk_kv, decoding, out=none.copy(), where=decoding > 0)
@@ -43,7 +44,7 @@ def feature_columns(work: StepWork) -> np.ndarray:
     chunk = np.divide(prefill, chunks, out=none.copy(), where=chunks > 0)
     before = np.divide(chunk_pairs, prefill, out=none.copy(), where=prefill > 0) - (chunk + 1) / 2 * (prefill > 0)
     return np.column_stack([
-        live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest,
+        live, query, kv, pairs, prefill, padded, chunks, chunk_kv, chunk_pairs, longest, experts,
         kv / live, query / live, decoding, context, width, chunk, before, np.maximum(longest - context, 0),
         np.divide(context, longest, out=none + 1, where=longest > 0), np.maximum(chunks - 1, 0), query - prefill + chunks,
     ])  # fmt: skip
@@ -152,7 +153,7 @@ def total_in_a_compiled_loop(costs, live, query, kv, scratch):
             query[step],
             kv[step],
         )
-        work.longest_context = kv[step] / live[step]
+        work.longest_context, work.expert_tokens = kv[step] / live[step], query[step]
         seconds += step_time(cost, work)
         outsiders += outside(cost)
     return seconds, outsiders

@@ -65,7 +65,7 @@ def test_shapes_follow_the_work():
 
 def test_decode_work_counts_tokens_and_pairs():
     work = StepWork.decode(live=4, context_tokens=100, query_per_seq=3)
-    assert [float(value) for value in work.fields] == [4, 12, 400, 4 * 3 * 100, 0, 12, 0, 0, 0, 100]
+    assert [float(value) for value in work.fields] == [4, 12, 400, 4 * 3 * 100, 0, 12, 0, 0, 0, 100, 12]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """One generation phase on several replicas, as SimPy processes: a placement says where rollouts go, and for how long.
 
-A replica's process forms a batch, lets its step pass and tells what left. What happens at one instant is put in order by the
-priorities of SimPy's events: steps end, replica by replica; rollouts are submitted; the phase is stopped; steps start.
+A replica's process forms a batch, lets its step pass and tells what left; ranks that share experts do so in lockstep, with one
+process for them all. What happens at one instant is put in order by the priorities of SimPy's events: steps end, replica by
+replica; rollouts are submitted; the phase is stopped; steps start.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from tests.reference.serving import Cost, Engine, Request, Rollout, Settings, Step, assert_servable
+from tests.reference.serving import Cost, Engine, Request, Rollout, Settings, Step, assert_servable, dummy, shared
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -111,7 +112,7 @@ class Member:
 
 
 class Replica:
-    """An engine, and the process that takes it from step to step."""
+    """An engine, and how it is taken from step to step: by itself, or by `Lockstep`."""
 
     def __init__(self, env: simpy.Environment, index: int, engine: Engine, cluster: "Cluster") -> None:
         self.env = env
@@ -122,7 +123,6 @@ class Replica:
         self.ended = env.event()  # the step under way
         self.woken = env.event()
         self.cancelled: list[Member] = []  # once the step under way ends
-        env.process(self.live())
 
     def live(self) -> Process:
         while True:
@@ -136,10 +136,14 @@ class Replica:
                 self.cluster.check()
             self.stepping = True
             yield Turn(self.env, self.cluster.ranks.end + self.index, step.dt_s)
-            self.stepping = False
-            self.cluster.step_ended(self)
-            ended, self.ended = self.ended, self.env.event()
-            ended.succeed()
+            self.over()
+
+    def over(self) -> None:
+        """The step under way ends now."""
+        self.stepping = False
+        self.cluster.step_ended(self)
+        ended, self.ended = self.ended, self.env.event()
+        ended.succeed()
 
     def wake(self, delay_s: float) -> None:
         """Have it look at its queue after a delay, if it is idle then."""
@@ -194,6 +198,54 @@ class Replica:
         return self.engine.settings.max_num_seqs - self.load()
 
 
+class Lockstep:
+    """Replicas that start each step together and end it together, when the slowest of them would.
+
+    Those that have nothing to do run a dummy step; when nobody has anything to do they wait.
+    """
+
+    def __init__(self, env: simpy.Environment, replicas: Sequence[Replica], cluster: "Cluster") -> None:
+        self.env = env
+        self.replicas = replicas
+        self.cluster = cluster
+
+    def live(self) -> Process:
+        ranks = self.cluster.ranks
+        while True:
+            yield Turn(self.env, ranks.form + self.replicas[0].index)
+            busy = [replica for replica in self.replicas if replica.engine.form(self.env.now)]
+            if not busy:
+                yield from self.sleep()
+                continue
+            dt_s = self.start(busy)
+            if self.replicas[0].engine.settings.check:
+                self.cluster.check()
+            for replica in self.replicas:
+                yield Turn(self.env, ranks.end + replica.index, dt_s)
+                dt_s = 0.0
+                if replica in busy:
+                    replica.over()
+
+    def start(self, busy: Sequence[Replica]) -> float:
+        """Start a step of all; returns how long it takes."""
+        settings = self.replicas[0].engine.settings
+        alone = [replica.engine.work() if replica in busy else dummy(settings) for replica in self.replicas]
+        works = shared(alone, settings.cudagraph_capture_sizes)
+        dt_s = max(self.cluster.cost(work) + settings.step_overhead_s for work in works)
+        for replica, work in zip(self.replicas, works, strict=True):
+            if replica in busy:
+                replica.engine.start(self.env.now, work, dt_s)
+                replica.stepping = True
+        return dt_s
+
+    def sleep(self) -> Process:
+        """Until one of them is woken."""
+        yield self.env.any_of([replica.woken for replica in self.replicas])
+        for replica in self.replicas:
+            if replica.woken.triggered:
+                replica.woken = self.env.event()
+
+
 @dataclass(frozen=True)
 class Ranks:
     """In what order things happen at one instant; steps end and start by replica."""
@@ -226,9 +278,11 @@ class Cluster:
         pull_s_per_token: float = 0.0,
         start_tokens: Sequence[int] | None = None,
         by_number: bool = True,
+        data_parallel_size: int = 1,
     ) -> None:
         assert_servable(requests, settings)
         assert replicas >= 1, "no replicas"
+        assert replicas % data_parallel_size == 0, "as many ranks in each group"
         assert 0.0 <= pull_s_per_token < math.inf, f"{pull_s_per_token} s per token"
         starts = [0] * len(requests) if start_tokens is None else start_tokens
         self.env = env
@@ -244,6 +298,11 @@ class Cluster:
         self.finished: list[int] = []  # at this instant, not in the news yet
         rollouts = [member.rollout for member in self.members]
         self.replicas = [Replica(env, index, Engine(rollouts, settings, by_number), self) for index in range(replicas)]
+        if data_parallel_size == 1:
+            for replica in self.replicas:
+                env.process(replica.live())
+        for first in range(0, replicas, data_parallel_size) if data_parallel_size > 1 else ():
+            env.process(Lockstep(env, self.replicas[first : first + data_parallel_size], self).live())
 
     # What a phase's user does.
 
@@ -440,11 +499,23 @@ def simulate(
     arrivals: bool = False,
     submissions: Sequence[tuple[float, Sequence[int]]] = (),
     by_number: bool = True,
+    data_parallel_size: int = 1,
 ) -> ClusterResult:
     """A phase that starts at time 0, until nothing more happens; arrivals: submit at `arrival_s` what is not submitted at
-    the times given, or else at the start."""
+    the times given, or else at the start; data_parallel_size: so many consecutive replicas step together."""
     env = simpy.Environment(initial_time=0.0)
-    cluster = Cluster(env, requests, settings, cost, replicas, placement, pull_s_per_token, start_tokens, by_number)
+    cluster = Cluster(
+        env,
+        requests,
+        settings,
+        cost,
+        replicas,
+        placement,
+        pull_s_per_token,
+        start_tokens,
+        by_number,
+        data_parallel_size,
+    )
     later = {index for _, rollouts in submissions for index in rollouts}
     rest = [index for index in range(len(requests)) if index not in later]
     cluster.start([] if arrivals else rest)

@@ -7,7 +7,7 @@ its cost pass, emit. Nothing is remembered that could be looked up again, and no
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.reference.pool import Pool
 
@@ -63,7 +63,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step computes; prefill_*: the part of it that is prompt or resumed tokens; longest_context: decoding only."""
+    """What one step computes; prefill_*: the part of it that is prompt or resumed tokens; longest_context: decoding only.
+
+    expert_tokens: padded tokens that experts compute; of ranks that share experts, the mean of them all; left out, its own.
+    """
 
     live: int
     query_tokens: int
@@ -75,6 +78,11 @@ class Work:
     prefill_pairs: int
     longest_context: int
     padded_tokens: int
+    expert_tokens: float = math.nan
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.expert_tokens):
+            object.__setattr__(self, "expert_tokens", float(self.padded_tokens))
 
 
 Cost = Callable[[Work], float]
@@ -198,19 +206,31 @@ class Engine:
 
     def begin(self, now_s: float, cost: Cost) -> Step | None:
         """Start a step, which is over once `release` is called; None with nothing to do."""
+        if not self.form(now_s):
+            return None
+        work = self.work()
+        return self.start(now_s, work, cost(work) + self.settings.step_overhead_s)
+
+    def form(self, now_s: float) -> bool:
+        """Form the batch of a step that starts now, where it was not scheduled ahead; False with nothing to do."""
         if not self.shares:
             self.look(now_s)
             if not self.waiting and not self.running:
-                return None
+                return False
             self.shares, more = self.schedule()
             self.victims = self.victims + more
             assert self.shares, f"stuck at {now_s} s: rollout {self.waiting[0].index} cannot be admitted, ever"
+        return True
+
+    def work(self) -> Work:
+        """What the batch at hand computes."""
+        return work_of(self.shares, self.settings.cudagraph_capture_sizes)
+
+    def start(self, now_s: float, work: Work, dt_s: float) -> Step:
+        """Start a step of the batch at hand."""
         shares, victims = self.shares, self.victims
         if self.settings.check:
             self.check(shares)
-
-        work = work_of(shares, self.settings.cudagraph_capture_sizes)
-        dt_s = cost(work) + self.settings.step_overhead_s
         assert 0.0 < dt_s < math.inf, f"a step must take time, not {dt_s} s"
         for share in shares:
             if math.isnan(self.rollouts[share.rollout].admitted_s):
@@ -421,8 +441,42 @@ def work_of(shares: Sequence[Share], capture_sizes: Sequence[int] | None) -> Wor
         prefill_kv_tokens=prefill_kv,
         prefill_pairs=prefill_pairs,
         longest_context=max((share.context for share in decoding), default=0),
-        padded_tokens=min((size for size in capture_sizes or () if size >= query_tokens), default=query_tokens),
+        padded_tokens=padded(query_tokens, capture_sizes),
     )
+
+
+def padded(query_tokens: int, capture_sizes: Sequence[int] | None) -> int:
+    """The size that so many tokens run at: as they are where no graph is large enough."""
+    return min((size for size in capture_sizes or () if size >= query_tokens), default=query_tokens)
+
+
+def dummy(settings: Settings) -> Work:
+    """What a rank without work computes while others step: one sequence of one token, and of as many drafts as are reserved."""
+    tokens = 1 + settings.lookahead_tokens
+    return Work(
+        live=1,
+        query_tokens=tokens,
+        kv_tokens=1,
+        pairs=tokens,
+        prefill_tokens=0,
+        prefill_seqs=0,
+        prefill_kv_tokens=0,
+        prefill_pairs=0,
+        longest_context=1,
+        padded_tokens=padded(tokens, settings.cudagraph_capture_sizes),
+    )
+
+
+def shared(works: Sequence[Work], capture_sizes: Sequence[int] | None) -> list[Work]:
+    """What ranks compute that step together and share experts.
+
+    Where a CUDA graph fits each of them, all run at the largest one's size; experts compute the tokens of all.
+    """
+    graphs = all(any(size >= work.query_tokens for size in capture_sizes or ()) for work in works)
+    largest = max(work.padded_tokens for work in works)
+    tokens = [largest if graphs else work.padded_tokens for work in works]
+    mean = sum(tokens) / len(tokens)
+    return [replace(work, padded_tokens=n, expert_tokens=mean) for work, n in zip(works, tokens, strict=True)]
 
 
 def assert_servable(requests: Sequence[Request], settings: Settings) -> None:
