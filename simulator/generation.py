@@ -193,7 +193,9 @@ class Generation:
         columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
         step.close(Episode(
             run.name, step.number, Requests(*columns), stream.lengths[mine],
-            Outcome(done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, step.end_s - step.start_s),
+            Outcome(
+                done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, outcome.waited_s, step.end_s - step.start_s
+            ),
             step.wall_s, facts_of(self._policy), done["arrival_s"], workload.waits_s[finished],
         ))  # fmt: skip
         if not self._loop.interrupts:

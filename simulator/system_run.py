@@ -166,9 +166,8 @@ class SystemRun:
         """Everything has been generated; what is left is to train on it."""
         step.end_s, none = step.start_s, np.empty(0, np.int64)
         replicas = self.preparing.deployment.replicas
-        outcome = Outcome(
-            records(ROLLOUT, 0), [records(STEP, 0)] * replicas, np.zeros(replicas), np.zeros(replicas), 0.0
-        )
+        never_s = np.zeros(replicas)
+        outcome = Outcome(records(ROLLOUT, 0), [records(STEP, 0)] * replicas, never_s, never_s, never_s, 0.0)
         step.close(
             Episode(
                 self.name, step.number, Requests(none, none, none), none, outcome, 0.0, {}, np.zeros(0), np.zeros(0)

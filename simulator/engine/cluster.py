@@ -12,9 +12,8 @@ import simpy
 from simulator.budgets.policy import BudgetPolicy
 from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Ledger, Replica
+from simulator.engine.replica import Fleet, Ledger, Replica
 from simulator.engine.router import Router
-from simulator.engine.state import IDLE
 from simulator.engine.workload import Workload
 from simulator.scheduling.placement import FINISHED, HELD, events_of
 from simulator.scheduling.resolve import placement_of
@@ -32,7 +31,8 @@ class Outcome:
     """What a workload's rollouts did on a cluster, times on its clock.
 
     rollouts: `state.Rollout`[n], in queue order; logs: `state.Step`[steps] of each replica; busy_s, extrapolated_s:
-    float64[replicas], seconds that each replica decoded, and those outside the profile's valid range. over_s: when it was over,
+    float64[replicas], seconds that each replica decoded, and those outside the profile's valid range; waited_s: seconds that each
+    rank waited for slower ones, in decode steps and, without work, in dummy steps. over_s: when it was over,
     from 0 on, where that was not for the last completion.
     """
 
@@ -40,6 +40,7 @@ class Outcome:
     logs: list[Records]
     busy_s: Float64
     extrapolated_s: Float64
+    waited_s: Float64
     over_s: float | None = None
 
     @property
@@ -88,6 +89,7 @@ class Cluster:
         watched = listener is not None or bool(events & {"left", "finished"})
         self._ahead = not watched and (workload.arrival_s is None or "arrival" not in events)
         pools = deployment.serving.pools(workload, deployment.max_num_seqs, self.ledger.rollouts)
+        self._ranks = deployment.data_parallel_size
         self.replicas = [
             Replica(number, workload, self.ledger, policy, deployment, next(pools), not self._ahead, watched)
             for number in range(deployment.replicas)
@@ -132,6 +134,7 @@ class Cluster:
             logs,
             np.array([log["duration_s"].sum() for log in logs]),
             np.array([replica.extrapolated_s for replica in self.replicas]),
+            np.array([replica.waited_s for replica in self.replicas]),
         )
 
     # Ahead of the clock ---------------------------------------------------------------------------------------------------
@@ -148,20 +151,23 @@ class Cluster:
         queue: deque[int] = deque(rest.tolist())
         for replica, part in zip(self.replicas, parts, strict=True):
             replica.enqueue(part) if arrival_s is None else replica.expect(part)
-        yield self.clock.all_of([self.clock.process(self._work(replica, queue)) for replica in self.replicas])
+        ranks = range(0, len(self.replicas), self._ranks)
+        groups = [Fleet(self.replicas[first : first + self._ranks], self._ranks) for first in ranks]
+        yield self.clock.all_of([self.clock.process(self._work(group, queue)) for group in groups])
         assert not queue
 
-    def _work(self, replica: Replica, queue: "deque[int]") -> Process:
-        """One replica: decode ahead to the next moment at which it could take from the common queue, and sleep until then."""
-        while True:
-            reason = replica.advance(wait_when_free=bool(queue))
-            if self._checks:
+    def _work(self, fleet: Fleet, queue: "deque[int]") -> Process:
+        """One replica, or ranks that step together: decode to the next moment at which one may take from the queue, and wait."""
+        first, over = fleet.replicas[0], False
+        while not over:
+            over = fleet.go_ahead(wait_when_free=bool(queue))
+            for replica in fleet.replicas if self._checks else ():
                 replica.check()
-            yield self.clock.at(replica.now_s, replica.number)
-            if room := min(replica.room, len(queue)):
-                replica.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
-            elif reason == IDLE:
-                return
+            yield self.clock.at(first.now_s, first.number)
+            for replica in fleet.replicas:
+                if room := min(replica.room, len(queue)):
+                    replica.enqueue(np.array([queue.popleft() for _ in range(room)], np.int64))
+                    over = False
 
     # In step with the clock -----------------------------------------------------------------------------------------------
 

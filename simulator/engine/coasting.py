@@ -17,7 +17,7 @@ def coast(core: Core) -> int:
     """Decode on without drafts up to the step before something happens; returns how many steps that were.
 
     While nobody may draft every sequence emits one token a step, so a step costs no loop over the batch but when somebody
-    needs a KV block. Prices, log rows and the clock are those of `kernel.advance`, bit for bit.
+    needs a KV block. Prices, log rows and the clock are those of `kernel.decode`, bit for bit.
     """
     log, pool, first = log_of(core), pool_of(core), core.logged
     last, next_s = first + quiet_steps(core) - 1, quiet_until_s(core)

@@ -16,7 +16,8 @@ class Deployment:
 
     cost: prices decode steps; max_num_seqs: slots of a replica; placement: one, or the name of one that needs no history;
     draft_cost: what drafting adds to a decode step; serving: the limits and switches of an engine; pull_s_per_token: seconds to
-    send the KV of a token from one replica to another (None: unknown); strategies: the trees that are drafted (none: chains).
+    send the KV of a token from one replica to another (None: unknown); strategies: the trees that are drafted (none: chains);
+    data_parallel_size: so many consecutive replicas share the experts of the model, and step together.
     """
 
     cost: CostModel
@@ -27,6 +28,11 @@ class Deployment:
     serving: Serving = ANYTHING
     pull_s_per_token: float | None = None
     strategies: tuple[Strategy, ...] = ()
+    data_parallel_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Every rank has as many others."""
+        assert self.replicas % self.data_parallel_size == 0, "replicas are whole groups of ranks"
 
 
 def profile_of(deployment: Deployment) -> Profile:

@@ -5,7 +5,7 @@ Everything here is exact integer arithmetic but for the clock, which adds up ste
 
 import numpy as np
 
-from simulator.compiled import compiled, entry
+from simulator.compiled import compiled
 from simulator.drafting.live import catch_up, learn, propose
 from simulator.engine.blocks import release
 from simulator.engine.coasting import coast
@@ -18,18 +18,14 @@ from simulator.engine.state import (
     GOING,
     IDLE,
     LOG_FULL,
-    NOBODY,
     TOLD,
     Core,
-    Fleet,
     Rollout,
     Slot,
     Step,
     arrivals_of,
     boundaries_of,
     budgets_of,
-    core_at,
-    cores_of,
     departures_of,
     drafts_of,
     log_of,
@@ -42,55 +38,7 @@ from simulator.engine.state import (
     told_of,
     turns_of,
 )
-from simulator.records import Array, as_int
-
-
-@entry
-def advance(fleets: Array[Fleet], live: bool | None) -> int:
-    """Let replicas decode, whoever is furthest behind first, until somebody must know or all have reached `until_s`.
-
-    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended.
-    Returns the number of a replica whose policy must be asked or whose log is full, or NOBODY. live: see `decode`.
-    """
-    fleet = fleets[0]
-    cores = cores_of(fleet)
-    while True:
-        first, until_s, others_s = furthest_behind(fleet)
-        if first == NOBODY:
-            return NOBODY
-        core = core_at(cores[first])
-        core.until_s = until_s
-        if fleet.watched:
-            core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
-        core.reason = decode(core, live)
-        core.next_s = core.now_s
-        if core.live == 0 and core.head == core.tail:
-            arrivals = arrivals_of(core)
-            if core.next_arrival < arrivals.size:
-                core.next_s = max(core.now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
-        if core.reason in (ASK, LOG_FULL):
-            return first
-
-
-@compiled
-def furthest_behind(fleet: Fleet) -> tuple[int, float, float]:
-    """Who may begin the earliest step, NOBODY if none before the clock must stop; when that is; when the next one begins one."""
-    cores = cores_of(fleet)
-    until_s = fleet.until_s
-    fleet.teller, fleet.told_s = NOBODY, np.inf
-    first, next_s, others_s = NOBODY, np.inf, np.inf
-    for i in range(cores.size):
-        core = core_at(cores[i])
-        if core.reason in (TOLD, FREED):
-            until_s = min(until_s, core.now_s)
-            if core.now_s < fleet.told_s:
-                fleet.teller, fleet.told_s = i, core.now_s
-        elif core.reason != IDLE:
-            if core.next_s < next_s:
-                first, next_s, others_s = i, core.next_s, next_s
-            else:
-                others_s = min(others_s, core.next_s)
-    return first if next_s < until_s else NOBODY, until_s, others_s
+from simulator.records import as_int
 
 
 @compiled
@@ -108,47 +56,70 @@ def decode(core: Core, live: bool | None) -> int:
             return LOG_FULL
         if core.now_s >= core.until_s:
             return GOING
-        core.completed = core.returned = 0
-        preempted = core.preempted
-        form_batch(core, live)
+        begin_step(core, live)
         if core.live == 0:
             reason = wait(core)
             if reason == AGAIN:
                 continue
             return reason
-        if core.stale:
-            survey(core)
-        core.stale = core.scheduled < core.decoding or core.preempted > preempted  # budgets follow how many are live
-        changed = not core.plain and core.admitted + core.preempted > 0
         quiet = (
             core.drafting == 0
             and core.scheduled == core.live
             and core.released == 0
-            and not changed
+            and not core.changed
             and not trails(core)
         )
         if live is None and quiet and coast(core) > 0 and (not core.plain or core.now_s >= core.until_s):
             continue  # what would be scheduled next may have changed
 
         step = log[core.logged]
-        if live is not None:
-            verify_live(core, step)
-        elif core.drafting > 0:
-            verify(core, step)
-        else:
-            emit(core, step)
-        prefill(core, step)
+        run_step(core, step, live)
         price(core, step)
         book(core, step)
-        settle(core, step)
-        if core.completed > 0:
-            retire(core)
-            if core.telling > 0:
-                return TOLD
-            if core.wait_when_free and core.head == core.tail:
-                return FREED
-        if core.asked and (core.completed > 0 or changed or 0 < core.every <= core.steps - core.asked_at):
-            return ASK
+        reason = end_step(core, step)
+        if reason != GOING:
+            return reason
+
+
+@compiled
+def begin_step(core: Core, live: bool | None) -> None:
+    """Form the batch of a step, which may be of nobody."""
+    core.completed = core.returned = 0
+    preempted = core.preempted
+    form_batch(core, live)
+    if core.live == 0:
+        return
+    if core.stale:
+        survey(core)
+    core.stale = core.scheduled < core.decoding or core.preempted > preempted  # budgets follow how many are live
+    core.changed = not core.plain and core.admitted + core.preempted > 0
+
+
+@compiled
+def run_step(core: Core, step: Step, live: bool | None) -> None:
+    """Let everybody emit, and count the work."""
+    if live is not None:
+        verify_live(core, step)
+    elif core.drafting > 0:
+        verify(core, step)
+    else:
+        emit(core, step)
+    prefill(core, step)
+
+
+@compiled
+def end_step(core: Core, step: Step) -> int:
+    """Book what the step did to each, once the clock is at its end; returns why the replica stops, or GOING."""
+    settle(core, step)
+    if core.completed > 0:
+        retire(core)
+        if core.telling > 0:
+            return TOLD
+        if core.wait_when_free:
+            return FREED
+    if core.asked and (core.completed > 0 or core.changed or 0 < core.every <= core.steps - core.asked_at):
+        return ASK
+    return GOING
 
 
 @compiled
@@ -170,10 +141,7 @@ def form_batch(core: Core, live: bool | None) -> None:
 @compiled
 def wait(core: Core) -> int:
     """Nobody is live: go on to the next arrival, or say that there is none."""
-    if core.async_scheduling and (core.released > 0 or core.visible_s < core.now_s):
-        core.visible_s = core.now_s
-        return AGAIN
-    if core.head < core.tail:
+    if looks_again(core):
         return AGAIN
     arrivals = arrivals_of(core)
     if core.next_arrival == arrivals.size:
@@ -183,6 +151,15 @@ def wait(core: Core) -> int:
         return GOING
     core.now_s = core.visible_s = max(core.now_s, arrival_s)
     return AGAIN
+
+
+@compiled
+def looks_again(core: Core) -> bool:
+    """Whether who has nobody live would schedule somebody if it looked again now."""
+    if core.async_scheduling and (core.released > 0 or core.visible_s < core.now_s):
+        core.visible_s = core.now_s
+        return True
+    return core.head < core.tail
 
 
 @compiled

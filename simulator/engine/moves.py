@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import release
-from simulator.engine.kernel import furthest_behind
 from simulator.engine.schedule import expect, leave
 from simulator.engine.state import (
     GOING,
@@ -30,6 +29,7 @@ from simulator.engine.state import (
     turns_of,
     where_of,
 )
+from simulator.engine.together import furthest_behind
 from simulator.records import Array
 from simulator.scheduling.placement import CANCELLED, FINISHED, HELD
 
@@ -137,6 +137,12 @@ def count(fleets: Array[Fleet], time_s: float, heard: int, counts: "npt.NDArray[
         counts[0, i], counts[1, i] = running, waiting
         counts[2, i] = core.max_num_seqs - running - waiting - counts[4, i]
         counts[3, i] = pool_of(core).free
+
+
+@entry
+def look(fleets: Array[Fleet]) -> None:
+    """Find who has to tell of a step's end first."""
+    furthest_behind(fleets[0])
 
 
 @entry

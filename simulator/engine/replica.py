@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from simulator.drafting.acceptance import DRAFT
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
-from simulator.engine.kernel import advance
-from simulator.engine.moves import hear, place, take_out
+from simulator.engine.moves import hear, look, place, take_out
 from simulator.engine.schedule import admit_all
-from simulator.engine.state import ASK, CORE, DEPARTURE, FLEET, GOING, LOG_FULL, NOBODY, ROLLOUT, SLOT, STEP, TURN
+from simulator.engine.state import ASK, CORE, DEPARTURE, FLEET, GOING, IDLE, LOG_FULL, NOBODY, ROLLOUT, SLOT, STEP, TURN
+from simulator.engine.together import advance
 from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.records import Pointing, joined, records
@@ -29,6 +28,7 @@ Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
 LOG_STEPS = 16_384
+NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
 
@@ -62,7 +62,7 @@ class Ledger:
 class Replica:
     """State of one replica.
 
-    Alone it may go ahead of the clock (`advance`); a `Fleet` moves several together. is_open: rollouts may be placed on it at any
+    A `Fleet` moves it, with others or alone. is_open: rollouts may be placed on it at any
     time; watched: it stops where a rollout ends or leaves.
     """
 
@@ -114,6 +114,11 @@ class Replica:
         return float(self.core["extrapolated_s"])
 
     @property
+    def waited_s(self) -> float:
+        """Seconds that it waited for slower ranks."""
+        return float(self.core["waited_s"])
+
+    @property
     def room(self) -> int:
         """Rollouts that it could still admit, those in its own queue counted as admitted."""
         return self.max_num_seqs - int(self.core["live"] + self.core["tail"] - self.core["head"])
@@ -149,6 +154,7 @@ class Replica:
         else:
             queue[tail:end] = rollouts
             self.core["tail"] = end
+        self.core["next_s"] = self.now_s
 
     def expect(self, rollouts: Int64) -> None:
         """Let rollouts come in at their arrival times, besides those already expected."""
@@ -172,18 +178,6 @@ class Replica:
         """
         self.asking = True
         return take_out(self.core.record, rollout, under_way)
-
-    def advance(self, wait_when_free: bool = False) -> int:
-        """Decode until nothing is left (IDLE) or, if asked to wait, a slot is free (FREED)."""
-        self.core["wait_when_free"], self.core["reason"] = wait_when_free, GOING
-        self._alone.advance(np.inf)
-        self.asking = True
-        return int(self.core["reason"])
-
-    @cached_property
-    def _alone(self) -> "Fleet":
-        nobody = np.empty(0, np.int64)
-        return Fleet([self], watched=False, where=nobody, emitted_tokens=nobody)
 
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy."""
@@ -293,12 +287,16 @@ class Replica:
 class Fleet:
     """Replicas that one clock moves together.
 
-    where, emitted_tokens: int64[n], of every rollout, are kept as far as was heard.
+    ranks: as many consecutive ones share experts, and step as one. where, emitted_tokens: int64[n], of every rollout, are kept as
+    far as was heard.
     """
 
-    def __init__(self, replicas: Sequence[Replica], watched: bool, where: Int64, emitted_tokens: Int64) -> None:
+    def __init__(
+        self, replicas: Sequence[Replica], ranks: int = 1, watched: bool = False, where: Int64 = NONE,
+        emitted_tokens: Int64 = NONE,
+    ) -> None:  # fmt: skip
         self.replicas, self.watched = replicas, watched
-        self.core = Pointing(FLEET, watched=watched, teller=NOBODY, told_s=np.inf)
+        self.core = Pointing(FLEET, ranks=ranks, watched=watched, teller=NOBODY, told_s=np.inf)
         most = max(replica.core.target("told").size for replica in replicas)
         self._left, self._finished = np.empty(most, np.int64), np.empty(most, np.int64)
         self.core.point(
@@ -321,6 +319,19 @@ class Fleet:
             replica.ready()
         while (number := advance(self.core.record, self._live)) != NOBODY:
             self.replicas[number].ready()
+
+    def go_ahead(self, wait_when_free: bool = False) -> bool:
+        """Let them decode, whatever others do, until nothing is left (True) or, if asked to wait, a slot is free (False)."""
+        for replica in self.replicas:
+            replica.core["wait_when_free"], replica.core["reason"] = wait_when_free, GOING
+        self.advance(np.inf)
+        for replica in self.replicas:
+            replica.asking = True
+        return all(replica.core["reason"] == IDLE for replica in self.replicas)
+
+    def look(self) -> None:
+        """Look again who has to tell of a step's end: a replica that somebody was taken from may."""
+        look(self.core.record)
 
     def hear(self) -> tuple[int, Int64, list[int]]:
         """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""

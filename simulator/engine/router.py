@@ -47,7 +47,7 @@ class Router:
         self._emitted = workload.begun_tokens.copy()
         self._counts: Int64 = np.zeros((5, len(self.replicas)), np.int64)
         self._transit = self._counts[4]
-        self.fleet = Fleet(replicas, watched, self._where, self._emitted)
+        self.fleet = Fleet(replicas, deployment.data_parallel_size, watched, self._where, self._emitted)
         self.where, self.emitted_tokens = _shown(self._where), _shown(self._emitted)
         running, waiting, room, free, _ = (_shown(one) for one in self._counts)
         self._shown = running, waiting, room, free
@@ -129,7 +129,9 @@ class Router:
     def _take_out(self, rollout: int, number: int) -> bool:
         replica = self.replicas[number]
         told = replica.now_s == self.now_s and number <= self._heard
-        return replica.take_out(rollout, replica.now_s >= self.now_s and not told)
+        found = replica.take_out(rollout, replica.now_s >= self.now_s and not told)
+        self.fleet.look()
+        return found
 
     def stop(self, rollouts: list[int]) -> None:
         """Stop these, which are all that there are."""

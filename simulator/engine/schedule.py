@@ -26,7 +26,7 @@ from simulator.records import Array, as_int
 
 @compiled
 def schedule(core: Core, live: bool | None) -> None:
-    """Decide who takes part in the next step; `live`: as in `kernel.advance`."""
+    """Decide who takes part in the next step; `live`: as in `kernel.decode`."""
     preempted = core.preempted
     receive(core)
     left = schedule_running(core, live)

@@ -115,6 +115,7 @@ class Serving(EngineLimits):
             "enable_chunked_prefill": self.enable_chunked_prefill,
             "async_scheduling": self.async_scheduling,
             "step_overhead_s": self.step_overhead_s,
+            "dummy_tokens": 1 + self.lookahead_tokens,
             "paged": self.paged,
             "plain": not (
                 self.paged or self.async_scheduling or min(tokens, self._longest_tokens) < NO_LIMIT or comes_and_goes

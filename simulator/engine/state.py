@@ -146,12 +146,14 @@ class Core:
     admitted: int  # rollouts, into this step
     preempted: int  # rollouts, since the last step
     released: int  # departures, in this step
+    changed: bool  # whether rollouts were admitted into this step or preempted for it, and the policy may want to know
     # its clock
     now_s: float
     next_s: float  # when its next step may begin
     visible_s: float  # arrivals until then are seen by the next step's scheduling
     until_s: float
     extrapolated_s: float
+    waited_s: float  # for slower ranks, in steps and in dummy steps
     # how it was called
     wait_when_free: bool
     reason: int  # why it stopped
@@ -169,6 +171,7 @@ class Core:
     enable_chunked_prefill: bool
     async_scheduling: bool
     step_overhead_s: float
+    dummy_tokens: int  # of the step of a rank without work
     paged: bool  # whether KV blocks are counted
     plain: bool  # whether nothing of this can matter
     uneven: bool  # whether the cost of a step depends on its longest context
@@ -216,6 +219,7 @@ class Fleet:
     """Replicas under one clock, by the addresses of their cores."""
 
     cores: Array[int]
+    ranks: int  # as many consecutive ones step together; 1: each by itself
     until_s: float  # when somebody else must know
     watched: bool  # whether anybody else must know what a step ends with
     teller: int  # of those that have to tell of a step's end, whose ended first; NOBODY if none has

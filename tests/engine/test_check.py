@@ -7,8 +7,8 @@ import pytest
 
 from simulator.budgets.policy import by_live
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Ledger, Replica
-from simulator.engine.state import FREED, IDLE, POOL
+from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.state import POOL
 from simulator.records import Pointing
 from tests.engine.workloads import affine_pair, workload_of
 from tests.reference.engine import Rollout
@@ -22,7 +22,7 @@ def half_way() -> Replica:
     workload, policy = workload_of(rollouts), by_live([2])
     replica = Replica(0, workload, Ledger(workload, policy), policy, Deployment(UNIT, 5), Pointing(POOL))
     replica.enqueue(np.arange(4))
-    assert replica.advance(wait_when_free=True) == FREED
+    assert not Fleet([replica]).go_ahead(wait_when_free=True)
     assert replica._slots["rollout"][:3].tolist() == [0, 2, 3]
     assert (replica.now_s, replica.room) == (4.0, 2)
     return replica
@@ -77,7 +77,7 @@ TAMPERINGS = {
 def test_a_sound_replica_passes_and_goes_on() -> None:
     replica = half_way()
     replica.check()
-    assert replica.advance(wait_when_free=False) == IDLE
+    assert Fleet([replica]).go_ahead()
     replica.check()
     assert replica.now_s == 9.0
 

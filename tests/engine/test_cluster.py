@@ -102,14 +102,23 @@ def clusters(draw: st.DrawFn) -> tuple[list[Request], Settings, int, list[int] |
 
 
 def simulated(
-    requests: list[Request], limits: Settings, replicas: int, rule: Rule, begun: list[int] | None, arrivals: bool
-) -> tuple[Cluster, Outcome]:
+    requests: list[Request], limits: Settings, replicas: int, rule: Rule, begun: list[int] | None, arrivals: bool,
+    ranks: int = 1,
+) -> tuple[Cluster, Outcome]:  # fmt: skip
     load = workload_of(requests, arrivals)
     if begun is not None:
         load = replace(load, begun=np.array(begun))
     clock = Clock()
     serving = serving_of(limits)
-    where = Deployment(PROFILE, limits.max_num_seqs, replicas, rule.here, serving=serving, pull_s_per_token=PULL_S)
+    where = Deployment(
+        PROFILE,
+        limits.max_num_seqs,
+        replicas,
+        rule.here,
+        serving=serving,
+        pull_s_per_token=PULL_S,
+        data_parallel_size=ranks,
+    )
     cluster = Cluster(clock, load, by_live([limits.budget]), where, check=True)
     clock.process(cluster.decode())
     clock.run()
@@ -175,8 +184,18 @@ def test_moves_are_those_of_the_reference(
 def test_what_is_submitted_late_and_stopped_is_as_in_the_reference(
     drawn: tuple[list[Request], Settings, int, list[int] | None, bool, int], later_s: list[float], stop_s: float
 ) -> None:
+    late_and_stopped(drawn, later_s, stop_s)
+
+
+def late_and_stopped(
+    drawn: tuple[list[Request], Settings, int, list[int] | None, bool, int],
+    later_s: list[float],
+    stop_s: float,
+    ranks: int = 1,
+) -> None:
     """Some rollouts are submitted at times of their own, and at some time everything is stopped with the tokens that it has."""
     requests, limits, replicas, begun, _, seed = drawn
+    replicas *= ranks
     limits = replace(limits, async_scheduling=False)
     rules = [Rule(seed - seed % 3, replicas, False, False) for _ in range(2)]
     rules[1].until_s = stop_s
@@ -185,7 +204,7 @@ def test_what_is_submitted_late_and_stopped_is_as_in_the_reference(
 
     env = simpy.Environment(0.0)
     by_number = not is_plain(limits, requests, False)
-    there = reference.Cluster(env, requests, limits, cost, replicas, rules[1].there, PULL_S, begun, by_number)
+    there = reference.Cluster(env, requests, limits, cost, replicas, rules[1].there, PULL_S, begun, by_number, ranks)
     there.start(first)
     for at_s, rollouts in late.items():
         env.process(there.submission(rollouts, at_s))
@@ -203,7 +222,15 @@ def test_what_is_submitted_late_and_stopped_is_as_in_the_reference(
     load = load if begun is None else replace(load, begun=np.array(begun))
     clock = Clock()
     serving = serving_of(limits)
-    where = Deployment(PROFILE, limits.max_num_seqs, replicas, rules[0].here, serving=serving, pull_s_per_token=PULL_S)
+    where = Deployment(
+        PROFILE,
+        limits.max_num_seqs,
+        replicas,
+        rules[0].here,
+        serving=serving,
+        pull_s_per_token=PULL_S,
+        data_parallel_size=ranks,
+    )
     here = Cluster(clock, load, by_live([limits.budget]), where, True, lambda finished: None, np.array(first, np.int64))
 
     def others() -> Any:

@@ -18,7 +18,16 @@ from tests.engine.workloads import assert_equal
 from tests.reference import serving as reference
 from tests.reference.test_serving_invariants import scenarios
 
-WORK = ("live", "query_tokens", "kv_tokens", "prefill_tokens", "prefill_seqs", "padded_tokens", "longest_context")
+WORK = (
+    "live",
+    "query_tokens",
+    "kv_tokens",
+    "prefill_tokens",
+    "prefill_seqs",
+    "padded_tokens",
+    "longest_context",
+    "expert_tokens",
+)
 TEXTS = {"name": "p", "model": "m", "device": "d", "source": "s", "uncertainty": "u"}
 # seconds that add up without rounding, so that both clocks are equal to the last bit
 SECONDS = {
@@ -29,13 +38,14 @@ SECONDS = {
     "pairs": 2**-16,
     "prefill_tokens": 2**-9,
 }
-PADDED_S, LONGEST_S = 2**-11, 2**-12
+PADDED_S, LONGEST_S, EXPERT_S = 2**-11, 2**-12, 2**-9
 FLAT = np.array([0.0, 2.0])
 PROFILE = Profile(
     kind="table",
     operators=(
         Affine("a", row(**SECONDS, padded_tokens=PADDED_S)),
         Table("longest", ("live",), (FLAT,), np.full(2, LONGEST_S), per="longest_context"),
+        Table("experts", ("live",), (FLAT,), np.full(2, EXPERT_S), per="expert_tokens"),
     ),
     valid_range={"live": (0.0, 1e6)},
     **TEXTS,
@@ -44,7 +54,8 @@ PROFILE = Profile(
 
 def cost(work: reference.Work) -> float:
     each = sum(seconds * (1 if name == "constant" else getattr(work, name)) for name, seconds in SECONDS.items())
-    return each + PADDED_S * work.padded_tokens + LONGEST_S * work.longest_context
+    own = each + PADDED_S * work.padded_tokens + LONGEST_S * work.longest_context
+    return own + EXPERT_S * work.expert_tokens
 
 
 def workload_of(requests: list[reference.Request], arrivals: bool = True) -> Workload:

@@ -1,0 +1,209 @@
+"""Replicas that one clock moves: whoever is furthest behind decodes next, and data-parallel ranks step as one.
+
+Ranks that share the experts of a model meet in every layer of every step. So all of them begin a step together, a rank with
+nothing to do runs a dummy step, all tokens are padded to those of the largest where each fits a CUDA graph, experts compute the
+tokens of all ranks, and the slowest says how long the step takes. As in vLLM 0.32: `DPEngineCoreProc.run_busy_loop`
+(v1/engine/core.py), `Worker.execute_dummy_batch` (v1/worker/gpu_worker.py), `coordinate_batch_across_dp` (v1/worker/dp_utils.py)
+and `AgRsAll2AllManager` (distributed/device_communicators/all2all.py).
+"""
+
+import numpy as np
+
+from simulator.compiled import compiled, entry
+from simulator.engine.kernel import begin_step, decode, end_step, looks_again, run_step
+from simulator.engine.pricing import book, price
+from simulator.engine.schedule import release_departed
+from simulator.engine.state import (
+    ASK,
+    FREED,
+    GOING,
+    IDLE,
+    LOG_FULL,
+    NOBODY,
+    TOLD,
+    Core,
+    Fleet,
+    Step,
+    arrivals_of,
+    core_at,
+    cores_of,
+    log_of,
+    padding_of,
+    rollouts_of,
+)
+from simulator.records import Array
+
+
+@entry
+def advance(fleets: Array[Fleet], live: bool | None) -> int:
+    """Let replicas decode, whoever is furthest behind first, until somebody must know or all have reached `until_s`.
+
+    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended.
+    Returns the number of a replica whose policy must be asked or whose log is full, or NOBODY. live: see `kernel.decode`.
+    """
+    fleet = fleets[0]
+    cores = cores_of(fleet)
+    while True:
+        first, until_s, others_s = furthest_behind(fleet)
+        if first == NOBODY:
+            return NOBODY
+        core = core_at(cores[first])
+        if fleet.ranks > 1:
+            number = step_together(fleet, first - first % fleet.ranks, core.next_s, live)
+            if number != NOBODY:
+                return number
+            continue
+        core.until_s = until_s
+        if fleet.watched:
+            core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
+        core.reason = decode(core, live)
+        core.next_s = next_start(core)
+        if core.reason in (ASK, LOG_FULL):
+            return first
+
+
+@compiled
+def furthest_behind(fleet: Fleet) -> tuple[int, float, float]:
+    """Who may begin the earliest step, NOBODY if none before the clock must stop; when that is; when the next one begins one."""
+    cores = cores_of(fleet)
+    until_s = fleet.until_s
+    fleet.teller, fleet.told_s = NOBODY, np.inf
+    first, next_s, others_s = NOBODY, np.inf, np.inf
+    for i in range(cores.size):
+        core = core_at(cores[i])
+        if core.reason in (TOLD, FREED):
+            until_s = min(until_s, core.now_s)
+            if core.now_s < fleet.told_s:
+                fleet.teller, fleet.told_s = i, core.now_s
+        elif core.reason != IDLE:
+            if core.next_s < next_s:
+                first, next_s, others_s = i, core.next_s, next_s
+            else:
+                others_s = min(others_s, core.next_s)
+    return first if next_s < until_s else NOBODY, until_s, others_s
+
+
+@compiled
+def next_start(core: Core) -> float:
+    """When its next step may begin: now, or with the next arrival where it has nothing to do."""
+    if core.live == 0 and core.head == core.tail:
+        arrivals = arrivals_of(core)
+        if core.next_arrival < arrivals.size:
+            return max(core.now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
+    return core.now_s
+
+
+@compiled
+def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -> int:
+    """Let the ranks from `first` on take one step, from `start_s` on; steps of theirs never overlap.
+
+    Returns the number of a rank whose policy must be asked or whose log is full before that, or NOBODY.
+    """
+    cores, ranks = cores_of(fleet), range(first, first + fleet.ranks)
+    for i in ranks:
+        core = core_at(cores[i])
+        if core.logged == log_of(core).size:
+            core.reason = LOG_FULL
+        if core.reason in (ASK, LOG_FULL):
+            return i
+    busy = 0
+    for i in ranks:
+        busy += form_rank(core_at(cores[i]), start_s, live)
+    if busy > 0:
+        for i in ranks:
+            run_rank(core_at(cores[i]), live)
+        pad_alike(fleet, first)
+        slowest_s = 0.0
+        for i in ranks:
+            slowest_s = max(slowest_s, priced(core_at(cores[i])))
+        for i in ranks:
+            end_rank(core_at(cores[i]), slowest_s)
+    for i in ranks:
+        core = core_at(cores[i])
+        core.next_s = next_start(core)
+        if (
+            core.reason == GOING
+            and core.live == 0
+            and core.head == core.tail
+            and core.next_arrival == arrivals_of(core).size
+        ):
+            core.reason = IDLE
+    return NOBODY
+
+
+@compiled
+def form_rank(core: Core, start_s: float, live: bool | None) -> bool:
+    """Form a rank's batch at `start_s`, until when all ranks had nothing to do if it is not now; whether there is one."""
+    if core.now_s < start_s:
+        release_departed(core)
+        core.now_s = core.visible_s = start_s
+    core.evicted = 0
+    begin_step(core, live)
+    while core.live == 0 and looks_again(core):
+        begin_step(core, live)
+    return core.live > 0
+
+
+@compiled
+def run_rank(core: Core, live: bool | None) -> None:
+    """Count a rank's work, in the next row of its log: who has nothing to do runs a dummy step, which is not logged."""
+    step = log_of(core)[core.logged]
+    if core.live > 0:
+        run_step(core, step, live)
+    else:
+        run_dummy(core, step)
+
+
+@compiled
+def run_dummy(core: Core, step: Step) -> None:
+    """Count the work of one sequence without context: a token, and the drafts of a drafter that reserves slots."""
+    padding, tokens = padding_of(core), core.dummy_tokens
+    core.asking = core.longest_draft = 0
+    step.live, step.query_tokens, step.kv_tokens, step.pairs, step.longest_context = 1, tokens, 1, tokens, 1
+    step.padded_tokens = padding[tokens] if tokens < padding.size else tokens
+    step.prefill_tokens = step.prefill_seqs = step.prefill_kv_tokens = step.prefill_pairs = 0.0
+    step.drafted_tokens = step.accepted_tokens = step.emitted_tokens = 0.0
+
+
+@compiled
+def pad_alike(fleet: Fleet, first: int) -> None:
+    """Pad all ranks to the largest where a CUDA graph fits each of them, and count what their experts compute."""
+    cores, ranks = cores_of(fleet), range(first, first + fleet.ranks)
+    graphs, largest, tokens = True, 0.0, 0.0
+    for i in ranks:
+        core = core_at(cores[i])
+        step = log_of(core)[core.logged]
+        graphs &= step.query_tokens < padding_of(core).size
+        largest = max(largest, step.padded_tokens)
+        tokens += step.padded_tokens
+    if graphs:
+        tokens = largest * fleet.ranks
+    for i in ranks:
+        core = core_at(cores[i])
+        step = log_of(core)[core.logged]
+        if graphs:
+            step.padded_tokens = largest
+        step.expert_tokens = tokens / fleet.ranks
+
+
+@compiled
+def priced(core: Core) -> float:
+    """Seconds that a rank's step takes by itself."""
+    step = log_of(core)[core.logged]
+    price(core, step)
+    return step.duration_s
+
+
+@compiled
+def end_rank(core: Core, slowest_s: float) -> None:
+    """End a rank's step when the slowest rank's ends, and note why it stops."""
+    step = log_of(core)[core.logged]
+    if core.live > 0:
+        core.waited_s += slowest_s - step.duration_s
+        step.duration_s = slowest_s
+        book(core, step)
+        core.reason = end_step(core, step)
+    else:
+        core.waited_s += slowest_s
+        core.now_s += slowest_s
+        core.visible_s, core.reason = core.now_s, GOING
