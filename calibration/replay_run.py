@@ -41,22 +41,23 @@ def simulate_run(
     """
     _check_parallel(facts, profile)
     replicas = deployment.replicas if deployment else facts.data_parallel_size or 1
+    ranks = (facts.data_parallel_size or 1) if facts.enable_expert_parallel else 1
     assert facts.max_num_seqs is not None, "the settings are complete"
     if run.rollouts is None:
-        engines = Engines(profile, facts.max_num_seqs, replicas, router, serving=serving_of(facts))
+        engines = Engines(
+            profile, facts.max_num_seqs, replicas, router, serving=serving_of(facts), data_parallel_size=ranks
+        )
         outcome = simulate(requests_of(run), by_live([0]), engines)
     else:
-        _, outcome = decode(run.rollouts, facts, profile, replicas, router)
+        _, outcome = decode(run.rollouts, facts, profile, replicas, router, ranks=ranks)
     rollouts = outcome.rollouts
     preempted, cached = int(rollouts["preempted"].sum()), int(rollouts["cached"].sum())
     notes = [f"{preempted:,} preemptions, {cached:,} tokens found in the prefix cache"] if preempted or cached else []
-    tp = facts.tensor_parallel_size or 1
-    if tp > 1 and "tensor_parallel_size" not in profile.parallel:
+    if ranks > 1:
+        share = float(outcome.waited_s.sum()) / (replicas * float(rollouts["finished_s"].max()))
         notes.append(
-            f"tensor parallel size {tp}: a profile of that many GPUs is needed; this one is of {profile.device}"
+            f"{ranks} ranks share experts and step together: {share:.1%} of their time goes by in waiting for each other"
         )
-    if _expert_ranks(facts) > tp:
-        notes.append("expert parallelism: data-parallel ranks step on their own here, in vLLM together")
     notes += derived(outcome.logs, profile)
     if outside := beyond(outcome.logs, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
@@ -76,11 +77,11 @@ def simulate_run(
 
 def decode(
     rollouts: Rollouts, facts: EngineFacts, cost: Profile, replicas: int = 1, router: Router = "round_robin",
-    drafting: DraftCost = FREE,
+    drafting: DraftCost = FREE, ranks: int = 1,
 ) -> tuple[Phase, Outcome]:  # fmt: skip
     """Simulate recorded rollouts, all there at once, with the drafts that their tokens allow, and return how that went.
 
-    drafting: what drafting costs, for a drafter whose settings name no cost.
+    drafting: what drafting costs, for a drafter whose settings name no cost; ranks: as many replicas step together.
     """
     trace, told = rollouts
     known = cost if told.profile is None else load_profile(told.profile)
@@ -92,19 +93,19 @@ def decode(
     drafter, last = drafter_of(scenario, trace, known), trace.steps[-1]
     preparing = Preparing(scenario, trace, [last], drafter, deployment_of(scenario, known, drafter), None, Shared())
     phase = preparing.phase(0, False, np.ones(int((trace.step == last).sum()), np.bool_))
-    deployment = replace(preparing.placed(phase), cost=cost, draft_cost=drafting)
+    deployment = replace(preparing.placed(phase), cost=cost, draft_cost=drafting, data_parallel_size=ranks)
     return phase, simulate(phase.workload, capped(preparing.policy(phase, None), told.most), deployment)
 
 
 def _check_parallel(facts: EngineFacts, profile: Profile) -> None:
-    """InputError where the costs are of another degree than the run; what a profile leaves unsaid is one, but for tensors."""
+    """InputError where the costs are of another degree than the run; what a profile leaves unsaid is one."""
     said = profile.parallel
-    for name, degree, flag, unsaid in (
-        ("tensor_parallel_size", facts.tensor_parallel_size or 1, "--tp", None),
-        ("expert_parallel_size", _expert_ranks(facts), "--ep", 1),
+    for name, degree, flag in (
+        ("tensor_parallel_size", facts.tensor_parallel_size or 1, "--tp"),
+        ("expert_parallel_size", _expert_ranks(facts), "--ep"),
     ):
-        found = said.get(name, unsaid)
-        if found not in (None, degree):
+        found = said.get(name, 1)
+        if found != degree:
             what = f"says {name} {found}" if name in said else f"says no {name}"
             raise InputError(
                 f"profile {profile.name}: {what}, but the run had {degree}: import one with {flag} {degree}, or write "

@@ -66,6 +66,7 @@ def caveats(
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")
     for one in played:
+        notes += _waiting(one)
         if assumed := [f"{stage.name} {stage.basis}" for stage in one.stages if stage.basis.startswith("assumed")]:
             notes.append(f"{one.system.name}: {'; '.join(assumed)}")
         if len(one.steps) < len(steps):
@@ -78,6 +79,17 @@ def caveats(
                 "would have written"
             )
     return notes
+
+
+def _waiting(one: Played) -> list[str]:
+    """A line if ranks waited for each other."""
+    outcomes = [step.episode.outcome for step in one.steps]
+    waited_s = sum(float(outcome.waited_s.sum()) for outcome in outcomes)
+    if not waited_s:
+        return []
+    share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
+    told = f"{share:.0%} of their time goes by in waiting for the slowest, or without work"
+    return [f"{one.system.name}: ranks that share experts step together: {told}"]
 
 
 def derived(logs: Sequence[Records], cost: Profile) -> list[str]:

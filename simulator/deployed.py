@@ -54,11 +54,35 @@ def _target(scenario: Scenario, cost: Profile) -> Target:
 def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:
     """Everything that all policies have in common."""
     engine = scenario.engine
-    serving = serving_of(scenario, drafter)
+    serving = serving_of(scenario, drafter, gpus_per_replica(scenario, cost))
+    pull_s_per_token = _pull_s_per_token(scenario, gpus_per_replica(scenario, cost))
     return Deployment(
-        cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, _pull_s_per_token(scenario),
-        strategies_of(drafter),
+        cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, pull_s_per_token,
+        strategies_of(drafter), engine.data_parallel_size,
     )  # fmt: skip
+
+
+def check_parallel(scenario: Scenario, cost: Profile) -> None:
+    """Raise InputError where costs are of other parallelism than the deployment; where they say nothing, experts are on one GPU.
+
+    vLLM spreads experts over all GPUs of the ranks that share them: tensor_parallel_size x data_parallel_size.
+    """  # fmt: skip
+    asked, ranks = scenario.tensor_parallel_size, scenario.engine.data_parallel_size
+    gpus, spread = gpus_per_replica(scenario, cost), cost.parallel.get("expert_parallel_size", 1)
+    if asked not in (1, gpus):
+        raise InputError(
+            f"tensor_parallel_size = {asked}, but profile {cost.name} says {gpus}: give {gpus}, or a profile of {asked} GPUs"
+        )
+    if ranks > 1 and spread != ranks * gpus:
+        raise InputError(
+            f"engine.data_parallel_size = {ranks}: {ranks} ranks of {gpus} GPU(s) spread their experts over {ranks * gpus}, but "
+            f"profile {cost.name} says expert_parallel_size {spread}: import one with --ep {ranks * gpus}, or give 1"
+        )
+    if ranks == 1 and spread > gpus:
+        raise InputError(
+            f"profile {cost.name} says expert_parallel_size {spread}, and a replica has {gpus} GPU(s): ranks that share experts "
+            f"step together, so give engine.data_parallel_size={spread // gpus} and as many replicas, or a multiple"
+        )
 
 
 def gpus_per_replica(scenario: Scenario, cost: Profile) -> int:
@@ -80,19 +104,22 @@ def hardware_of(scenario: Scenario) -> tuple[ModelShape, Mapping[str, Any]] | tu
     return model_shape(load_model(scenario.model, scenario.kv_cache_dtype)), load_device(scenario.device)
 
 
-def _pull_s_per_token(scenario: Scenario) -> float | None:
+def _pull_s_per_token(scenario: Scenario, gpus: int) -> float | None:
     """Seconds to send a token's KV over the device's link, each GPU its share; None where model and device are not named."""
     shape, device = hardware_of(scenario)
     if shape is None or device is None:
         return None
-    return shape.kv_bytes_per_token / scenario.tensor_parallel_size / float(device["link_bandwidth_bytes_per_s"])
+    return shape.kv_bytes_per_token / gpus / float(device["link_bandwidth_bytes_per_s"])
 
 
-def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
-    """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter."""
+def serving_of(scenario: Scenario, drafter: Drafter, gpus: int | None = None) -> Serving:
+    """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter.
+
+    gpus: of one replica; left out, as the scenario says.
+    """
     engine = scenario.engine
     chosen = {name: getattr(engine, name) for name in Serving.model_fields}
-    fitting = _blocks_that_fit(scenario)
+    fitting = _blocks_that_fit(scenario, gpus or scenario.tensor_parallel_size)
     if engine.num_gpu_blocks == "auto":
         chosen["num_gpu_blocks"] = fitting
     if engine.lookahead_tokens is None:
@@ -105,7 +132,7 @@ def serving_of(scenario: Scenario, drafter: Drafter) -> Serving:
     return Serving(**chosen)
 
 
-def _blocks_that_fit(scenario: Scenario) -> int | None:
+def _blocks_that_fit(scenario: Scenario, gpus: int) -> int | None:
     """KV blocks beside the model on the device, None where the scenario names neither; InputError where none fit."""
     shape, device = hardware_of(scenario)
     if shape is None or device is None:
@@ -113,8 +140,8 @@ def _blocks_that_fit(scenario: Scenario) -> int | None:
     engine, memory_bytes = scenario.engine, int(device["memory_bytes"])
     try:
         return shape.num_gpu_blocks(
-            memory_bytes, engine.gpu_memory_utilization, engine.block_size, scenario.tensor_parallel_size,
-            max_num_seqs=engine.max_num_seqs,
+            memory_bytes, engine.gpu_memory_utilization, engine.block_size, gpus, max_num_seqs=engine.max_num_seqs,
+            ranks=engine.data_parallel_size,
         )  # fmt: skip
     except InputError as error:
         raise InputError(f"{scenario.model} on {scenario.device}: {error}") from None

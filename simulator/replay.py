@@ -13,7 +13,7 @@ from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import bars
 from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
-from simulator.deployed import cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
+from simulator.deployed import check_parallel, cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import strategies_of
 from simulator.drafting.measure import DraftProfile
@@ -117,6 +117,7 @@ def _system_run(
     """A system's run before it begins, and what will be told of it."""
     own = scenario.of(system)
     drafter = drafter_of(own, trace, cost)
+    check_parallel(own, cost)
     deployment, loop = deployment_of(own, cost, drafter), resolve_loop(system.loop)
     prices = prices_of(own, system, trace, cost)
     if isinstance(loop, Judges):

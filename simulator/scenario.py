@@ -29,7 +29,8 @@ from traces.errors import InputError
 
 
 class EngineSettings(EngineLimits):
-    """The serving engine: slots of a replica, replicas, and how rollouts reach them (`engine.deployment.Deployment`).
+    """The serving engine: slots of a replica, replicas, how many of them share the model's experts and so step together, and how
+    rollouts reach them (`engine.deployment.Deployment`).
 
     The rest are vLLM's limits and switches (`engine.serving.Serving`). num_gpu_blocks: `auto` derives it from the model and
     the device that the scenario names, and gpu_memory_utilization; cudagraph_capture_sizes: `vllm` stands for vLLM's own;
@@ -39,12 +40,22 @@ class EngineSettings(EngineLimits):
 
     max_num_seqs: Annotated[int, within(MAX_NUM_SEQS)] = ENGINE.max_num_seqs
     replicas: Annotated[int, within(REPLICAS)] = ENGINE.replicas
+    data_parallel_size: Annotated[int, within(REPLICAS)] = 1
     dispatch: Dispatch = ENGINE.dispatch
     num_gpu_blocks: Blocks | Literal["auto"] | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = ENGINE.gpu_memory_utilization
     lookahead_tokens: Lookahead | None = None
     cudagraph_capture_sizes: GraphSizes | Literal["vllm"] | None = None
     arrivals: bool = True
+
+    @model_validator(mode="after")
+    def _ranks_are_whole_groups(self) -> Self:
+        if self.replicas % self.data_parallel_size:
+            raise ValueError(
+                f"data_parallel_size = {self.data_parallel_size} does not divide replicas = {self.replicas}: each replica is one "
+                "of so many ranks, so give a multiple of replicas"
+            )
+        return self
 
     @model_validator(mode="after")
     def _starts(self) -> Self:

@@ -36,6 +36,7 @@ def settle(
         if any(one.startswith("gpu_memory_utilization=") for one in overrides):
             deployment = replace(deployment, gpu_memory_utilization=None)
     facts, assumed = completed(facts, deployment is not None and deployment.large_device)
+    _check_experts(facts, shape)
     if facts.num_gpu_blocks is not None:
         return Settled(facts, assumed, ())
     if deployment is None:
@@ -44,6 +45,16 @@ def settle(
         ))  # fmt: skip
     blocks, note = _blocks(facts, deployment, shape)
     return Settled(replace(facts, num_gpu_blocks=blocks), (*assumed, "num_gpu_blocks"), (note,))
+
+
+def _check_experts(facts: EngineFacts, shape: ModelShape) -> None:
+    """InputError for ranks that divide every expert among them, as vLLM's do without expert parallelism."""
+    ranks = facts.data_parallel_size or 1
+    if shape.experts and ranks > 1 and not facts.enable_expert_parallel:
+        raise InputError(
+            f"data_parallel_size {ranks} of a model with experts: without enable_expert_parallel each rank has a part of all of "
+            "them, which nothing here prices: --set enable_expert_parallel=true if the run had it"
+        )
 
 
 def _joined(facts: EngineFacts, deployment: Deployment) -> EngineFacts:
@@ -75,8 +86,9 @@ def _blocks(facts: EngineFacts, deployment: Deployment, shape: ModelShape) -> tu
         share, what = facts.gpu_memory_utilization, "less the weights, activations and CUDA graphs"
         overhead = OVERHEAD_BYTES
     assert share is not None
+    ranks = (facts.data_parallel_size or 1) if facts.enable_expert_parallel else 1
     blocks = shape.num_gpu_blocks(
-        deployment.memory_bytes, share, facts.block_size, facts.tensor_parallel_size, overhead, facts.max_num_seqs or 0
+        deployment.memory_bytes, share, facts.block_size, facts.tensor_parallel_size, overhead, facts.max_num_seqs or 0, ranks
     )
     size_gib = deployment.memory_bytes / GIB
     note = f"num_gpu_blocks = {blocks:,} is derived: {share:g} of {size_gib:g} GiB, {what}; vLLM prints its own when it starts"

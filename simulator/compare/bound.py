@@ -84,7 +84,7 @@ def lower_bound(workload: Workload, deployment: Deployment, budgets: Iterable[in
     It holds for every policy, even one that knows the future, that gives budgets in `budgets` (default: any, or those
     with a table where the draft itself depends on the budget); drafter, dispatch and costs are as given. It is proved,
     up to rounding, for every sum of affine, roof and table operators. There is none (nan) for drafts made in the engine's
-    loop, for arrivals, turns and prefix caching, and for tables that extrapolate below 0.
+    loop, for arrivals, turns, prefix caching and ranks that share experts, and for tables that extrapolate below 0.
     """
     if why := _unproved(workload, deployment):
         return Bound(np.nan, f"no bound: {why}")
@@ -105,6 +105,8 @@ def _unproved(workload: Workload, deployment: Deployment) -> str | None:
         return "what is accepted depends on when siblings emit"
     if workload.arrival_s is not None or workload.turns is not None:
         return "rollouts arrive or wait for tools, and the proof has all of them there from the start"
+    if deployment.data_parallel_size > 1:
+        return "ranks that share experts step together, and the proof has each step on its own"
     if deployment.serving.enable_prefix_caching:
         return "prompts that share a prefix cost less than it assumes"
     return None

@@ -276,12 +276,14 @@ class ModelShape:
         tp: int = 1,
         overhead_bytes: float = OVERHEAD_BYTES,
         max_num_seqs: int = 0,
+        ranks: int = 1,
     ) -> int:
         """KV blocks of `block_size` tokens that fit on each of `tp` GPUs beside the weights, as vLLM counts them.
 
         The states and, if that leaves more blocks, the windows of `max_num_seqs` sequences are held beside the blocks, which
         are then those of the layers that see the whole context; else every layer that caches keeps every token.
-        One of them is vLLM's null block. `memory_bytes` is what CUDA reports for one GPU.
+        One of them is vLLM's null block. `memory_bytes` is what CUDA reports for one GPU. So many data-parallel `ranks` share
+        the routed experts.
         Raises InputError for an impossible setting, or if fewer than two blocks fit.
         """
         for name, value, most in (
@@ -295,7 +297,8 @@ class ModelShape:
         if not 0 <= overhead_bytes < np.inf:
             raise InputError(f"overhead_bytes = {overhead_bytes!r}: give a number >= 0")
         held = self.shard(tp)
-        free_bytes = memory_bytes * gpu_memory_utilization - held.weight_bytes - overhead_bytes
+        weight_bytes = held.weight_bytes - held.moe_layers * held.experts * held.expert_bytes * (ranks - 1) / ranks
+        free_bytes = memory_bytes * gpu_memory_utilization - weight_bytes - overhead_bytes
         free_bytes -= max_num_seqs * held.state_bytes
         blocks = int(free_bytes // (block_size * held.kv_bytes_per_token))
         if held.windowed_layers and held.full_layers and max_num_seqs:
@@ -305,7 +308,7 @@ class ModelShape:
         if blocks < 2:
             raise InputError(
                 f"memory_bytes = {memory_bytes:.4g} at gpu_memory_utilization = {gpu_memory_utilization:g}: "
-                f"{held.weight_bytes:.4g} bytes of weights and {overhead_bytes:.4g} of overhead leave no room for KV "
+                f"{weight_bytes:.4g} bytes of weights and {overhead_bytes:.4g} of overhead leave no room for KV "
                 f"blocks at tp = {tp}; use a larger tp or GPU"
             )
         return blocks
