@@ -134,6 +134,7 @@ STEPS = _schema(
     ("emitted_tokens", pa.int64(), "accepted and bonus tokens"),
     ("extrapolated", pa.bool_(), "outside the profile's valid range"),
     ("draft_s", pa.float64(), "of the duration, spent drafting"),
+    ("waited_s", pa.float64(), "of the duration, spent waiting for slower ranks that share experts"),
     ("waiting", pa.int64(), "rollouts in the replica's own queue"),
     ("preempted", pa.int64(), "rollouts that lost their KV for this step"),
     ("prefill_seqs", pa.int64(), "rollouts that compute prompt tokens"),

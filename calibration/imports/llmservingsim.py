@@ -46,7 +46,8 @@ def import_llmservingsim(
 ) -> Profile:
     """Return the profile of one model on `tp` GPUs; of a mixture of experts whose experts `ep` ranks share, that of one rank.
 
-    folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it. The link figures price all-reduces,
+    folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it. ep: 1, or as vLLM spreads experts, tp
+    times the data-parallel ranks that share them. The link figures price all-reduces,
     two in a layer, in a ring, and with expert parallelism what ranks send each other: needed if tp or ep > 1. skew: charge
     uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
     """
@@ -66,7 +67,8 @@ def import_llmservingsim(
         operators += made
         errors |= found
     if shape.experts:
-        operators += _experts(_read(tables / "moe.csv", ("tokens", "activated_experts", "time_us")), shape, ep)
+        moe = (folder / "tp1" if ep > 1 else tables) / "moe.csv"  # an expert that is on one GPU is there whole
+        operators += _experts(_read(moe, ("tokens", "activated_experts", "time_us")), shape, tp, ep)
     trusted = bool(_section(meta, "skew_fit").get("enabled"))
     uneven = skew == "on" or (skew == "auto" and trusted)
     if uneven:
@@ -75,7 +77,7 @@ def import_llmservingsim(
     if tp > 1 or ep > 1:
         link = _link(link_bandwidth_bytes_per_s, link_latency_s, max(tp, ep))
         operators += [_all_reduce(shape, tp, *link)] if tp > 1 else []
-        operators += [_exchange(shape, ep, *link)] if ep > 1 else []
+        operators += [_exchange(shape, tp, ep, *link)] if ep > tp else []
     ranks = f"tp {tp}, ep {ep}" if ep > 1 else f"tp {tp}"
     return Profile(
         name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, {ranks}",
@@ -99,8 +101,10 @@ def import_llmservingsim(
 
 def _tables(folder: Path, tp: int, ep: int, shape: ModelShape) -> Path:
     """The folder of a degree; InputError where it was not measured, or the experts cannot be spread so."""
-    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and shape.experts % ep):
-        raise InputError(f"ep = {ep}: the model has {shape.experts} experts; give a number that divides them, or 1")
+    if not 1 <= ep <= max(shape.experts, 1) or (ep > 1 and (shape.experts % ep or ep % tp)):
+        raise InputError(
+            f"ep = {ep} at tp = {tp}: the model has {shape.experts} experts; give a multiple of tp that divides them, or 1"
+        )
     tables = folder / f"tp{tp}"
     if not tables.is_dir():
         there = sorted(path.name for path in folder.glob("tp*")) if folder.is_dir() else []
@@ -155,11 +159,12 @@ def _by(
     return Table(name, (axis,), (grid,), values * MICRO, repeat), error
 
 
-def _experts(table: pd.DataFrame, shape: ModelShape, ep: int) -> list[Operator]:
+def _experts(table: pd.DataFrame, shape: ModelShape, tp: int, ep: int) -> list[Operator]:
     """Experts by tokens, at the experts that so many tokens touch if routing is uniform: E(1 - (1 - k/E)^n) of them.
 
-    With expert parallelism a rank has 1/ep of the experts and serves the tokens of all ep ranks: as many pairs of token and
-    expert as the ranks' mean of tokens makes, on fewer experts that are touched more often. So the axis is that mean.
+    With expert parallelism a GPU has 1/ep of the experts, whole, and serves the tokens of all ep/tp ranks: as many pairs of
+    token and expert as 1/tp of the ranks' mean of tokens makes, on fewer experts that are touched more often. So the axis is
+    that mean.
     """
     grid = table.pivot_table(index="tokens", columns="activated_experts", values="time_us")
     touched = grid.columns.to_numpy(np.float64)
@@ -168,8 +173,9 @@ def _experts(table: pd.DataFrame, shape: ModelShape, ep: int) -> list[Operator]:
     )
     tokens = grid.index.to_numpy(np.float64)
     dense = np.unique(np.round(np.geomspace(tokens[0], tokens[-1], 160))).astype(np.float64)
-    experts = np.clip(shape.expected_experts(dense * ep) / ep, touched[0], touched[-1])
-    by_touched = np.array([np.interp(dense, tokens, column) for column in filled.T]).T
+    ranks, share = (ep // tp, dense / tp) if ep > 1 else (1, dense)
+    experts = np.clip(shape.expected_experts(dense * ranks) / ep, touched[0], touched[-1])
+    by_touched = np.array([np.interp(share, tokens, column) for column in filled.T]).T
     time_us = np.array([np.interp(n, touched, line) for n, line in zip(experts, by_touched, strict=True)])
     return [Table("experts", ("expert_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
 
@@ -189,13 +195,13 @@ def _all_reduce(shape: ModelShape, tp: int, bandwidth: float, latency_s: float) 
     return Affine("all-reduce", row(constant=hops * latency_s, padded_tokens=hops * per_token), 2 * shape.layers)
 
 
-def _exchange(shape: ModelShape, ep: int, bandwidth: float, latency_s: float) -> Table:
-    """All ranks gather each other's tokens before the experts and reduce-scatter them after: ep - 1 messages each time.
+def _exchange(shape: ModelShape, tp: int, ep: int, bandwidth: float, latency_s: float) -> Table:
+    """All GPUs gather each other's tokens before the experts and reduce-scatter them after: ep - 1 messages each time.
 
-    Of as many tokens each as CUDA graphs make them; of the mean where they differ.
+    A message has 1/tp of a rank's tokens, of as many as CUDA graphs make them; of the mean where they differ.
     """
     hops, tokens = ep - 1, np.array([0.0, 1.0])  # a straight line, which goes on
-    message_s = latency_s + tokens * (shape.hidden * shape.bytes_per_parameter / bandwidth)
+    message_s = latency_s + tokens * (shape.hidden * shape.bytes_per_parameter / tp / bandwidth)
     return Table("expert exchange", ("expert_tokens",), (tokens,), hops * message_s, 2 * shape.moe_layers)
 
 

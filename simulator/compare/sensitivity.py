@@ -168,7 +168,8 @@ def _concerned(source: Source, cost: Profile, operators: tuple[Operator, ...], l
     if source.of == "drafting":
         return np.array(log["draft_s"])
     if source.of == "overhead":
-        return np.asarray(np.maximum(log["duration_s"] - log["draft_s"] - _seconds(cost.operators, log), 0.0))
+        own_s = log["duration_s"] - log["draft_s"] - log["waited_s"]
+        return np.asarray(np.maximum(own_s - _seconds(cost.operators, log), 0.0))
     if source.of == "derived":
         return _outside(cost, {name: (-np.inf, most) for name, most in cost.derived.items()}, log)
     if source.of == "beyond":

@@ -20,6 +20,7 @@ def price(core: Core, step: Step) -> None:
         seconds,
     )  # fmt: skip
     step.duration_s = seconds + (step.draft_s + core.step_overhead_s)
+    step.waited_s = 0.0
 
 
 @compiled

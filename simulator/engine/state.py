@@ -88,6 +88,7 @@ class Step(Work):
     start_s: float
     duration_s: float
     draft_s: float
+    waited_s: float  # for slower ranks
     drafted_tokens: float
     accepted_tokens: float
     emitted_tokens: float

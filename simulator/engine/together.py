@@ -199,8 +199,8 @@ def end_rank(core: Core, slowest_s: float) -> None:
     """End a rank's step when the slowest rank's ends, and note why it stops."""
     step = log_of(core)[core.logged]
     if core.live > 0:
-        core.waited_s += slowest_s - step.duration_s
-        step.duration_s = slowest_s
+        step.waited_s, step.duration_s = slowest_s - step.duration_s, slowest_s
+        core.waited_s += step.waited_s
         book(core, step)
         core.reason = end_step(core, step)
     else:

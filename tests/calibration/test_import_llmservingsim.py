@@ -1,5 +1,6 @@
 """LLMServingSim's kernel tables as profiles: sums of what was measured, and what two real vLLM runs make of them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,21 @@ def test_experts_follow_tokens_and_ranks(shared_data: Path) -> None:
     assert float(shared.operator_times(work)["expert exchange"][1]) == pytest.approx(exchange)
 
 
+def test_experts_of_two_gpus_are_whole_and_serve_one_engines_tokens(shared_data: Path, tmp_path: Path) -> None:
+    """With tp 2 and ep 2 a GPU has half of the experts and half of the pairs, and the all-reduce brings them together."""
+    path = folder(shared_data, model="Qwen3-30B-A3B-Instruct-2507")
+    shutil.copytree(path, tmp_path / "bf16")
+    shutil.copytree(path / "tp1", tmp_path / "bf16/tp2")
+    two = import_llmservingsim(tmp_path / "bf16", QWEN, 2, 16e9, 2e-5, ep=2)
+    assert "expert exchange" not in {one.name for one in two.operators}
+    moe, experts = pd.read_csv(path / "tp1/moe.csv"), float(model_shape(QWEN).expected_experts(64)) / 2
+    line = moe[moe["tokens"] == 32].sort_values("activated_experts")
+    expected_s = 48e-6 * np.interp(experts, line["activated_experts"], line["time_us"])
+    assert float(two.operator_times(StepWork.decode(64, 100))["experts"]) == pytest.approx(expected_s, rel=0.02)
+    with pytest.raises(InputError, match=r"ep = 4 at tp = 3"):
+        import_llmservingsim(tmp_path / "bf16", QWEN, 3, 16e9, 2e-5, ep=4)
+
+
 def small(path: Path, **tables: str) -> Path:
     """A made-up profile of one layer, in which tables can be replaced by text or (by none) left out."""
     grid = [
@@ -164,7 +180,7 @@ def test_a_small_profile_is_read(tmp_path: Path) -> None:
         ({"per_sequence": "layer,sequences,time_us\nhead,1,3"}, {}, r"per_sequence.csv: layers are \['head'\]"),
         ({"attention": "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,9"}, {}, "1 decode steps"),
         ({}, {"tp": 2}, "tp2: no such folder: measured are tp1"),
-        ({}, {"ep": 2}, "ep = 2: the model has 0 experts"),
+        ({}, {"ep": 2}, "ep = 2 at tp = 1: the model has 0 experts"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, tables: dict, arguments: dict, message: str) -> None:
