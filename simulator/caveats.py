@@ -1,6 +1,6 @@
 """What a reader of a result must know before believing it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,31 +65,21 @@ def caveats(
     idle = [run["system"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")
-    for one in played:
-        notes += _waiting(one)
-        if assumed := [f"{stage.name} {stage.basis}" for stage in one.stages if stage.basis.startswith("assumed")]:
-            notes.append(f"{one.system.name}: {'; '.join(assumed)}")
-        if len(one.steps) < len(steps):
-            notes.append(
-                f"{one.system.name}: the trace has rollouts for {len(one.steps)} of {len(steps)} RL steps: the rest were dropped"
-            )
-        if any(step.carried for step in one.steps):
-            notes.append(
-                f"{one.system.name}: rollouts that are carried over keep their recorded lengths; nobody knows what newer weights "
-                "would have written"
-            )
-    return notes
+    return [*notes, *(f"{one.system.name}: {told}" for one in played for told in _of_system(one, len(steps)))]
 
 
-def _waiting(one: Played) -> list[str]:
-    """A line if ranks waited for each other."""
+def _of_system(one: Played, steps: int) -> Iterator[str]:
+    """Yield what concerns one system that was to play so many RL steps."""
     outcomes = [step.episode.outcome for step in one.steps]
-    waited_s = sum(float(outcome.waited_s.sum()) for outcome in outcomes)
-    if not waited_s:
-        return []
-    share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
-    told = f"{share:.0%} of their time goes by in waiting for the slowest, or without work"
-    return [f"{one.system.name}: ranks that share experts step together: {told}"]
+    if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
+        share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
+        yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
+    if assumed := [f"{stage.name} {stage.basis}" for stage in one.stages if stage.basis.startswith("assumed")]:
+        yield "; ".join(assumed)
+    if len(one.steps) < steps:
+        yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
+    if any(step.carried for step in one.steps):
+        yield "rollouts that are carried over keep their recorded lengths; nobody knows what newer weights would have written"
 
 
 def derived(logs: Sequence[Records], cost: Profile) -> list[str]:

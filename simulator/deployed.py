@@ -27,8 +27,9 @@ def cost_of(scenario: Scenario) -> Profile:
     assert scenario.model is not None, "the scenario was validated"
     assert scenario.device is not None
     return estimate(
-        scenario.model, scenario.device, scenario.tensor_parallel_size, kv_cache_dtype=scenario.kv_cache_dtype
-    )
+        scenario.model, scenario.device, scenario.tensor_parallel_size, kv_cache_dtype=scenario.kv_cache_dtype,
+        ranks=scenario.engine.data_parallel_size,
+    )  # fmt: skip
 
 
 def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:

@@ -46,10 +46,10 @@ def import_llmservingsim(
 ) -> Profile:
     """Return the profile of one model on `tp` GPUs; of a mixture of experts whose experts `ep` ranks share, that of one rank.
 
-    folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it. ep: 1, or as vLLM spreads experts, tp
-    times the data-parallel ranks that share them. The link figures price all-reduces,
-    two in a layer, in a ring, and with expert parallelism what ranks send each other: needed if tp or ep > 1. skew: charge
-    uneven batches what `skew.csv` says; `auto` asks `meta.yaml` whether its authors trust it. Raises InputError.
+    folder: the one that holds `tp1`; config: of the model, as Hugging Face publishes it; ep: 1, or as vLLM spreads experts, tp
+    times the data-parallel ranks that share them. The link figures price all-reduces, two in a layer, in a ring, and what
+    ranks send each other: needed if tp or ep > 1. skew: charge uneven batches what `skew.csv` says; `auto` asks `meta.yaml`
+    whether its authors trust it. Raises InputError.
     """
     shape, folder = model_shape(config), folder.resolve()
     check_plain(shape, "these tables")
@@ -74,10 +74,7 @@ def import_llmservingsim(
     if uneven:
         columns = ("n", "pc", "kp", "kv_big", "kv_mean", "t_mean_us", "t_skew_us")
         operators += skew_tables(_read(tables / "skew.csv", columns), attention, shape.layers)
-    if tp > 1 or ep > 1:
-        link = _link(link_bandwidth_bytes_per_s, link_latency_s, max(tp, ep))
-        operators += [_all_reduce(shape, tp, *link)] if tp > 1 else []
-        operators += [_exchange(shape, tp, ep, *link)] if ep > tp else []
+    operators += _collectives(shape, tp, ep, link_bandwidth_bytes_per_s, link_latency_s)
     ranks = f"tp {tp}, ep {ep}" if ep > 1 else f"tp {tp}"
     return Profile(
         name=f"{folder.parent.name} on {meta.get('hardware', folder.parent.parent.name)}, {ranks}",
@@ -178,6 +175,16 @@ def _experts(table: pd.DataFrame, shape: ModelShape, tp: int, ep: int) -> list[O
     by_touched = np.array([np.interp(share, tokens, column) for column in filled.T]).T
     time_us = np.array([np.interp(n, touched, line) for n, line in zip(experts, by_touched, strict=True)])
     return [Table("experts", ("expert_tokens",), (dense,), time_us * MICRO, shape.moe_layers)]
+
+
+def _collectives(
+    shape: ModelShape, tp: int, ep: int, bandwidth: float | None, latency_s: float | None
+) -> list[Operator]:
+    if max(tp, ep) == 1:
+        return []
+    link = _link(bandwidth, latency_s, max(tp, ep))
+    all_reduce: list[Operator] = [_all_reduce(shape, tp, *link)] if tp > 1 else []
+    return all_reduce + ([_exchange(shape, tp, ep, *link)] if ep > tp else [])
 
 
 def _link(bandwidth: float | None, latency_s: float | None, gpus: int) -> tuple[float, float]:

@@ -88,7 +88,13 @@ def _blocks(facts: EngineFacts, deployment: Deployment, shape: ModelShape) -> tu
     assert share is not None
     ranks = (facts.data_parallel_size or 1) if facts.enable_expert_parallel else 1
     blocks = shape.num_gpu_blocks(
-        deployment.memory_bytes, share, facts.block_size, facts.tensor_parallel_size, overhead, facts.max_num_seqs or 0, ranks
+        deployment.memory_bytes,
+        share,
+        facts.block_size,
+        facts.tensor_parallel_size,
+        overhead,
+        facts.max_num_seqs or 0,
+        ranks,
     )
     size_gib = deployment.memory_bytes / GIB
     note = f"num_gpu_blocks = {blocks:,} is derived: {share:g} of {size_gib:g} GiB, {what}; vLLM prints its own when it starts"

@@ -57,17 +57,19 @@ def estimate(
     overhead_s: float = HOST_STEP_S,
     kv_cache_dtype: KvDtype | None = None,
     kernel_s: float = KERNEL_S,
+    ranks: int = 1,
 ) -> Profile:
     """Roofline profile of a model on `tp` GPUs of a device, both as `load_model` and `load_device` find them.
 
-    An estimate from data sheets, with the least time of kernels and that of the host, and named so; `mode`, `overhead_s`
-    and `kernel_s` are those of `simulator.cost.roofline`.
+    An estimate from data sheets, with the least time of kernels and that of the host, and named so; `mode`, `overhead_s`,
+    `kernel_s` and `ranks` are those of `simulator.cost.roofline`.
     Raises InputError for what cannot be found or estimated.
     """
     (model_name, config), (device_name, figures) = _found_model(model, kv_cache_dtype), _found_device(device)
-    name = f"{model_name} on {f'{tp} x ' if tp != 1 else ''}{device_name} (roofline estimate)"
+    gpus = f"{ranks} ranks of " * (ranks != 1) + f"{tp} x " * (tp != 1)
+    name = f"{model_name} on {gpus}{device_name} (roofline estimate)"
     try:
-        return roofline(config, figures, mode, overhead_s, name, tp, kernel_s)
+        return roofline(config, figures, mode, overhead_s, name, tp, kernel_s, ranks)
     except InputError as error:
         raise InputError(f"{model_name} on {device_name}: {error}") from None
 

@@ -59,6 +59,7 @@ def roofline(
     name: str = "roofline",
     tp: int = 1,
     kernel_s: float = 0.0,
+    ranks: int = 1,
 ) -> Profile:
     """Profile that prices a step by bytes over bandwidth and operations over peak; an estimate, labelled so.
 
@@ -67,7 +68,8 @@ def roofline(
     overlap), `additive` their sum (none); the published fits are additive. Priced apart are routed experts, latents and
     windows (`_experts`, `_attention`). Under tensor parallelism every GPU has its share of both, and each layer two
     all-reduces over the link: a latency plus 2 (tp - 1) / tp x tokens x hidden bytes over its bandwidth (a ring).
-    `device`: `bandwidth_bytes_per_s`, `peak_flops_per_s`, for tp > 1 `link_bandwidth_bytes_per_s` (one direction) and
+    Data-parallel `ranks` share the routed experts, and exchange tokens in a ring (`_exchange`).
+    `device`: `bandwidth_bytes_per_s`, `peak_flops_per_s`, for tp > 1 or ranks `link_bandwidth_bytes_per_s` (one direction) and
     `link_latency_s`; without `peak_fp8_flops_per_s` or `peak_fp4_flops_per_s` weights of that width are multiplied with in
     16 bits. `kernel_s` is what each kernel of a step takes besides, `overhead_s` the step. Raises InputError for anything
     missing, impossible or unsupported.
@@ -77,15 +79,7 @@ def roofline(
     whole = model_shape(model_config)
     shape = whole.shard(tp)
     bandwidth, peak = (rate(device, key) for key in ("bandwidth_bytes_per_s", "peak_flops_per_s"))
-    operators = _always_read(shape, device, mode)
-    if shape.latent:
-        operators += _attention(shape, device, mode)
-    if shape.windowed_layers:
-        operators += _attention(shape, device, mode, shape.window)
-    if shape.moe_layers:
-        operators += _experts(shape, device, mode)
-    if tp > 1:
-        operators += (_all_reduce(shape, device, tp),)
+    operators = _forward(shape, device, mode, ranks) + _collectives(shape, device, tp, ranks)
     if kernel_s:
         operators += (Affine("kernels", row(constant=kernel_s * _kernels(shape))),)
     if overhead_s:
@@ -109,9 +103,27 @@ def roofline(
         uncertainty=uncertainty + ("; routing is taken to be uniform" if whole.moe_layers else ""),
         valid_range=valid,
         error_factors=(1.0, TOO_FAST["moe" if whole.moe_layers else "dense"]),
-        parallel={"tensor_parallel_size": tp, "expert_parallel_size": 1},
+        parallel={"tensor_parallel_size": tp, "expert_parallel_size": tp * ranks if ranks > 1 else 1},
         notes=f"{whole.parameters:,} parameters{active}{kept}, {whole.kv_bytes_per_token:,} KV bytes per token.",
     )
+
+
+def _forward(shape: ModelShape, device: Mapping[str, Any], mode: Mode, ranks: int) -> tuple[Operator, ...]:
+    """What one GPU computes."""
+    operators = _always_read(shape, device, mode)
+    if shape.latent:
+        operators += _attention(shape, device, mode)
+    if shape.windowed_layers:
+        operators += _attention(shape, device, mode, shape.window)
+    return operators + (_experts(shape, device, mode, ranks) if shape.moe_layers else ())
+
+
+def _collectives(shape: ModelShape, device: Mapping[str, Any], tp: int, ranks: int) -> tuple[Operator, ...]:
+    """What GPUs send each other."""
+    if ranks > 1 and not shape.moe_layers:
+        raise InputError(f"data_parallel_size = {ranks}: the model has no experts to share: give 1")
+    exchange = (_exchange(shape, device, tp, ranks),) if ranks > 1 else ()
+    return exchange + ((_all_reduce(shape, device, tp),) if tp > 1 else ())
 
 
 def _kernels(shape: ModelShape) -> int:
@@ -183,24 +195,28 @@ def _pairs(chunk: FloatArray, before: FloatArray, window: float) -> FloatArray:
     return growing * before + growing * (growing + 1) / 2 + (chunk - growing) * past
 
 
-def _experts(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:
-    """Routed experts of all layers, over query tokens: bytes of the E (1 - (1 - k/E)^n) touched, operations of k."""
+def _experts(shape: ModelShape, device: Mapping[str, Any], mode: Mode, ranks: int) -> tuple[Operator, ...]:
+    """Routed experts of all layers, over the mean of the ranks' tokens: bytes of the touched ones, operations of k.
+
+    Of a GPU's 1 / ranks of E, n tokens of all touch as many of E (1 - (1 - k/E)^n).
+    """
     bandwidth = rate(device, "bandwidth_bytes_per_s")
     token_s = compute_s(shape.routed_operations, device)
 
     def memory_s(tokens: npt.ArrayLike) -> FloatArray:
-        return shape.moe_layers * shape.expected_experts(tokens) * shape.expert_bytes / bandwidth
+        touched = shape.expected_experts(np.asarray(tokens) * ranks) / ranks
+        return shape.moe_layers * touched * shape.expert_bytes / bandwidth
 
     # beyond this, all experts are touched but for one part in 10^5
     saturated = math.log(1e-5) / math.log1p(-shape.experts_per_token / (shape.experts + 1))
     if mode == "additive":
         grid = _token_grid(saturated)
-        memory = Table("experts memory", ("query_tokens",), (grid,), memory_s(grid))
-        return memory, Affine("experts compute", row(query_tokens=token_s))
+        memory, compute = (("experts memory", memory_s(grid)), ("experts compute", grid * token_s))
+        return tuple(Table(name, ("expert_tokens",), (grid,), seconds) for name, seconds in (memory, compute))
     # the curve has a kink where operations overtake bytes and is a straight line beyond
     overtaken = 1 + bisect_left(range(1, MOST_TOKENS), True, key=lambda count: bool(count * token_s >= memory_s(count)))
     grid = _token_grid(max(overtaken, saturated), overtaken - 1, overtaken)
-    return (Table("experts", ("query_tokens",), (grid,), np.maximum(memory_s(grid), grid * token_s)),)
+    return (Table("experts", ("expert_tokens",), (grid,), np.maximum(memory_s(grid), grid * token_s)),)
 
 
 def _token_grid(curved_to: float, *stops: float) -> FloatArray:
@@ -216,3 +232,12 @@ def _all_reduce(shape: ModelShape, device: Mapping[str, Any], tp: int) -> Affine
     latency = rate(device, "link_latency_s", may_be_zero=True)
     moved_bytes = 2 * (tp - 1) / tp * shape.hidden * shape.bytes_per_parameter
     return Affine("all-reduce", row(constant=latency, query_tokens=moved_bytes / link), repeat=2 * shape.layers)
+
+
+def _exchange(shape: ModelShape, device: Mapping[str, Any], tp: int, ranks: int) -> Table:
+    """Tokens of all ranks, gathered before each layer's experts and scattered after; a message has 1/tp of a rank's."""
+    link = rate(device, "link_bandwidth_bytes_per_s")
+    latency_s = rate(device, "link_latency_s", may_be_zero=True)
+    tokens, messages = np.array([0.0, MOST_TOKENS]), tp * ranks - 1
+    message_s = latency_s + tokens * (shape.hidden * shape.bytes_per_parameter / tp / link)
+    return Table("expert exchange", ("expert_tokens",), (tokens,), messages * message_s, 2 * shape.moe_layers)

@@ -253,3 +253,29 @@ def test_impossible_devices_and_modes_are_refused(rate):
         roofline(LLAMA, H100, overhead_s=-1.0)
     with pytest.raises(InputError, match="index_topk = 512: sparse attention"):
         roofline(LLAMA | {"index_topk": 512}, H100)
+
+
+@pytest.mark.parametrize("mode", ["max", "additive"])
+@pytest.mark.parametrize("tp", [1, 2])
+def test_ranks_share_experts_and_exchange_tokens(mode, tp):
+    """Two ranks of 64 tokens: half of the experts' bytes, touched by 128 tokens; as many pairs; two messages a layer."""
+    one, two = (estimate("qwen3-30b-a3b", "h100", tp, mode, ranks=ranks) for ranks in (1, 2))
+    assert two.parallel == {"tensor_parallel_size": tp, "expert_parallel_size": 2 * tp}
+    shape, device = model_shape(load_model("qwen3-30b-a3b")).shard(tp), load_device("h100")
+    work = StepWork.decode(64, 1000)
+    each = [{name: float(s) for name, s in profile.operator_times(work).items()} for profile in (one, two)]
+    bandwidth, link = device["bandwidth_bytes_per_s"], device["link_bandwidth_bytes_per_s"]
+    touched = [float(shape.expected_experts(64 * ranks)) / ranks for ranks in (1, 2)]
+    expected_s = [shape.moe_layers * count * shape.expert_bytes / bandwidth for count in touched]
+    name = "experts" if mode == "max" else "experts memory"
+    assert [found[name] for found in each] == pytest.approx(expected_s, rel=5e-3)
+    if mode == "additive":
+        assert each[0]["experts compute"] == each[1]["experts compute"]
+    message_s = device["link_latency_s"] + 64 * shape.hidden * 2 / tp / link
+    assert each[1]["expert exchange"] == pytest.approx(2 * shape.moe_layers * (2 * tp - 1) * message_s)
+    assert {*each[0]} == {*each[1]} - {"expert exchange"}
+
+
+def test_a_dense_model_has_no_ranks():
+    with pytest.raises(InputError, match="data_parallel_size = 2: the model has no experts to share"):
+        estimate("qwen3-8b", "h100", ranks=2)
