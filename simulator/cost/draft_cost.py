@@ -139,7 +139,9 @@ def forward_time(cost: Drafting, asking: int, longest: int, drafted: float, step
         return 0.0
     work.live, work.longest_context = asking, step.longest_context
     work.kv_tokens = (step.kv_tokens - step.prefill_kv_tokens) * asking / (step.live - step.prefill_seqs)
-    work.query_tokens = work.padded_tokens = work.expert_tokens = drafted + asking if cost.at_once else float(cost.width * asking)
+    work.query_tokens = work.padded_tokens = work.expert_tokens = (
+        drafted + asking if cost.at_once else float(cost.width * asking)
+    )
     work.pairs = work.kv_tokens * work.query_tokens / asking
     if cost.at_once:
         return step_time(model, work)

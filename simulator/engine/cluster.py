@@ -244,6 +244,9 @@ class Cluster:
         for replica in self.replicas:
             replica.check(alone=False)
             position[replica.live_slots["rollout"]] = replica.live_slots["position"]
+        for first in range(0, len(self.replicas), self._ranks):
+            ranks = self.replicas[first : first + self._ranks]
+            assert len({replica.now_s for replica in ranks if replica.live_slots.size}) <= 1, "ranks step together"
         emitted = position - rollouts["start"] - self.workload.begun_tokens
         logged = sum(float(replica.log["emitted_tokens"].sum()) for replica in self.replicas)
         assert emitted.sum() == logged, "tokens are conserved, wherever they are emitted"

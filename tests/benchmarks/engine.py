@@ -9,7 +9,7 @@ from simulator.cost import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Ledger, Replica
+from simulator.engine.replica import Fleet, Ledger, Replica
 from simulator.engine.state import POOL
 from simulator.engine.workload import Workload
 from simulator.records import Pointing
@@ -49,7 +49,7 @@ def kernel_alone(load: Workload, budget: int) -> None:
         Pointing(POOL),
     )
     replica.enqueue(np.arange(len(load)))
-    replica.advance(wait_when_free=False)
+    Fleet([replica]).go_ahead()
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def test_live_siblings_are_the_lock_step(scope: str, own: bool) -> None:
         ended = simulate(
             workload_of(trace, drafter, live=True),
             by_live([budget]),
-            Deployment(UNIT, slots, replicas, "static"),
+            Deployment(UNIT, slots, replicas, "static", data_parallel_size=rng.choice((1, replicas))),
             check=True,
         ).rollouts
         expected: list[tuple[int, int, int]] = []

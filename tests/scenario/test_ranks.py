@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from simulator.catalogue import estimate, load_device, load_model
+from simulator.cost import Affine
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
+from simulator.cost.operators import row
 from simulator.cost.profiles import write_profile
 from simulator.deployed import serving_of
 from simulator.drafting.suffix import Suffix
@@ -17,6 +19,8 @@ from simulator.replay import Result, run
 from simulator.scenario import build
 from tests.scenario.test_engine_limits import made
 from traces.errors import InputError
+from traces.io import from_table
+from traces.synthesis import synth
 
 TWO = {"tensor_parallel_size": 1, "expert_parallel_size": 2}
 
@@ -50,6 +54,29 @@ def test_static_dispatch_leaves_ranks_waiting_and_says_so(profile: Profile) -> N
     starts = static.steps.to_pandas().groupby("replica")["start_s"].apply(list)
     shorter, longer = sorted(starts, key=len)
     assert shorter == longer[: len(shorter)]  # step by step at the same time, and then one goes on alone
+
+
+@pytest.mark.parametrize("loop", ["sync", "partial:rollouts=12", "streaming:rollouts=12,lag=1"])
+@pytest.mark.parametrize("placement", ["shared", "divided:stay=16", "longest_first"])
+def test_steps_that_take_equally_long_are_in_lockstep_anyway(loop: str, placement: str) -> None:
+    """Where every step takes a second, ranks that share experts do what replicas by themselves do, whatever the loop."""
+    second = Affine("step", row(constant=1.0))
+    texts = dict.fromkeys(("model", "device", "source", "uncertainty"), "made up")
+    runs = []
+    for ranks in (1, 2):
+        spread = {"tensor_parallel_size": 1, "expert_parallel_size": ranks}
+        write_profile(Profile("seconds", "affine", (second,), **texts, parallel=spread), Path("profile.yaml"))
+        system = {"name": "one", "policy": "fixed:2", "loop": loop, "placement": placement}
+        runs.append(run(build({
+            "trace": "made", "profile": "profile.yaml", "systems": [system], "drafter": {"kind": "suffix", "cost": "none"},
+            "engine": {"replicas": 4, "data_parallel_size": ranks, "max_num_seqs": 3},
+        }), from_table(synth(prompts=5, samples=3, steps=3, median_tokens=40, max_tokens=200, seed=7), "made")))  # fmt: skip
+    alone, shared = (
+        [one.rollouts, one.steps.drop_columns(["waited_s", "expert_tokens"]), one.rl_steps] for one in runs
+    )
+    for before, after in zip(alone, shared, strict=True):
+        names = [name for name in before.column_names if name != "wall_s"]
+        assert before.select(names).equals(after.select(names))
 
 
 @pytest.mark.parametrize(
