@@ -4,7 +4,7 @@ from simulator.compiled import compiled
 from simulator.cost.draft_cost import draft_time
 from simulator.cost.kernel import outside, step_time
 from simulator.cost.work import WORK
-from simulator.engine.state import Core, Step, cost_of, draft_cost_of, passes_of, pool_of
+from simulator.engine.state import Core, Step, cost_of, draft_cost_of, padding_of, passes_of, pool_of
 from simulator.records import beginning
 
 
@@ -19,8 +19,19 @@ def price(core: Core, step: Step) -> None:
         draft_cost_of(core), core.asking, passes_of(core)[core.longest_draft], step.drafted_tokens, step.emitted_tokens, work,
         seconds,
     )  # fmt: skip
-    step.duration_s = seconds + (step.draft_s + core.step_overhead_s)
+    step.duration_s = seconds + (step.draft_s + host_time(core, step))
     step.waited_s = 0.0
+
+
+@compiled
+def host_time(core: Core, step: Step) -> float:
+    """Seconds of the host in a step, drafting apart: launching kernels one by one takes longer than replaying a CUDA graph."""
+    seconds, largest = core.step_overhead_s, padding_of(core).size
+    if 0 < largest <= step.query_tokens:
+        seconds += core.eager_step_s
+    elif step.prefill_seqs > 0 or step.drafted_tokens < max(core.longest_draft, core.asking > 0) * step.live:
+        seconds += core.uneven_step_s
+    return seconds
 
 
 @compiled

@@ -33,6 +33,7 @@ LARGEST_GRAPH = 512
 Tokens = Annotated[int, within(BATCHED_TOKENS)]
 Blocks = Annotated[int, within(GPU_BLOCKS)]
 Lookahead = Annotated[int, within(LOOKAHEAD)]
+HostTime = Annotated[float, within(STEP_OVERHEAD_S), Field(strict=False)]
 GraphSizes = Annotated[tuple[Annotated[int, within(GRAPH_SIZE)], ...], Field(min_length=1, strict=False)]
 
 
@@ -44,7 +45,9 @@ class EngineLimits(Validated):
     the drafts behind it, which never are more than KV blocks hold; enable_chunked_prefill: whether a prompt may be split
     over steps; enable_prefix_caching: prompts of a group (or with equal block hashes) share blocks of `block_size` tokens, and
     a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what fits whole. async_scheduling: a step is
-    scheduled while the one before it runs. step_overhead_s: host time that no step hides. None: no limit.
+    scheduled while the one before it runs. step_overhead_s: host time that no step hides. uneven_step_s: besides, of a step whose
+    sequences run different numbers of tokens, as where only some draft or prompts are computed: no CUDA graph of a whole step
+    serves it. eager_step_s: besides, of a step of more tokens than the largest graph. None: no limit.
     """
 
     max_num_batched_tokens: Tokens | None = None
@@ -54,7 +57,9 @@ class EngineLimits(Validated):
     enable_prefix_caching: bool = False
     scheduler_reserve_full_isl: bool = True
     async_scheduling: bool = False
-    step_overhead_s: Annotated[float, within(STEP_OVERHEAD_S), Field(strict=False)] = 0.0
+    step_overhead_s: HostTime = 0.0
+    uneven_step_s: HostTime = 0.0
+    eager_step_s: HostTime = 0.0
 
 
 class Serving(EngineLimits):
@@ -115,6 +120,8 @@ class Serving(EngineLimits):
             "enable_chunked_prefill": self.enable_chunked_prefill,
             "async_scheduling": self.async_scheduling,
             "step_overhead_s": self.step_overhead_s,
+            "uneven_step_s": self.uneven_step_s,
+            "eager_step_s": self.eager_step_s,
             "dummy_tokens": 1 + self.lookahead_tokens,
             "paged": self.paged,
             "plain": not (

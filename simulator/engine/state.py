@@ -172,6 +172,8 @@ class Core:
     enable_chunked_prefill: bool
     async_scheduling: bool
     step_overhead_s: float
+    uneven_step_s: float  # of a step whose sequences run different numbers of tokens
+    eager_step_s: float  # of a step of more tokens than any CUDA graph
     dummy_tokens: int  # of the step of a rank without work
     paged: bool  # whether KV blocks are counted
     plain: bool  # whether nothing of this can matter

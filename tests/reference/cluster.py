@@ -14,7 +14,18 @@ from typing import Any
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from tests.reference.serving import Cost, Engine, Request, Rollout, Settings, Step, assert_servable, dummy, shared
+from tests.reference.serving import (
+    Cost,
+    Engine,
+    Request,
+    Rollout,
+    Settings,
+    Step,
+    assert_servable,
+    dummy,
+    host_s,
+    shared,
+)
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -231,7 +242,9 @@ class Lockstep:
         settings = self.replicas[0].engine.settings
         alone = [replica.engine.work() if replica in busy else dummy(settings) for replica in self.replicas]
         works = shared(alone, settings.cudagraph_capture_sizes)
-        dt_s = max(self.cluster.cost(work) + settings.step_overhead_s for work in works)
+        shares = [replica.engine.shares if replica in busy else [] for replica in self.replicas]
+        hosts_s = [host_s(work, those, settings) for work, those in zip(works, shares, strict=True)]
+        dt_s = max(self.cluster.cost(work) + host for work, host in zip(works, hosts_s, strict=True))
         for replica, work in zip(self.replicas, works, strict=True):
             if replica in busy:
                 replica.engine.start(self.env.now, work, dt_s)

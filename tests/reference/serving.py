@@ -55,6 +55,10 @@ class Settings:
     async_scheduling: bool = False
     lookahead_tokens: int = 0
     step_overhead_s: float = 0.0
+    uneven_step_s: float = (
+        0.0  # besides, where sequences run different numbers of tokens, prompts or none of the drafts they may
+    )
+    eager_step_s: float = 0.0  # besides, where no CUDA graph is large enough
     cudagraph_capture_sizes: Sequence[int] | None = None
     budget: int = 0
     trees: bool = False  # drafts are verified whole or not at all
@@ -86,7 +90,7 @@ class Work:
 
 
 Cost = Callable[[Work], float]
-"""Seconds of a step, drafting included, without the overhead of the settings."""
+"""Seconds of a step, drafting included, without what the settings say of the host."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Engine:
         if not self.form(now_s):
             return None
         work = self.work()
-        return self.start(now_s, work, cost(work) + self.settings.step_overhead_s)
+        return self.start(now_s, work, cost(work) + host_s(work, self.shares, self.settings))
 
     def form(self, now_s: float) -> bool:
         """Form the batch of a step that starts now, where it was not scheduled ahead; False with nothing to do."""
@@ -448,6 +452,15 @@ def work_of(shares: Sequence[Share], capture_sizes: Sequence[int] | None) -> Wor
 def padded(query_tokens: int, capture_sizes: Sequence[int] | None) -> int:
     """The size that so many tokens run at: as they are where no graph is large enough."""
     return min((size for size in capture_sizes or () if size >= query_tokens), default=query_tokens)
+
+
+def host_s(work: Work, shares: Sequence[Share], settings: Settings) -> float:
+    """Seconds of the host in a step that these shares take."""
+    sizes, tokens = settings.cudagraph_capture_sizes, {share.take for share in shares}
+    if sizes and work.query_tokens > max(sizes):
+        return settings.step_overhead_s + settings.eager_step_s
+    uneven = len(tokens) > 1 or any(not share.decoding for share in shares) or (settings.budget > 0 and tokens == {1})
+    return settings.step_overhead_s + settings.uneven_step_s if uneven else settings.step_overhead_s
 
 
 def dummy(settings: Settings) -> Work:

@@ -39,6 +39,8 @@ def scenarios(draw: st.DrawFn) -> tuple[list[Request], Settings]:
         async_scheduling=draw(st.booleans()),
         lookahead_tokens=lookahead,
         step_overhead_s=draw(st.sampled_from([0.0, 0.25])),
+        uneven_step_s=draw(st.sampled_from([0.0, 0.5])),
+        eager_step_s=draw(st.sampled_from([0.0, 2.0])),
         cudagraph_capture_sizes=draw(st.sampled_from([None, (1, 2, 4, 8)])),
         budget=budget,
     )
