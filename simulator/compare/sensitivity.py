@@ -39,8 +39,9 @@ SAMPLE = 4096
 class Steps:
     """Decode steps of a run, n of them. log: `state.Step`[n]; replica: int64[n], whose they are, numbered over all RL steps.
 
-    weight: float64[n], how many steps each stands for, by seconds; ends_s: float64[replicas], seconds from the RL step's first
-    decode step to the end of each one's last; first: int64[RL steps], the first replica of each.
+    weight: float64[n], how many steps each stands for, by seconds, and more where its rank waits for a slower one, whose seconds
+    are off alike; ends_s: float64[replicas], seconds from the RL step's first decode step to the end of each one's last; first:
+    int64[RL steps], the first replica of each.
     """
 
     log: Records
@@ -70,7 +71,7 @@ def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
             stands_for = log["duration_s"].sum() / some["duration_s"].sum()
             logs.append(some)
             replica.append(np.full(len(some), len(ends)))
-            weight.append(np.full(len(some), stands_for))
+            weight.append(stands_for * some["duration_s"] / (some["duration_s"] - some["waited_s"]))
             ends.append(float(log["start_s"][-1] + log["duration_s"][-1] - start_s))
     return Steps(np.concatenate(logs), np.concatenate(replica), np.concatenate(weight), np.array(ends), np.array(first))
 

@@ -115,6 +115,21 @@ def test_replicas_that_end_early_do_not_count_and_rl_steps_add_up() -> None:
     assert together.makespan_s(np.zeros(len(together.log))) == pytest.approx(one.makespan_s + other.makespan_s)
 
 
+def test_a_rank_that_waits_is_off_as_the_slower_one_is() -> None:
+    dear = Affine("a", row(constant=1e-4, live=1e-3, query_tokens=2e-4, kv_tokens=1e-6))
+    cost = profile(dear)
+
+    def ranks(one: Affine, size: int = 2) -> Outcome:
+        return outcome(profile(one), 4, 64, 2, placement="static", data_parallel_size=size)
+
+    together = ranks(dear)
+    waited = [float(log["waited_s"].sum() / log["duration_s"].sum()) for log in together.logs]
+    assert max(waited) > 0.1
+    for factors, found in zip(corners([dear], 0.9, 1.1), effect(source(cost, 0.9, 1.1), cost, together), strict=True):
+        expected = np.log(ranks(scaled(dear, factors)).makespan_s / together.makespan_s)
+        assert found == pytest.approx(expected, abs=0.01), "a tenth of the change"
+
+
 def test_a_roofs_rows_need_not_overlap_but_no_step_leaves_its_range() -> None:
     roof = Roof("r", row(constant=5e-3), row(query_tokens=9e-5))
     cost = profile(roof, kind="roofline")
