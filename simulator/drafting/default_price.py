@@ -1,5 +1,6 @@
 """What a draft model costs where nobody says: its passes by the operators that price the target, and the host's time."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -27,7 +28,7 @@ PATTERNS = (
 )  # fmt: skip
 """What says in a config which layers are unlike others."""
 HEAD_DIM, KV_HEADS = 128, 8
-"""Of a head's attention where the target's own is not of grouped queries."""
+"""Of a head's attention where the target's own is not of grouped queries; fewer where 8 do not divide its heads."""
 COLUMNS = 256
 """Widths are rounded to a multiple, so that every tensor-parallel size divides them."""
 
@@ -73,7 +74,8 @@ def head_config(kind: Kind, target: Mapping[str, Any], layers: int) -> dict[str,
         }
     heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim
     if shape.latent:
-        heads, kv_heads, head_dim = shape.hidden // HEAD_DIM, KV_HEADS, HEAD_DIM
+        heads, head_dim = shape.hidden // HEAD_DIM, HEAD_DIM
+        kv_heads = math.gcd(heads, KV_HEADS)
     return {
         "model_type": "llama",
         "_name_or_path": f"{kind} head",
