@@ -1,5 +1,6 @@
 """Flags that several commands share, and how they become settings: each given once, none dropped."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,10 @@ def refusing_flags() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
+BETWEEN_SETTINGS = re.compile(r",(?![^\[{]*[\]}])")
+"""Commas, but for those within a list or a mapping."""
+
+
 def parse_drafter(text: str) -> dict[str, Any]:
     """Read `kind:key=value,...` into drafter settings; values are YAML, and module:attr is a kind too."""
     from simulator.strict_yaml import load_value
@@ -93,7 +98,7 @@ def parse_drafter(text: str) -> dict[str, Any]:
         attribute, _, rest = rest.partition(",")
         kind = f"{kind}:{attribute}"
     settings: dict[str, Any] = {"kind": kind}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, BETWEEN_SETTINGS.split(rest)):
         key, equals, value = part.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r}: {part!r} is not key=value")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from simulator.cli.flags import parse_drafter
 from simulator.cost.roofline import TOO_FAST
 from tests.cli.conftest import PROFILE, Shell
 from tests.conftest import ROOT
@@ -182,3 +183,17 @@ def test_seeds_widen_what_a_drawn_acceptance_rests_on(shell: Callable[..., Shell
     one, two = makespan_s("--seed", 5), makespan_s("--seed", 6)
     assert one != two
     assert makespan_s("--seed", 5, "--seeds", 2) == pytest.approx(one + two, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("eagle3:curve=[0.8,0.7],layers=2", {"kind": "eagle3", "curve": [0.8, 0.7], "layers": 2}),
+        ("mtp:curve=[0.8],cost={per_pass_s: 1.0e-3, per_step_s: 0.5},mode=on", {
+            "kind": "mtp", "curve": [0.8], "cost": {"per_pass_s": 1e-3, "per_step_s": 0.5}, "mode": True,
+        }),
+        ("my.module:make,depth=3", {"kind": "my.module:make", "depth": 3}),
+    ],
+)  # fmt: skip
+def test_a_drafter_s_lists_and_mappings_may_hold_commas(text: str, settings: dict[str, object]) -> None:
+    assert parse_drafter(text) == settings
