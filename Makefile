@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.installed
-	$(PIP) '.[calibration,dev,tokenizer]'
+	$(PIP) '.[calibration,dev,tables,tokenizer]'
 	touch $@
 
 demo: $(VENV)/.installed

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.interpolate import RegularGridInterpolator
 
+from calibration.imports.aic_bounds import Timed
 from calibration.imports.attention import WIDTHS
-from simulator.cost.operators import Operator, Table
+from simulator.cost.operators import Table
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -39,18 +40,26 @@ class Measured:
         surface = RegularGridInterpolator((self.batch, self.tokens), self.seconds, bounds_error=False, fill_value=None)
         return np.asarray(surface(np.stack(np.broadcast_arrays(batch, tokens), axis=-1)))
 
+    def from_one(self) -> Measured:
+        """The same from one token on: fewer than were measured cost what those do, which is the launch."""
+        if self.tokens[0] <= 1:
+            return self
+        tokens, first = np.insert(self.tokens, 0, 1.0), np.s_[:, :1]
+        seconds = np.hstack([self.seconds[first], self.seconds])
+        return Measured(self.batch, tokens, seconds, np.hstack([self.measured[first], self.measured]))
 
-def decoding(table: pd.DataFrame, kv_bytes_per_token: float) -> Measured:
+
+def decoding(table: pd.DataFrame, kv_bytes_per_token: float, bandwidth_bytes_per_s: float = np.inf) -> Measured:
     """Columns batch, tokens (KV of each sequence, its query's included) and seconds.
 
     Large batches of long sequences are not measured. They are filled by going on along the batch as the last two measured
-    ones do, and never faster than KV was read at best. On H200 that is off by 5 % in the median where it can be checked,
-    and the best is 0.91 of the bandwidth.
+    ones do, and never faster than KV was read at best, nor than the bandwidth. On H200 that is off by 5 % in the median where
+    it can be checked, and the best is 0.91 of the bandwidth.
     """
     batch, tokens, seconds = _pivot(table)
     filled = seconds.copy()
     moved = batch[:, None] * tokens * kv_bytes_per_token
-    least = moved / np.nanmax(moved / seconds)
+    least = moved / min(np.nanmax(moved / seconds), bandwidth_bytes_per_s)
     for index in range(tokens.size):
         have = np.flatnonzero(~np.isnan(seconds[:, index]))
         for row in np.flatnonzero(np.isnan(seconds[:, index])):
@@ -101,18 +110,32 @@ def after_context(prompts: Measured, decodes: Measured, best_pairs_per_s: float)
     return np.asarray(np.where(CONTEXTS > 0, np.maximum(seconds, decodes.at(batch, chunk + CONTEXTS)), seconds))
 
 
-def attention_tables(decodes: Measured, prompts: Measured, layers: int) -> list[Operator]:
-    """Two tables; a step that both decodes and prefills costs their sum."""
-    best = pairs_per_s(prompts)
+def attention_tables(
+    decodes: Measured, prompts: Measured, layers: int, kv_s_per_token: float = 0.0, s_per_pair: float = 0.0
+) -> list[Timed]:
+    """Two tables; a step that both decodes and prefills costs their sum.
+
+    kv_s_per_token, s_per_pair: least seconds of one layer to read a token's KV, and for a query x context pair.
+    """
+    best = min(pairs_per_s(prompts), 1 / s_per_pair if s_per_pair else np.inf)
+    decodes, prompts = decodes.from_one(), prompts.from_one()
     widths = np.array(WIDTHS)
+    seqs, kv = decodes.batch[:, None, None], decodes.tokens[None, :, None]
+    batch, chunk = prompts.batch[:, None, None], prompts.tokens[None, :, None]
     return [
-        Table(
-            "attention, decode", ("decode_seqs", "decode_context", "decode_width"), (decodes.batch, decodes.tokens, widths),
-            verification(decodes, best), layers, "any_decode",
+        Timed(
+            Table(
+                "attention, decode", ("decode_seqs", "decode_context", "decode_width"),
+                (decodes.batch, decodes.tokens, widths), verification(decodes, best), layers, "any_decode",
+            ),
+            seqs * kv * np.maximum(kv_s_per_token, s_per_pair * widths),
         ),
-        Table(
-            "attention, prefill", ("prefill_seqs", "prefill_chunk", "prefill_context"),
-            (prompts.batch, prompts.tokens, CONTEXTS), after_context(prompts, decodes, best), layers, "any_prefill",
+        Timed(
+            Table(
+                "attention, prefill", ("prefill_seqs", "prefill_chunk", "prefill_context"),
+                (prompts.batch, prompts.tokens, CONTEXTS), after_context(prompts, decodes, best), layers, "any_prefill",
+            ),
+            batch * np.maximum(kv_s_per_token * (chunk + CONTEXTS), s_per_pair * chunk * (CONTEXTS + (chunk + 1) / 2)),
         ),
     ]  # fmt: skip
 

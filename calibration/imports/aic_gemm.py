@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,25 +38,26 @@ class Gemms:
 
         Between the measured n and k time is interpolated linearly: on H200 a measured line left out is off by 3 to 5 % in
         the median, which is how far one m is off when predicted from its neighbours; the nearest n in proportion is off
-        by 6 to 9 %. Below the grid the smallest one counts: it is all launch. Raises InputError at a hole in the grid.
+        by 6 to 9 %. A shape that was not measured at every m is passed over. Below the grid the smallest shape counts: it is
+        all launch. Raises InputError where fewer than two n were measured.
         """
-        for axis, wanted in ((self.n, n), (self.k, k)):
-            if wanted > axis[-1]:
-                return self._beyond(n, k, axis)
+        if self._known(n, k).any():
+            return self.seconds[:, np.searchsorted(self.n, n), np.searchsorted(self.k, k)]
+        if k > self.k[-1]:
+            return self._beyond(n, k, [(n, depth) for depth in self.k[-2:]])
+        columns, depths = self._columns(k), _weights(self.k, k)
+        if n > self.n[columns[-1]]:
+            return self._beyond(n, k, [(self.n[column], k) for column in columns[-2:]])
         seconds = np.zeros(self.m.size)
-        for column, share in _weights(self.n, n):
-            for depth, part in _weights(self.k, k):
-                seconds += share * part * self.seconds[:, column, depth]
-        if np.isnan(seconds).any():
-            raise InputError(
-                f"gemm: n = {n:g}, k = {k:g} is not measured for every m: use another tensor-parallel size"
-            )
+        for place, share in _weights(self.n[columns], n):
+            for depth, part in depths:
+                seconds += share * part * self.seconds[:, columns[place], depth]
         return seconds
 
     def place(self, n: float, k: float) -> str:
-        """Where a shape lies off the grid, in words; empty if it was measured."""
+        """Where a shape lies off the measured ones, in words; empty if it was measured."""
         words = []
-        for name, axis, wanted in (("n", self.n, n), ("k", self.k, k)):
+        for name, axis, wanted in self._axes(n, k):
             if wanted > axis[-1]:
                 words.append(f"{name} beyond {axis[-1]:g}")
             elif wanted < axis[0]:
@@ -75,7 +77,7 @@ class Gemms:
     def apart(self, n: float, k: float) -> float:
         """Ratio of the measured widths that a shape is interpolated between; 1 where it was measured."""
         ratios = [1.0]
-        for axis, wanted in ((self.n, n), (self.k, k)):
+        for _, axis, wanted in self._axes(n, k):
             if axis[0] < wanted < axis[-1] and wanted not in axis:
                 after = int(np.searchsorted(axis, wanted))
                 ratios.append(float(axis[after] / axis[after - 1]))
@@ -102,29 +104,56 @@ class Gemms:
 
     def beyond_error(self) -> Float64:
         """Relative errors of predicting the line of the largest n from the two before it, as `time_s` does beyond."""
-        known = Gemms(
-            self.m, self.n[:-1], self.k, self.seconds[:, :-1], self.bandwidth_bytes_per_s, self.peak_flops_per_s
-        )
-        depths = np.flatnonzero((self.k >= LARGE) & ~np.isnan(self.seconds[:, -1]).any(axis=0))
-        predicted = np.array([known.time_s(self.n[-1], self.k[depth]) for depth in depths]).T
-        return (predicted / self.seconds[:, -1, depths] - 1).ravel()
+        errors = []
+        for depth in np.flatnonzero(self.k >= LARGE):
+            *before, last = np.flatnonzero(self._full[:, depth])
+            if len(before) > 1:
+                largest = [(self.n[column], self.k[depth]) for column in before[-2:]]
+                predicted = self._beyond(self.n[last], self.k[depth], largest)
+                errors.append(predicted / self.seconds[:, last, depth] - 1)
+        return np.concatenate(errors) if errors else np.empty(0)
 
-    def _beyond(self, n: float, k: float, axis: Float64) -> Float64:
-        """Time at the mean share of the roof that the two largest measured widths reach."""
-        largest = [(width, k) if axis is self.n else (n, width) for width in axis[-2:]]
+    @cached_property
+    def _full(self) -> npt.NDArray[np.bool_]:
+        """Which (n, k) were measured at every m."""
+        return np.asarray(~np.isnan(self.seconds).any(axis=0))
+
+    def _known(self, n: float, k: float) -> npt.NDArray[np.bool_]:
+        return self._full[np.ix_(self.n == n, self.k == k)]
+
+    def _columns(self, k: float) -> npt.NDArray[np.intp]:
+        """Places of the n that were measured at the k on both sides."""
+        depths = [depth for depth, _ in _weights(self.k, min(k, self.k[-1]))]
+        columns = np.flatnonzero(self._full[:, depths].all(axis=1))
+        if columns.size < 2:
+            raise InputError(f"gemm: k = {k:g} is measured at {columns.size} n: use another tensor-parallel size")
+        return columns
+
+    def _axes(self, n: float, k: float) -> tuple[tuple[str, Float64, float], ...]:
+        """What a shape is interpolated along: name, measured values and the wanted one, of n and k."""
+        if self._known(n, k).any():
+            return ("n", np.array([n]), n), ("k", np.array([k]), k)
+        return ("n", self.n[self._columns(k)], n), ("k", self.k, k)
+
+    def _beyond(self, n: float, k: float, largest: list[tuple[float, float]]) -> Float64:
+        """Time at the mean share of the roof that the two largest measured shapes reach."""
         share = np.mean([self.roof_s(*shape) / self.time_s(*shape) for shape in largest], axis=0)
         return np.asarray(self.roof_s(n, k) / share)
 
 
 def gemms(table: pd.DataFrame, bandwidth_bytes_per_s: float, peak_flops_per_s: float) -> Gemms:
-    """Grid of the columns m, n, k and seconds; raises InputError if one of the axes has fewer than two points."""
+    """Grid of the columns m, n, k and seconds, of the k that have two n measured at every m; raises InputError if there are
+    not two of each."""
     m, n, k = (np.unique(table[name].to_numpy(np.float64)) for name in ("m", "n", "k"))
     if min(m.size, n.size, k.size) < 2:
         raise InputError(f"gemm: measured at {m.size} m, {n.size} n and {k.size} k: give at least two of each")
     seconds = np.full((m.size, n.size, k.size), np.nan)
     places = tuple(np.searchsorted(axis, table[name]) for axis, name in ((m, "m"), (n, "n"), (k, "k")))
     seconds[places] = table["seconds"].to_numpy(np.float64)
-    return Gemms(m, n, k, seconds, bandwidth_bytes_per_s, peak_flops_per_s)
+    usable = (~np.isnan(seconds).any(axis=0)).sum(axis=0) > 1
+    if usable.sum() < 2:
+        raise InputError(f"gemm: {usable.sum()} k are measured at two n and every m: give at least two of each")
+    return Gemms(m, n, k[usable], seconds[:, :, usable], bandwidth_bytes_per_s, peak_flops_per_s)
 
 
 def _weights(axis: Float64, wanted: float) -> list[tuple[int, float]]:

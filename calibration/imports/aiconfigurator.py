@@ -1,160 +1,116 @@
-"""Kernel measurements of aiconfigurator, as its `systems/data` folder has them, summed up to a profile of one model.
+"""Kernel measurements of aiconfigurator, as its systems folder or the installed package has them, summed up for one model.
 
-A folder holds `h200_sxm.yaml`, the figures of the device, beside `h200_sxm/<table>/<engine>/<version>/*_perf.parquet`, in
-milliseconds. `message_size` of its all-reduces counts elements, not bytes: NCCL takes half as long for int8 as for half
-at the same size, and counted as bytes a 512 MB message would reach 159 GB/s of the 450 that NVLink has (2 GPUs), where it
-reaches 318 counted as elements.
+`message_size` of its all-reduces counts elements, not bytes: NCCL takes half as long for int8 as for half at the same size,
+and counted as bytes a 512 MB message would reach 159 GB/s of the 450 that NVLink has (2 GPUs), where it reaches 318 counted
+as elements.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from calibration.imports.aic_attention import Measured, attention_tables, decoding, of_heads, prefilling
+from calibration.imports.aic_bounds import Timed, held, told
 from calibration.imports.aic_gemm import Gemms, gemms
+from calibration.imports.aic_source import COLLECTIVES, DISTRIBUTION, Found, Source, open_source, package_version
 from calibration.imports.elementwise import ESTIMATE, MemoryKernel, elementwise, sampler
 from simulator.cost.held_out import held_out
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
-from simulator.cost.operators import Operator, Table
+from simulator.cost.operators import Affine, Operator, Table, row
 from simulator.cost.plain import check_plain
 from simulator.cost.shape import ModelShape
-from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
 
-MILLI = 1e-3
 PRECISION = "bfloat16"
-KINDS = {
-    "gemm": "gemm", "context_attention": "attention", "generation_attention": "attention", "moe": "moe",
-    "custom_allreduce": "comm", "nccl": "comm",
-}  # fmt: skip
-"""Folder of each table."""
+BALANCED = "balanced"
+DISTRIBUTIONS = (BALANCED, "power_law_1.01", "power_law_1.2")
+"""Routings that are measured, the most even first."""
 DERIVATION = (
     "attention with several query tokens per sequence costs what one costs, or the query x context pairs at the best rate of "
     "the prefill kernel, whichever is more; context before a prefill chunk costs its pairs at that rate, and no less than "
     "decoding over it; more KV than measured costs what the last measured batches add, read no faster than the fastest was"
 )
+RING = "All-reduces among so many GPUs were not measured: a ring at the bandwidth and the latency of the link."
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the vocabulary to a multiple of it."""
-FIGURES = (
-    "mem_bw", "mem_bw_empirical_scaling_factor", "mem_empirical_constant_latency", "bfloat16_tc_flops",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Source:
-    """The measurements of one system and engine version, and the device's figures by their name in the YAML file."""
-
-    folder: Path
-    engine: str
-    version: str
-    figures: Mapping[str, float]
-
-    def rows(self, table: str, where: Mapping[str, Any], keep: Mapping[str, str]) -> pd.DataFrame:
-        """Rows of `<table>_perf.parquet` that hold these values; `keep` renames the columns to keep. Adds `seconds`.
-
-        Repeated measurements of one point count as their median. Raises InputError for what cannot be read or used.
-        """
-        path = self._path(table)
-        columns = [*dict.fromkeys([*where, *keep, "latency", "device"])]
-        try:
-            found = pq.read_table(path, columns=columns, filters=[(name, "==", value) for name, value in where.items()])
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file: give another --engine-version, or a folder that has it") from None
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise InputError(f"{path}: cannot be read ({reason}): expected columns {', '.join(columns)}") from None
-        rows = found.select([*keep, "latency"]).to_pandas().rename(columns=dict(keep))
-        values = rows.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-        bad = ~(np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & (values[:, -1] > 0))
-        if bad.any():
-            told = dict(rows.iloc[int(np.argmax(bad))])
-            raise InputError(
-                f"{path}: {told}: a point is of finite numbers >= 0 and its latency > 0; correct or remove it"
-            )
-        rows["seconds"] = rows.pop("latency").astype(float) * MILLI
-        return rows.groupby(list(keep.values()), as_index=False).median() if len(rows) else rows
-
-    def device(self) -> str:
-        """The name that the measured device gives itself."""
-        return str(pq.ParquetFile(self._path("gemm")).read_row_group(0, columns=["device"]).column("device")[0])
-
-    def _path(self, table: str) -> Path:
-        """NCCL has versions of its own, of which the newest counts."""
-        folder = self.folder / KINDS[table] / ("nccl" if table == "nccl" else self.engine)
-        return folder / (newest(folder) if table == "nccl" else self.version) / f"{table}_perf.parquet"
 
 
 def import_aiconfigurator(
-    folder: Path,
+    folder: Path | None,
     config: Mapping[str, Any],
     system: str = "h200_sxm",
     engine: str = "vllm",
     tp: int = 1,
     ep: int = 1,
     engine_version: str | None = None,
-    moe_distribution: str = "balanced",
+    moe_distribution: str | None = None,
 ) -> Profile:
     """Profile of one model on `tp` GPUs of a system.
 
-    folder: holds `<system>.yaml`; config: of the model, as Hugging Face publishes it; ep: 1, or tp where experts are
-    spread over the GPUs as a whole; engine_version: the newest if left out. Raises InputError.
+    folder: holds `<system>.yaml`, None the installed package; config: of the model, as Hugging Face publishes it; ep: 1, or tp
+    where experts are spread over the GPUs as a whole; engine_version: left out, that which the folder calls current, or the
+    newest; moe_distribution: left out, the most even routing that was measured. Raises InputError.
     """
     whole, name = model_shape(config), str(config.get("_name_or_path") or config.get("model_type") or "decoder")
     check_plain(whole, "this importer")
     shape = whole.shard(tp)
     _check_asked(config, whole, tp, ep)
-    source = _source(folder, system, engine, engine_version)
-    figures = source.figures
-    memory = MemoryKernel(
-        figures["mem_bw"] * figures["mem_bw_empirical_scaling_factor"], figures["mem_empirical_constant_latency"]
-    )
-    grid = gemms(
-        source.rows("gemm", {"gemm_dtype": PRECISION}, {"m": "m", "n": "n", "k": "k"}),
-        figures["mem_bw"], figures["bfloat16_tc_flops"],
+    source = open_source(folder, system, engine, engine_version)
+    measured = source.rows("gemm", {"gemm_dtype": PRECISION}, {"m": "m", "n": "n", "k": "k"})
+    grid = gemms(measured.rows, source.figures["mem_bw"], source.figures["bfloat16_tc_flops"])
+    multiplied, off_grid, apart = _multiplications(grid, shape)
+    attended, measured_kv = _attention(source, shape)
+    parts = Parts(
+        multiplied, versions={"matrix multiplications": measured.version},
+        notes=[_listed("Interpolated or extrapolated, because they were not measured: ", off_grid)],
     )  # fmt: skip
-    decodes, prompts, interpolated = _attention(source, shape)
-    operators, off_grid, apart = _multiplications(grid, shape)
-    operators += attention_tables(decodes, prompts, shape.layers)
-    if whole.experts:
-        operators.append(_experts(source, whole, tp, ep, moe_distribution))
-    if tp > 1:
-        operators.append(_all_reduce(source, shape, tp))
-    operators += [*elementwise(shape, memory), sampler(whole.vocabulary, memory, grid.m)]
-    measured_kv = float((decodes.batch[:, None] * decodes.tokens)[decodes.measured].max())
+    parts += attended
+    parts += _experts(source, whole, tp, ep, moe_distribution) if whole.experts else Parts()
+    parts += _all_reduce(source, shape, tp) if tp > 1 else Parts()
+    parts += _between(source, shape, whole.vocabulary, grid.m)
+    tables = [held(one) for one in parts.timed]
     profile = Profile(
         name=f"{name.rpartition('/')[2]} on {system}, tp {tp}" + (f", ep {ep}" if ep > 1 else ""),
         kind="table",
-        operators=tuple(operators),
+        operators=(*(one.table for one in parts.timed), *parts.estimates),
         model=name,
         device=f"{tp} x {source.device()}" if tp > 1 else source.device(),
-        source=f"aiconfigurator {system}, {engine} {source.version}: kernels measured one by one",
+        source=_provenance(folder, system, source, parts.versions),
         uncertainty=_uncertainty(grid, off_grid, apart),
-        notes=" ".join(filter(None, [
-            _listed("Interpolated or extrapolated, because they were not measured: ", [*off_grid, *interpolated]),
-            _beyond(decodes, prompts),
-            f"Experts: routing is {moe_distribution}." if whole.experts else "",
-            f"Operators marked (estimate) were not measured: {memory.latency_s * 1e6:g} us a kernel, and its bytes at "
-            f"{memory.bytes_per_s:.3g} bytes/s.",
-        ])),
+        notes=" ".join(filter(None, [*parts.notes, told(tables)])),
         derived={"decode_width": 1.0, "prefill_context": 0.0, "kv_tokens": measured_kv},
         derivation=DERIVATION,
         parallel={"tensor_parallel_size": tp, "expert_parallel_size": ep},
-    )  # fmt: skip
+    )
     errors = {name: error for name, error in held_out(profile).items() if not name.endswith(ESTIMATE)}
-    return replace(profile, held_out=errors)
+    return replace(profile, operators=(*(one.table for one in tables), *parts.estimates), held_out=errors)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Operators of a model, measured and estimated; what to know of them, and the version of each table."""
+
+    timed: list[Timed] = field(default_factory=list)
+    estimates: list[Operator] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __add__(self, other: Parts) -> Parts:
+        """Both together."""
+        return Parts(
+            self.timed + other.timed, self.estimates + other.estimates, self.notes + other.notes,
+            self.versions | other.versions,
+        )  # fmt: skip
 
 
 def _check_asked(config: Mapping[str, Any], whole: ModelShape, tp: int, ep: int) -> None:
@@ -169,35 +125,7 @@ def _check_asked(config: Mapping[str, Any], whole: ModelShape, tp: int, ep: int)
         )
 
 
-def newest(folder: Path) -> str:
-    """Name of the folder with the highest version number in `folder`."""
-    versions = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    if not versions:
-        raise InputError(f"{folder}: no measurements there: give another system or engine")
-    return max(versions, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
-
-
-def _source(folder: Path, system: str, engine: str, version: str | None) -> Source:
-    path = folder / f"{system}.yaml"
-    try:
-        document = load_mapping(path.read_text("utf-8"), "data_dir: ...")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) if folder.is_dir() else ""
-        raise InputError(f"{path}: cannot be read ({error}): systems there are {there or 'none'}; give one") from None
-    gpu = document.get("gpu")
-    figures = {}
-    for name in FIGURES:
-        value = gpu.get(name) if isinstance(gpu, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-            raise InputError(f"{path}: gpu.{name} = {value!r}: give a number > 0")
-        figures[name] = float(value)
-    data = folder / system
-    return Source(data, engine, version or newest(data / KINDS["gemm"] / engine), figures)
-
-
-def _multiplications(grid: Gemms, shape: ModelShape) -> tuple[list[Operator], list[str], float]:
+def _multiplications(grid: Gemms, shape: ModelShape) -> tuple[list[Timed], list[str], float]:
     """Tables of every matrix multiplication, those whose shape was not measured, and the widest gap in between (a ratio)."""
     query, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     vocabulary = -(-shape.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
@@ -211,50 +139,62 @@ def _multiplications(grid: Gemms, shape: ModelShape) -> tuple[list[Operator], li
         ("shared down_proj", shape.hidden, shape.shared_intermediate, shape.moe_layers),
         ("lm_head", vocabulary, shape.hidden, 1),
     ]
-    operators: list[Operator] = []
+    timed: list[Timed] = []
     off_grid, apart = [], 1.0
     for name, n, k, repeat in shapes:
         if n and k and repeat:
             axis = "sampled_tokens" if name == "lm_head" else "padded_tokens"
-            operators.append(Table(name, (axis,), (grid.m,), grid.time_s(n, k), repeat))
+            timed.append(Timed(Table(name, (axis,), (grid.m,), grid.time_s(n, k), repeat), grid.roof_s(n, k)))
             if place := grid.place(n, k):
                 off_grid.append(f"{name} (n {n}, k {k}: {place})")
                 apart = max(apart, grid.apart(n, k))
-    return operators, off_grid, apart
+    return timed, off_grid, apart
 
 
-def _attention(source: Source, shape: ModelShape) -> tuple[Measured, Measured, list[str]]:
+def _attention(source: Source, shape: ModelShape) -> tuple[Parts, float]:
+    """Decoding and prefilling, and the most KV tokens of a measured decode step."""
     where = {"head_dim": shape.head_dim, "window_size": 0, "attn_dtype": PRECISION, "kv_cache_dtype": PRECISION}
     keep = {"num_heads": "num_heads", "num_key_value_heads": "num_key_value_heads", "batch_size": "batch"}
-    decodes = source.rows("generation_attention", where, keep | {"step": "tokens"})
-    prompts = source.rows("context_attention", where, keep | {"isl": "tokens"})
-    notes = []
-    found = []
-    for what, table in (("decode attention", decodes), ("prefill attention", prompts)):
-        if table.empty:
+    found, notes, versions = [], [], {}
+    for what, table, tokens in (
+        ("decode attention", "generation_attention", "step"), ("prefill attention", "context_attention", "isl"),
+    ):  # fmt: skip
+        rows, version = source.rows(table, where, keep | {tokens: "tokens"}, {"window_size": 0})
+        if rows.empty:
             raise InputError(f"{what} of head_dim {shape.head_dim} in {PRECISION} is not measured: use another model")
-        rows, note = of_heads(table, shape.heads, shape.kv_heads, what)
-        found.append(rows)
-        notes += [note] if note else []
+        chosen, note = of_heads(rows, shape.heads, shape.kv_heads, what)
+        found.append(chosen)
+        versions[what] = version
+        notes += [f"Interpolated, because it was not measured: {note}."] if note else []
     # a query's own token is in the KV that it attends to; `step` counts what was there before
     decoded = found[0].assign(tokens=found[0]["tokens"] + 1)
-    kv_bytes_per_token = 2 * shape.kv_heads * shape.head_dim * shape.bytes_per_parameter
-    return decoding(decoded, kv_bytes_per_token), prefilling(found[1]), notes
+    kv_bytes, bandwidth = shape.kv_bytes_per_token / shape.layers, source.figures["mem_bw"]
+    decodes, prompts = decoding(decoded, kv_bytes, bandwidth), prefilling(found[1])
+    s_per_pair = 4 * shape.heads * shape.head_dim / source.figures["bfloat16_tc_flops"]
+    timed = attention_tables(decodes, prompts, shape.layers, kv_bytes / bandwidth, s_per_pair)
+    measured_kv = float((decodes.batch[:, None] * decodes.tokens)[decodes.measured].max())
+    return Parts(timed, notes=[*notes, _beyond(decodes, prompts)], versions=versions), measured_kv
 
 
-def _experts(source: Source, whole: ModelShape, tp: int, ep: int, distribution: str) -> Table:
+def _experts(source: Source, whole: ModelShape, tp: int, ep: int, distribution: str | None) -> Parts:
     """Routed experts of all layers over tokens, the router not included."""
     where = {
         "moe_dtype": PRECISION, "hidden_size": whole.hidden, "inter_size": whole.expert_intermediate,
         "topk": whole.experts_per_token, "num_experts": whole.experts,
     }  # fmt: skip
     keep = {"num_tokens": "tokens", "moe_tp_size": "tp", "moe_ep_size": "ep"}
-    rows = source.rows("moe", where | {"distribution": distribution}, keep)
-    if rows.empty:
+    for routing in DISTRIBUTIONS if distribution is None else (distribution,):
+        rows, version = source.rows("moe", where | {"distribution": routing}, keep)
+        if not rows.empty:
+            break
+    else:
         sizes = ", ".join(f"{key} {value}" for key, value in where.items())
-        raise InputError(
-            f"moe: {sizes} with {distribution} routing is not measured: use another model, or --moe-distribution balanced"
+        how = (
+            f"with {distribution} routing is not measured: leave --moe-distribution out"
+            if distribution
+            else "is not measured"
         )
+        raise InputError(f"moe: {sizes} {how}, or use another model")
     split = (tp // ep, ep)
     chosen = rows[(rows["tp"] == split[0]) & (rows["ep"] == split[1])].sort_values("tokens")
     if len(chosen) < 2:
@@ -263,20 +203,79 @@ def _experts(source: Source, whole: ModelShape, tp: int, ep: int, distribution: 
             f"moe: tp {split[0]} x ep {split[1]} is not measured, of {known}: choose --tp and --ep among them"
         )
     grid = chosen["tokens"].to_numpy(np.float64)
-    return Table("experts", ("padded_tokens",), (grid,), chosen["seconds"].to_numpy(np.float64), whole.moe_layers)
+    table = Table("experts", ("padded_tokens",), (grid,), chosen["seconds"].to_numpy(np.float64), whole.moe_layers)
+    # routed evenly, tokens touch more experts than at random; routed unevenly, nobody can say how few
+    touched = whole.expected_experts(grid) if routing == BALANCED else np.full(grid.size, whole.experts_per_token)
+    held_bytes = whole.expert_parameters * whole.bytes_per_parameter / tp
+    compute_s = 2 * grid * whole.experts_per_token * whole.expert_parameters / tp / source.figures["bfloat16_tc_flops"]
+    even = routing == BALANCED or ep == 1
+    least = np.maximum(touched * held_bytes / source.figures["mem_bw"], compute_s) if even else 0.0
+    return Parts([Timed(table, least)], notes=[f"Experts: routing is {routing}."], versions={"experts": version})
 
 
-def _all_reduce(source: Source, shape: ModelShape, tp: int) -> Table:
-    """Two in a layer, of the hidden states: vLLM's own in a CUDA graph, and NCCL's where that was not measured."""
-    keep = {"message_size": "elements"}
-    own = source.rows("custom_allreduce", {"num_gpus": tp, "backend": "vllm_graph", "allreduce_dtype": PRECISION}, keep)
-    if len(own) < 2:
-        raise InputError(f"all-reduce among {tp} GPUs is not measured: use another --tp")
-    larger = source.rows("nccl", {"num_gpus": tp, "op_name": "all_reduce", "nccl_dtype": "half"}, keep)
-    both = pd.concat([own, larger[larger["elements"] > own["elements"].max()]])
+def _all_reduce(source: Source, shape: ModelShape, tp: int) -> Parts:
+    """Two in a layer, of the hidden states: the engine's own, and the library's for messages beyond those.
+
+    Where neither was measured, a ring over the link that the device's file gives.
+    """
+    pieces, versions, largest = [], {}, 0.0
+    for name, found in _reductions(source, tp):
+        beyond = found.rows[found.rows["elements"] > largest]
+        if not beyond.empty:
+            pieces.append(beyond)
+            versions[name], largest = found.version, float(beyond["elements"].max())
+    both = pd.concat(pieces) if pieces else pd.DataFrame()
+    if len(both) < 2:
+        return Parts(estimates=[_ring(source, shape, tp)], notes=[RING])
     tokens, seconds = both["elements"].to_numpy(np.float64) / shape.hidden, both["seconds"].to_numpy(np.float64)
     grid = np.array([1.0, *tokens[tokens > 1]])
-    return Table("all-reduce", ("padded_tokens",), (grid,), np.interp(grid, tokens, seconds), 2 * shape.layers)
+    values = np.interp(grid, tokens, seconds)
+    return Parts([Timed(Table("all-reduce", ("padded_tokens",), (grid,), values, 2 * shape.layers))], versions=versions)
+
+
+def _reductions(source: Source, tp: int) -> Iterator[tuple[str, Found]]:
+    """All-reduces among so many GPUs: the engine's, in a CUDA graph if it was measured so, and the library's."""
+    keep = {"message_size": "elements"}
+    if source.has("custom_allreduce"):
+        for backend in (f"{source.engine}_graph", f"{source.engine}_eager"):
+            where = {"num_gpus": tp, "allreduce_dtype": PRECISION, "backend": backend}
+            found = source.rows("custom_allreduce", where, keep, {"backend": backend})
+            if not found.rows.empty:
+                yield "all-reduce", found
+                break
+    for library in COLLECTIVES:
+        if source.has(library):
+            where = {"num_gpus": tp, "op_name": "all_reduce", "nccl_dtype": "half"}
+            yield library, source.rows(library, where, keep)
+
+
+def _ring(source: Source, shape: ModelShape, tp: int) -> Affine:
+    if not source.link:
+        raise InputError(f"all-reduce among {tp} GPUs is not measured, and no link is given: use another --tp")
+    moved_bytes = 2 * (tp - 1) / tp * shape.hidden * shape.bytes_per_parameter
+    seconds = {"constant": source.link["p2p_latency"], "padded_tokens": moved_bytes / source.link["intra_node_bw"]}
+    return Affine(f"all-reduce {ESTIMATE}", row(**seconds), 2 * shape.layers)
+
+
+def _between(source: Source, shape: ModelShape, vocabulary: int, sampled_tokens: Float64) -> Parts:
+    """What runs between the measured kernels, estimated from its bytes."""
+    figures = source.figures
+    memory = MemoryKernel(
+        figures["mem_bw"] * figures["mem_bw_empirical_scaling_factor"], figures["mem_empirical_constant_latency"]
+    )
+    note = (
+        f"Operators marked {ESTIMATE} were not measured: {memory.latency_s * 1e6:g} us a kernel, and its bytes at "
+        f"{memory.bytes_per_s:.3g} bytes/s."
+    )
+    return Parts(estimates=[*elementwise(shape, memory), sampler(vocabulary, memory, sampled_tokens)], notes=[note])
+
+
+def _provenance(folder: Path | None, system: str, source: Source, versions: Mapping[str, str]) -> str:
+    """Package, system, engine and version; and the tables that are of other versions."""
+    package = "aiconfigurator" if folder is not None else f"{DISTRIBUTION} {package_version()}"
+    others = ", ".join(f"{name} {version}" for name, version in versions.items() if version != source.version)
+    of_other = f" ({others})" if others else ""
+    return f"{package} {system}, {source.engine} {source.version}{of_other}: kernels measured one by one"
 
 
 def _uncertainty(grid: Gemms, off_grid: list[str], apart: float) -> str:

@@ -55,22 +55,22 @@ def llmservingsim(
 
 
 @import_group.command("aiconfigurator")
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=FOLDER, required=False)
 @config_option
 @click.option("--system", default="h200_sxm", show_default=True, help="Name of the system's YAML file and folder.")
 @click.option("--engine", default="vllm", show_default=True, help="Engine whose kernels were measured.")
-@click.option("--engine-version", help="Version of the engine; the newest if left out.")
+@click.option("--engine-version", help="Version of the engine; left out, the one that the tables call current.")
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that hold the model.")
 @click.option(
     "--ep", type=click.IntRange(1), default=1, show_default=True, help="GPUs that the experts are spread over."
 )
-@click.option("--moe-distribution", default="balanced", show_default=True, help="How tokens are routed to experts.")
+@click.option("--moe-distribution", help="How tokens are routed to experts; left out, the most even that was measured.")
 @out_option
 def aiconfigurator(
-    folder: Path, model: str, system: str, engine: str, engine_version: str | None, tp: int, ep: int,
-    moe_distribution: str, out: Path,
+    folder: Path | None, model: str, system: str, engine: str, engine_version: str | None, tp: int, ep: int,
+    moe_distribution: str | None, out: Path,
 ) -> None:  # fmt: skip
-    """Import the kernels that aiconfigurator measured: FOLDER holds <system>.yaml and <system>/."""
+    """Import the kernels that aiconfigurator measured: FOLDER holds <system>.yaml; left out, aiconfigurator-core's own."""
     from calibration.imports.aiconfigurator import import_aiconfigurator
     from simulator.catalogue import load_model
 

@@ -13,6 +13,7 @@ FIGURES = {
     "mem_empirical_constant_latency": 3e-6,
     "bfloat16_tc_flops": int(PEAK),
 }
+LINK = {"intra_node_bw": 1e11, "p2p_latency": 5e-6}
 SYSTEM, ENGINE, VERSION = "toy_sxm", "vllm", "0.10.0"
 M, N = (1, 16, 256, 4096), (512, 1024, 2048, 4096, 8192)
 BATCHES, LENGTHS = (1, 2, 4, 8), (16, 256, 4096)
@@ -37,8 +38,8 @@ MOE = CONFIG | {
 
 
 def gemm_s(m, n, k):
-    """Bytes over bandwidth plus a launch: linear in n, and in k."""
-    return 2e-6 + 2 * (m * k + n * k + m * n) / (0.8 * BANDWIDTH)
+    """Bytes over bandwidth, operations over peak, and a launch: linear in n, and in k."""
+    return 2e-6 + 2 * (m * k + n * k + m * n) / (0.8 * BANDWIDTH) + 2 * m * n * k / (0.9 * PEAK)
 
 
 def decode_s(batch, context, heads, kv_heads):
@@ -53,8 +54,8 @@ def reduce_s(elements):
     return 4e-6 + elements * 2 / 3e11
 
 
-def tables() -> dict[str, pd.DataFrame]:
-    """Rows of every table by its path below the system's folder."""
+def tables(engine: str = ENGINE) -> dict[str, pd.DataFrame]:
+    """Rows of every table by its path below the system's folder; all-reduces take nine times as long outside a graph."""
     device = {"device": "NVIDIA Toy"}
     dtypes = {"window_size": 0, "attn_dtype": "bfloat16", "kv_cache_dtype": "bfloat16", "head_dim": 128}
     gemm = [
@@ -91,7 +92,7 @@ def tables() -> dict[str, pd.DataFrame]:
             "message_size": size,
             "latency": 1e3 * slow * reduce_s(size),
         }
-        for backend, slow in (("vllm_graph", 1.0), ("vllm_eager", 9.0))
+        for backend, slow in ((f"{engine}_graph", 1.0), (f"{engine}_eager", 9.0))
         for size in SIZES
     ]
     nccl = [
@@ -106,24 +107,32 @@ def tables() -> dict[str, pd.DataFrame]:
         for size in (*SIZES, 2**25)
     ]
     found = {
-        f"gemm/{ENGINE}/{VERSION}/gemm": gemm,
-        f"attention/{ENGINE}/{VERSION}/generation_attention": decode,
-        f"attention/{ENGINE}/{VERSION}/context_attention": prefill,
-        f"moe/{ENGINE}/{VERSION}/moe": moe,
-        f"comm/{ENGINE}/{VERSION}/custom_allreduce": reduce,
+        f"gemm/{engine}/{VERSION}/gemm": gemm,
+        f"attention/{engine}/{VERSION}/generation_attention": decode,
+        f"attention/{engine}/{VERSION}/context_attention": prefill,
+        f"moe/{engine}/{VERSION}/moe": moe,
+        f"comm/{engine}/{VERSION}/custom_allreduce": reduce,
         "comm/nccl/2.1.0/nccl": nccl,
     }
     frames = {path: pd.DataFrame(rows).assign(**device) for path, rows in found.items()}
     return {path: frame.assign(**dtypes) if "attention" in path else frame for path, frame in frames.items()}
 
 
-def write_folder(folder: Path, changed: dict[str, pd.DataFrame] | None = None, figures: dict | None = None) -> Path:
-    """Write the folder, some of its tables changed, and return it."""
+def write_folder(
+    folder: Path,
+    changed: dict[str, pd.DataFrame | None] | None = None,
+    figures: dict | None = None,
+    engine: str = ENGINE,
+    packaged: bool = False,
+) -> Path:
+    """Write the folder and return it, some tables changed or, where None, left out; as the package lays it out or flat."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"data_dir": f"data/{SYSTEM}", "gpu": FIGURES if figures is None else figures}
+    document = {"data_dir": f"data/{SYSTEM}", "gpu": FIGURES if figures is None else figures, "node": LINK}
     (folder / f"{SYSTEM}.yaml").write_text(yaml.safe_dump(document))
-    for path, frame in (tables() | (changed or {})).items():
-        file = folder / SYSTEM / f"{path}_perf.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(file)
+    data = folder / "data" / SYSTEM if packaged else folder / SYSTEM
+    for path, frame in (tables(engine) | (changed or {})).items():
+        file = data / f"{path}_perf.parquet"
+        if frame is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_parquet(file)
     return folder

@@ -68,15 +68,16 @@ def test_every_measured_kernel_is_kept(folder):
         np.testing.assert_allclose(one.values_s, toy.gemm_s(np.array(toy.M), n, k), rtol=1e-12)
     one = operator(profile, "attention, decode")
     assert (one.axes, one.when, one.repeat) == (("decode_seqs", "decode_context", "decode_width"), "any_decode", 4)
-    # a context is the KV with the query's own token: one more than `step`
-    np.testing.assert_array_equal(one.grid[1], toy.LENGTHS)
-    for (i, batch), (j, context) in itertools.product(enumerate(toy.BATCHES), enumerate(toy.LENGTHS)):
+    # a context is the KV with the query's own token: one more than `step`; fewer tokens than measured cost no less
+    np.testing.assert_array_equal(one.grid[1], [1, *toy.LENGTHS])
+    np.testing.assert_array_equal(one.values_s[:, 0], one.values_s[:, 1])
+    for (i, batch), (j, context) in itertools.product(enumerate(toy.BATCHES), enumerate(toy.LENGTHS, 1)):
         if (batch, context) != (8, 4096):
             assert one.values_s[i, j, 0] == pytest.approx(toy.decode_s(batch, context, 8, 2), rel=1e-12)
     one = operator(profile, "attention, prefill")
     assert (one.axes, one.when, one.repeat) == (("prefill_seqs", "prefill_chunk", "prefill_context"), "any_prefill", 4)
     expected = toy.prefill_s(np.array(toy.BATCHES)[:, None], np.array(toy.LENGTHS), 8)
-    np.testing.assert_allclose(one.values_s[:, :, 0], expected, rtol=1e-12)
+    np.testing.assert_allclose(one.values_s[:, 1:, 0], expected, rtol=1e-12)
 
 
 def test_what_is_off_the_grid_is_named(folder):
@@ -113,12 +114,28 @@ def test_beyond_the_grid_the_share_of_the_roof_is_held(folder):
     np.testing.assert_allclose(one.values_s, roof(32000) / share, rtol=1e-12)
 
 
-def test_a_hole_in_the_grid_is_not_interpolated_over(tmp_path):
+def test_a_shape_that_was_not_measured_throughout_is_passed_over_and_said(tmp_path):
     path = f"gemm/{toy.ENGINE}/{toy.VERSION}/gemm"
     gemm = toy.tables()[path]
     holed = gemm[~((gemm["n"] == 2048) & (gemm["k"] == 1024) & (gemm["m"] == 16))]
-    with pytest.raises(InputError, match="n = 1536, k = 1024 is not measured for every m"):
-        toy_profile(toy.write_folder(tmp_path, {path: holed}))
+    profile = toy_profile(toy.write_folder(tmp_path / "hole", {path: holed}))
+    assert "qkv_proj (n 1536, k 1024: n between 1024 and 4096)" in profile.notes
+    np.testing.assert_allclose(
+        operator(profile, "qkv_proj").values_s, toy.gemm_s(np.array(toy.M), 1536, 1024), rtol=1e-12
+    )
+    # a hole at a shape that nothing asks for changes nothing
+    foreign = gemm[~((gemm["n"] == 8192) & (gemm["k"] == 8192) & (gemm["m"] == 4096))]
+    assert (
+        toy_profile(toy.write_folder(tmp_path / "foreign", {path: foreign})).notes
+        == toy_profile(toy.write_folder(tmp_path / "whole")).notes
+    )
+    few = gemm[(gemm["k"] != 1024) | (gemm["n"] == 512)]
+    assert (
+        "o_proj (n 1024, k 1024: k between 512 and 2048)"
+        in toy_profile(toy.write_folder(tmp_path / "few", {path: few})).notes
+    )
+    with pytest.raises(InputError, match="0 k are measured at two n and every m"):
+        toy_profile(toy.write_folder(tmp_path / "none", {path: gemm[(gemm["n"] == 512) | (gemm["m"] == 1)]}))
 
 
 def test_large_batches_of_long_contexts_go_on_as_the_measured_ones_and_no_faster_than_the_fastest():
@@ -157,7 +174,7 @@ def test_verification_costs_one_query_or_all_pairs_at_the_best_rate(folder):
     np.testing.assert_array_equal(decode.grid[2], WIDTHS)
     best = max(b * c * (c + 1) / 2 / toy.prefill_s(b, c, 8) for b, c in itertools.product(toy.BATCHES, toy.LENGTHS))
     for width, place in ((1, 0), (5, 3), (33, 6)):
-        for (i, batch), (j, context) in itertools.product(enumerate(toy.BATCHES[:3]), enumerate(toy.LENGTHS)):
+        for (i, batch), (j, context) in itertools.product(enumerate(toy.BATCHES[:3]), enumerate(toy.LENGTHS, 1)):
             expected = max(toy.decode_s(batch, context, 8, 2), width * batch * context / best)
             assert decode.values_s[i, j, place] == pytest.approx(expected, rel=1e-12)
     profile = toy_profile(folder)
@@ -171,9 +188,9 @@ def test_context_before_a_chunk_costs_its_pairs(folder):
     best = max(b * c * (c + 1) / 2 / toy.prefill_s(b, c, 8) for b, c in itertools.product(toy.BATCHES, toy.LENGTHS))
     at = int(np.flatnonzero(CONTEXTS == 1024)[0])
     # 2 x 256 queries over 1,024 tokens each; 16 alone count as 256, unless reading the KV takes longer
-    assert prefill.values_s[1, 1, at] == pytest.approx(toy.prefill_s(2, 256, 8) + 2 * 256 * 1024 / best, rel=1e-9)
+    assert prefill.values_s[1, 2, at] == pytest.approx(toy.prefill_s(2, 256, 8) + 2 * 256 * 1024 / best, rel=1e-9)
     pairs = toy.prefill_s(1, 16, 8) + 256 * 1024 / best
-    assert prefill.values_s[0, 0, at] == pytest.approx(max(pairs, toy.decode_s(1, 16 + 1024, 8, 2)), rel=1e-9)
+    assert prefill.values_s[0, 1, at] == pytest.approx(max(pairs, toy.decode_s(1, 16 + 1024, 8, 2)), rel=1e-9)
     assert (np.diff(prefill.values_s, axis=2) > 0).all()
 
 
@@ -220,7 +237,7 @@ def test_tensor_parallelism_divides_the_work_and_adds_all_reduces(folder):
     np.testing.assert_allclose(
         operator(profile, "down_proj").values_s, toy.gemm_s(np.array(toy.M), 1024, 1536), rtol=1e-12
     )
-    assert operator(profile, "attention, decode").values_s[0, 1, 0] == pytest.approx(
+    assert operator(profile, "attention, decode").values_s[0, 2, 0] == pytest.approx(
         toy.decode_s(1, 256, 4, 1), rel=1e-12
     )
     reduce = operator(profile, "all-reduce")
@@ -248,7 +265,7 @@ def test_query_heads_between_measured_ones_are_interpolated_and_said(folder):
     config = toy.CONFIG | {"num_attention_heads": 12, "hidden_size": 1024}
     profile = toy_profile(folder, config)
     decode = operator(profile, "attention, decode")
-    assert decode.values_s[0, 1, 0] == pytest.approx(toy.decode_s(1, 256, 12, 2), rel=1e-12)
+    assert decode.values_s[0, 2, 0] == pytest.approx(toy.decode_s(1, 256, 12, 2), rel=1e-12)
     assert "decode attention of 12 heads interpolated between 8 and 16" in profile.notes
 
 
@@ -335,7 +352,10 @@ def test_qwen3_8b_keeps_the_milliseconds_of_the_source(measured, qwen):
     gemm = raw(measured, "gemm/vllm/0.24.0/gemm_perf.parquet", gemm_dtype="bfloat16", n=6144, k=4096).sort_values("m")
     one = operator(qwen, "qkv_proj")
     np.testing.assert_array_equal(one.grid[0], gemm["m"])
-    np.testing.assert_allclose(one.values_s, gemm["latency"] * 1e-3, rtol=1e-12)
+    # but for what makes it rise with m, which leaves the mean of its logarithm as it was
+    np.testing.assert_allclose(one.values_s, gemm["latency"] * 1e-3, rtol=0.14)
+    assert np.log(one.values_s).mean() == pytest.approx(np.log(gemm["latency"] * 1e-3).mean(), rel=1e-12)
+    assert np.isclose(one.values_s, gemm["latency"] * 1e-3, rtol=1e-12).mean() > 0.3
     rows = raw(measured, "attention/vllm/0.24.0/generation_attention_perf.parquet", num_heads=32, num_key_value_heads=8,
                head_dim=128, window_size=0, kv_cache_dtype="bfloat16", batch_size=64, step=4095)  # fmt: skip
     one = operator(qwen, "attention, decode")
@@ -446,7 +466,7 @@ def test_qwen3_30b_a3b_and_tensor_parallelism_on_real_data(measured):
     mixture = import_aiconfigurator(measured, load_model("qwen3-30b-a3b"))
     rows = raw(measured, "moe/vllm/0.24.0/moe_perf.parquet", moe_dtype="bfloat16", hidden_size=2048, inter_size=768,
                num_experts=128, moe_tp_size=1, moe_ep_size=1, distribution="balanced").sort_values("num_tokens")  # fmt: skip
-    np.testing.assert_allclose(operator(mixture, "experts").values_s, rows["latency"] * 1e-3, rtol=1e-12)
+    np.testing.assert_allclose(operator(mixture, "experts").values_s, rows["latency"] * 1e-3, rtol=0.01)
     assert mixture.valid_range["padded_tokens"] == (1.0, 16384.0)
     config = load_model("llama-3.1-70b")
     steps = StepWork.decode(32, 4096)
