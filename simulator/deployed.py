@@ -9,6 +9,7 @@ from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
 from simulator.cost.roofline import KERNEL_S, roofline
 from simulator.cost.shape import ModelShape
+from simulator.cost.sources import NotMeasuredError, measured
 from simulator.drafting.drafter import Drafter, ReservesSlots, Target, strategies_of
 from simulator.drafting.pricing import priced
 from simulator.engine.deployment import Deployment
@@ -21,15 +22,27 @@ from traces.trace import Trace
 
 
 def cost_of(scenario: Scenario) -> Profile:
-    """The profile that the scenario names, or an estimate from its model and device."""
+    """The profile that the scenario names, or what is known of its model on its device."""
+    return costs_of(scenario)[0]
+
+
+def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
+    """Costs, and what to say of where they are from: a profile by name, measured tables, or an estimate from data sheets."""
     if scenario.profile is not None:
-        return load_profile(scenario.profile)
+        return load_profile(scenario.profile), []
     assert scenario.model is not None, "the scenario was validated"
     assert scenario.device is not None
-    return estimate(
-        scenario.model, scenario.device, scenario.tensor_parallel_size, kv_cache_dtype=scenario.kv_cache_dtype,
-        ranks=scenario.engine.data_parallel_size,
-    )  # fmt: skip
+    model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
+    why = []
+    if scenario.tables is not None:
+        try:
+            found = measured(load_model(model, scenario.kv_cache_dtype), device, scenario.tables, tp)
+        except NotMeasuredError as error:
+            why = [f"costs are a roofline estimate, not measured, for tables have none of {model}: {error}"]
+        else:
+            return found, [f"costs are from tables: {found.source}"]
+    ranks = scenario.engine.data_parallel_size
+    return estimate(model, device, tp, kv_cache_dtype=scenario.kv_cache_dtype, ranks=ranks), why
 
 
 def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:

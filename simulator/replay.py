@@ -13,7 +13,7 @@ from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import bars
 from simulator.cost.errors import sources_of
 from simulator.cost.model import Profile
-from simulator.deployed import check_parallel, cost_of, deployment_of, drafter_of, gpus_per_replica, prices_of
+from simulator.deployed import check_parallel, costs_of, deployment_of, drafter_of, gpus_per_replica, prices_of
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import strategies_of
 from simulator.drafting.measure import DraftProfile
@@ -41,7 +41,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     `trace` saves reading the file again. `seed` names the random numbers of drafters, policies and stages that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
-    cost, steps = cost_of(scenario), chosen_steps(trace, scenario.steps)
+    (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
     engine = _Ready()
     shared = Shared()
     begun = [_system_run(scenario, one, trace, cost, steps, shared, engine) for one in scenario.compared]
@@ -70,11 +70,16 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             "rolloutsim": version("rolloutsim"),
             "seed": scenario.seed,
             "trace": {"path": trace.source, "sha256": trace.sha256},
-            "profile": {"name": cost.name, "sha256": cost.sha256, "relative_error": cost.relative_error},
+            "profile": {
+                "name": cost.name,
+                "source": cost.source,
+                "sha256": cost.sha256,
+                "relative_error": cost.relative_error,
+            },
             "scenario": scenario.model_dump(mode="json"),
             "arrivals": any(step.episode.arrival_s.any() for run_ in arriving for step in run_.steps),
             "errors": [asdict(source) for source in sources],
-            "warnings": caveats(rows, played, trace, steps, cost, deployment.serving),
+            "warnings": [*from_where, *caveats(rows, played, trace, steps, cost, deployment.serving)],
         },
         _compared(scenario, rl_steps, deployment),
     )

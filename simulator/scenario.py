@@ -102,9 +102,10 @@ class Scenario(DrafterOnly):
 
     `systems`: what is compared, a row each; `policies` is short for systems that differ in their budget policy alone, which come
     first. `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
-    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, with
-    one they give the memory that `num_gpu_blocks: auto` is derived from. `kv_cache_dtype`: what the model's keys and values are
-    cached in, where it is not what its config says. Raises InputError for what cannot be run.
+    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, or the
+    sum of measured kernels where `tables` names an engine (ENGINE or ENGINE==VERSION) and an installed cost source has them;
+    with a profile they give the memory that `num_gpu_blocks: auto` is derived from. `kv_cache_dtype`: what the model's keys and
+    values are cached in, where it is not what its config says. Raises InputError for what cannot be run.
     """
 
     version: Literal[1] = 1
@@ -112,6 +113,7 @@ class Scenario(DrafterOnly):
     profile: str | None = None
     model: str | None = None
     device: str | None = None
+    tables: Annotated[str, Field(pattern=r"^[a-z]+(==[0-9][0-9a-z.]*)?$")] | None = None
     tensor_parallel_size: Annotated[int, within(TENSOR_PARALLEL)] = 1
     kv_cache_dtype: KvDtype | None = None
     policies: list[str] = Field(default_factory=list)
@@ -136,6 +138,10 @@ class Scenario(DrafterOnly):
             raise ValueError(
                 f"kv_cache_dtype = {self.kv_cache_dtype} does not change what profile {self.profile} measured: leave it out, or "
                 "give a model and a device in its place"
+            )
+        if self.profile is not None and self.tables is not None:
+            raise ValueError(
+                f"tables = {self.tables!r} go with a model and a device in place of profile {self.profile}: drop one"
             )
         if self.profile is not None and self.tensor_parallel_size != 1 and self.engine.num_gpu_blocks != "auto":
             raise ValueError(

@@ -16,6 +16,7 @@ from scipy.interpolate import RegularGridInterpolator
 from calibration.imports.aic_bounds import Timed
 from calibration.imports.attention import WIDTHS
 from simulator.cost.operators import Table
+from simulator.cost.sources import NotMeasuredError
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -152,7 +153,7 @@ def of_heads(table: pd.DataFrame, heads: int, kv_heads: int, what: str) -> tuple
         return same[same["num_heads"] == heads], ""
     if not (known.size and known[0] < heads < known[-1]):
         found = ", ".join(map(str, known)) or "none"
-        raise InputError(
+        raise NotMeasuredError(
             f"{what}: {heads} query heads on {kv_heads} KV heads of a GPU are not measured; on {kv_heads} KV heads there are "
             f"{found}: use another tensor-parallel size"
         )

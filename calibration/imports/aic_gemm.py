@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from simulator.cost.sources import NotMeasuredError
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -126,7 +127,7 @@ class Gemms:
         depths = [depth for depth, _ in _weights(self.k, min(k, self.k[-1]))]
         columns = np.flatnonzero(self._full[:, depths].all(axis=1))
         if columns.size < 2:
-            raise InputError(f"gemm: k = {k:g} is measured at {columns.size} n: use another tensor-parallel size")
+            raise NotMeasuredError(f"gemm: k = {k:g} is measured at {columns.size} n: use another tensor-parallel size")
         return columns
 
     def _axes(self, n: float, k: float) -> tuple[tuple[str, Float64, float], ...]:

@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from simulator.cost.sources import NotMeasuredError
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
 
@@ -87,7 +88,7 @@ class Source:
         served = list(self._served(table))
         if not served:
             path = self.folder / KINDS[table] / self.engine / self.version / f"{table}_perf.parquet"
-            raise InputError(f"{path}: no such file: give another --engine-version, or a folder that has it")
+            raise InputError(f"{path}: no such file: give another version of the engine, or a folder that has it")
         yield from served
 
     def _served(self, table: str) -> Iterator[Path]:
@@ -116,7 +117,7 @@ def open_source(folder: Path | None, system: str, engine: str, version: str | No
     data = data if data.is_dir() else folder / system
     if not (data / KINDS["gemm"] / engine).is_dir():
         there = sorted(one.name for one in (data / KINDS["gemm"]).glob("*")) if data.is_dir() else []
-        raise InputError(
+        raise NotMeasuredError(
             f"{data / KINDS['gemm'] / engine}: no measurements there: give another system or engine"
             + (f" ({', '.join(there)})" if there else "")
         )

@@ -27,6 +27,7 @@ from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Operator, Table, row
 from simulator.cost.plain import check_plain
 from simulator.cost.shape import ModelShape
+from simulator.cost.sources import NotMeasuredError
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -116,7 +117,7 @@ class Parts:
 def _check_asked(config: Mapping[str, Any], whole: ModelShape, tp: int, ep: int) -> None:
     precision = str(config.get("torch_dtype") or config.get("dtype") or PRECISION).removeprefix("torch.")
     if precision != PRECISION:
-        raise InputError(
+        raise NotMeasuredError(
             f"model config torch_dtype = {precision!r}: only {PRECISION} is imported; use a config that has it"
         )
     if ep not in (1, tp) or (ep > 1 and not whole.experts):
@@ -161,7 +162,9 @@ def _attention(source: Source, shape: ModelShape) -> tuple[Parts, float]:
     ):  # fmt: skip
         rows, version = source.rows(table, where, keep | {tokens: "tokens"}, {"window_size": 0})
         if rows.empty:
-            raise InputError(f"{what} of head_dim {shape.head_dim} in {PRECISION} is not measured: use another model")
+            raise NotMeasuredError(
+                f"{what} of head_dim {shape.head_dim} in {PRECISION} is not measured: use another model"
+            )
         chosen, note = of_heads(rows, shape.heads, shape.kv_heads, what)
         found.append(chosen)
         versions[what] = version
@@ -194,12 +197,12 @@ def _experts(source: Source, whole: ModelShape, tp: int, ep: int, distribution: 
             if distribution
             else "is not measured"
         )
-        raise InputError(f"moe: {sizes} {how}, or use another model")
+        raise NotMeasuredError(f"moe: {sizes} {how}, or use another model")
     split = (tp // ep, ep)
     chosen = rows[(rows["tp"] == split[0]) & (rows["ep"] == split[1])].sort_values("tokens")
     if len(chosen) < 2:
         known = sorted({(int(a), int(b)) for a, b in zip(rows["tp"], rows["ep"], strict=True)})
-        raise InputError(
+        raise NotMeasuredError(
             f"moe: tp {split[0]} x ep {split[1]} is not measured, of {known}: choose --tp and --ep among them"
         )
     grid = chosen["tokens"].to_numpy(np.float64)
@@ -251,7 +254,7 @@ def _reductions(source: Source, tp: int) -> Iterator[tuple[str, Found]]:
 
 def _ring(source: Source, shape: ModelShape, tp: int) -> Affine:
     if not source.link:
-        raise InputError(f"all-reduce among {tp} GPUs is not measured, and no link is given: use another --tp")
+        raise NotMeasuredError(f"all-reduce among {tp} GPUs is not measured, and no link is given: use another --tp")
     moved_bytes = 2 * (tp - 1) / tp * shape.hidden * shape.bytes_per_parameter
     seconds = {"constant": source.link["p2p_latency"], "padded_tokens": moved_bytes / source.link["intra_node_bw"]}
     return Affine(f"all-reduce {ESTIMATE}", row(**seconds), 2 * shape.layers)

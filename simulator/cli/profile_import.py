@@ -57,7 +57,12 @@ def llmservingsim(
 @import_group.command("aiconfigurator")
 @click.argument("folder", type=FOLDER, required=False)
 @config_option
-@click.option("--system", default="h200_sxm", show_default=True, help="Name of the system's YAML file and folder.")
+@click.option(
+    "--system",
+    default="h200_sxm",
+    show_default=True,
+    help="The device: a system of the tables, or a name of the catalogue.",
+)
 @click.option("--engine", default="vllm", show_default=True, help="Engine whose kernels were measured.")
 @click.option("--engine-version", help="Version of the engine; left out, the one that the tables call current.")
 @click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that hold the model.")
@@ -71,12 +76,13 @@ def aiconfigurator(
     moe_distribution: str | None, out: Path,
 ) -> None:  # fmt: skip
     """Import the kernels that aiconfigurator measured: FOLDER holds <system>.yaml; left out, aiconfigurator-core's own."""
+    from calibration.imports.aic_tables import system_of
     from calibration.imports.aiconfigurator import import_aiconfigurator
     from simulator.catalogue import load_model
 
     _write(
         lambda: import_aiconfigurator(
-            folder, load_model(model), system, engine, tp, ep, engine_version, moe_distribution
+            folder, load_model(model), system_of(system, folder), engine, tp, ep, engine_version, moe_distribution
         ),
         out,
     )

@@ -50,17 +50,19 @@ if TYPE_CHECKING:
     "--model", help="Model of the catalogue, or its config.json: with --device an estimate in place of a profile."
 )
 @click.option("--device", help="Device of the catalogue, such as h200, or a YAML file of its figures.")
+@click.option("--tables", metavar="ENGINE[==VERSION]", help="With --model and --device: costs from installed tables of kernels "
+              "measured under vllm, sglang or trtllm, and the estimate only where they have none.")  # fmt: skip
 @click.option(
     "--tensor-parallel-size",
     type=click.IntRange(*TENSOR_PARALLEL),
     default=1,
     show_default=True,
-    help="Of the estimate.",
+    help="Of the estimate or the tables.",
 )
 @click.option(
     "--kv-cache-dtype",
     type=click.Choice(get_args(KvDtype)),
-    help="Of the estimate [default: what the model's config says].",
+    help="Of the estimate or the tables [default: what the model's config says].",
 )
 @click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
               help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
@@ -111,12 +113,11 @@ if TYPE_CHECKING:
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
-    trace: str, profile: str | None, model: str | None, device: str | None, tensor_parallel_size: int,
-    kv_cache_dtype: KvDtype | None, limits: tuple[str, ...],
-    drafter: dict[str, Any], policies: tuple[str, ...], systems: tuple[str, ...], steps: list[int] | None,
-    max_num_seqs: int | None, replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None,
-    bootstrap: int | None, profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None,
-    as_json: bool, **settings: Any,
+    trace: str, profile: str | None, model: str | None, device: str | None, tables: str | None, tensor_parallel_size: int,
+    kv_cache_dtype: KvDtype | None, limits: tuple[str, ...], drafter: dict[str, Any], policies: tuple[str, ...],
+    systems: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None, replicas: int | None, dispatch: str | None,
+    seed: int, compare: bool, baseline: str | None, bootstrap: int | None, profile_error: float | None, seeds: int | None,
+    print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
@@ -139,8 +140,8 @@ def replay(
     comparing = {key: value for key, value in comparing.items() if value is not None}
     with refusing_flags():
         scenario = build({
-            "trace": trace, "profile": profile, "model": model, "device": device, "tensor_parallel_size": tensor_parallel_size,
-            "kv_cache_dtype": kv_cache_dtype,
+            "trace": trace, "profile": profile, "model": model, "device": device, "tables": tables,
+            "tensor_parallel_size": tensor_parallel_size, "kv_cache_dtype": kv_cache_dtype,
             "policies": list(policies), "systems": list(systems), "steps": steps, "seed": seed,
             "drafter": with_flags(drafter, settings),
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),
