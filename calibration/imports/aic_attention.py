@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.interpolate import RegularGridInterpolator
 
-from calibration.imports.aic_bounds import Timed
+from calibration.imports.aic_parts import Timed
 from calibration.imports.attention import WIDTHS
 from simulator.cost.operators import Table
 from simulator.cost.sources import NotMeasuredError
@@ -50,8 +50,10 @@ class Measured:
         return Measured(self.batch, tokens, seconds, np.hstack([self.measured[first], self.measured]))
 
 
-def decoding(table: pd.DataFrame, kv_bytes_per_token: float, bandwidth_bytes_per_s: float = np.inf) -> Measured:
-    """Columns batch, tokens (KV of each sequence, its query's included) and seconds.
+def decoding(
+    table: pd.DataFrame, kv_bytes_per_token: float, bandwidth_bytes_per_s: float = np.inf, window: float = np.inf
+) -> Measured:
+    """Columns batch, tokens (KV of each sequence, its query's included) and seconds; no more than the window is read.
 
     Large batches of long sequences are not measured. They are filled by going on along the batch as the last two measured
     ones do, and never faster than KV was read at best, nor than the bandwidth. On H200 that is off by 5 % in the median where
@@ -59,7 +61,7 @@ def decoding(table: pd.DataFrame, kv_bytes_per_token: float, bandwidth_bytes_per
     """
     batch, tokens, seconds = _pivot(table)
     filled = seconds.copy()
-    moved = batch[:, None] * tokens * kv_bytes_per_token
+    moved = batch[:, None] * np.minimum(tokens, window) * kv_bytes_per_token
     least = moved / min(np.nanmax(moved / seconds), bandwidth_bytes_per_s)
     for index in range(tokens.size):
         have = np.flatnonzero(~np.isnan(seconds[:, index]))
@@ -86,19 +88,40 @@ def prefilling(table: pd.DataFrame) -> Measured:
     return Measured(batch, tokens, filled, ~np.isnan(seconds))
 
 
-def pairs_per_s(prompts: Measured) -> float:
+def capped(measured: Measured, window: float, prompts: bool = False) -> Measured:
+    """What attention to the last `window` tokens costs, from attention to all: as much as so many.
+
+    Of longer prompts each token attends to so many, and takes as long as in a prompt of the window's length.
+    """
+    tokens = np.unique([*measured.tokens, window])
+    seconds = measured.at(measured.batch[:, None], np.minimum(tokens, window))
+    known = measured.measured[:, np.searchsorted(measured.tokens, np.minimum(tokens, measured.tokens[-1]))]
+    if prompts:
+        seconds = seconds * np.maximum(window_pairs(tokens, 0.0, window) / window_pairs(window, 0.0, window), 1.0)
+    return Measured(measured.batch, tokens, seconds, known & (tokens <= window))
+
+
+def window_pairs(chunk: npt.ArrayLike, before: npt.ArrayLike, window: float) -> Float64:
+    """Query x context pairs of a chunk after so many tokens, each query token attending to the window at most."""
+    queries, context = np.asarray(chunk, np.float64), np.asarray(before, np.float64)
+    growing = np.clip(window - context, 0.0, queries)  # query tokens that still see everything
+    further = 0.0 if np.isinf(window) else (queries - growing) * window
+    return np.asarray(growing * context + growing * (growing + 1) / 2 + further)
+
+
+def pairs_per_s(prompts: Measured, window: float = np.inf) -> float:
     """Query x context pairs per second that the prefill kernel reached at its best."""
-    pairs = prompts.batch[:, None] * prompts.tokens * (prompts.tokens + 1) / 2
+    pairs = prompts.batch[:, None] * window_pairs(prompts.tokens, 0.0, window)
     return float((pairs / prompts.seconds)[prompts.measured].max())
 
 
-def verification(decodes: Measured, best_pairs_per_s: float) -> Float64:
+def verification(decodes: Measured, best_pairs_per_s: float, window: float = np.inf) -> Float64:
     """Seconds by batch, context and WIDTHS: of one query, or of all pairs at the best rate, whichever is more."""
-    pairs = decodes.batch[:, None, None] * decodes.tokens[None, :, None] * np.array(WIDTHS)
+    pairs = decodes.batch[:, None, None] * np.minimum(decodes.tokens, window)[None, :, None] * np.array(WIDTHS)
     return np.asarray(np.maximum(decodes.seconds[:, :, None], pairs / best_pairs_per_s))
 
 
-def after_context(prompts: Measured, decodes: Measured, best_pairs_per_s: float) -> Float64:
+def after_context(prompts: Measured, decodes: Measured, best_pairs_per_s: float, window: float = np.inf) -> Float64:
     """Seconds by batch, chunk and CONTEXTS: the measured time without context, and the new pairs at the best rate.
 
     Fewer than FILLING_QUERIES query tokens count as so many; and the step takes no less than one query token of each
@@ -106,37 +129,51 @@ def after_context(prompts: Measured, decodes: Measured, best_pairs_per_s: float)
     on an RTX PRO 6000 and by 28 % (too slow) on an RTX 4090, and by 35 % one time in twenty.
     """
     batch, chunk = prompts.batch[:, None, None], prompts.tokens[None, :, None]
-    queries = np.maximum(batch * chunk, FILLING_QUERIES)
-    seconds = prompts.seconds[:, :, None] + queries * CONTEXTS / best_pairs_per_s
+    filling = np.maximum(FILLING_QUERIES / (batch * chunk), 1.0)
+    new = filling * batch * (window_pairs(chunk, CONTEXTS, window) - window_pairs(chunk, 0.0, window))
+    seconds = prompts.seconds[:, :, None] + new / best_pairs_per_s
     return np.asarray(np.where(CONTEXTS > 0, np.maximum(seconds, decodes.at(batch, chunk + CONTEXTS)), seconds))
 
 
-def attention_tables(
-    decodes: Measured, prompts: Measured, layers: int, kv_s_per_token: float = 0.0, s_per_pair: float = 0.0
-) -> list[Timed]:
-    """Two tables; a step that both decodes and prefills costs their sum.
+@dataclass(frozen=True)
+class Kernel:
+    """What bounds attention of one kind, in one layer: the least seconds to read a token's KV, and of a pair, to decode
+    and to prefill; the window; and how many layers have it.
+    """  # fmt: skip
 
-    kv_s_per_token, s_per_pair: least seconds of one layer to read a token's KV, and for a query x context pair.
-    """
-    best = min(pairs_per_s(prompts), 1 / s_per_pair if s_per_pair else np.inf)
+    name: str
+    layers: int
+    kv_s: float
+    pair_s: float
+    window: float = np.inf
+    prefill_pair_s: float | None = None
+
+
+def attention_tables(decodes: Measured, prompts: Measured, kernel: Kernel) -> list[Timed]:
+    """Two tables; a step that both decodes and prefills costs their sum."""
+    window, prefill_s = kernel.window, kernel.pair_s if kernel.prefill_pair_s is None else kernel.prefill_pair_s
+    best = min(pairs_per_s(prompts, window), 1 / prefill_s)
+    decoded = best * prefill_s / kernel.pair_s  # where a pair takes other operations to decode than to prefill
     decodes, prompts = decodes.from_one(), prompts.from_one()
     widths = np.array(WIDTHS)
-    seqs, kv = decodes.batch[:, None, None], decodes.tokens[None, :, None]
+    seen = decodes.batch[:, None, None] * np.minimum(decodes.tokens, window)[None, :, None]
     batch, chunk = prompts.batch[:, None, None], prompts.tokens[None, :, None]
+    read = kernel.kv_s * (chunk + np.minimum(CONTEXTS, window))
     return [
         Timed(
             Table(
-                "attention, decode", ("decode_seqs", "decode_context", "decode_width"),
-                (decodes.batch, decodes.tokens, widths), verification(decodes, best), layers, "any_decode",
+                f"{kernel.name}, decode", ("decode_seqs", "decode_context", "decode_width"),
+                (decodes.batch, decodes.tokens, widths), verification(decodes, decoded, window), kernel.layers, "any_decode",
             ),
-            seqs * kv * np.maximum(kv_s_per_token, s_per_pair * widths),
+            seen * np.maximum(kernel.kv_s, kernel.pair_s * widths),
         ),
         Timed(
             Table(
-                "attention, prefill", ("prefill_seqs", "prefill_chunk", "prefill_context"),
-                (prompts.batch, prompts.tokens, CONTEXTS), after_context(prompts, decodes, best), layers, "any_prefill",
+                f"{kernel.name}, prefill", ("prefill_seqs", "prefill_chunk", "prefill_context"),
+                (prompts.batch, prompts.tokens, CONTEXTS), after_context(prompts, decodes, best, window), kernel.layers,
+                "any_prefill",
             ),
-            batch * np.maximum(kv_s_per_token * (chunk + CONTEXTS), s_per_pair * chunk * (CONTEXTS + (chunk + 1) / 2)),
+            batch * np.maximum(read, prefill_s * window_pairs(chunk, CONTEXTS, window)),
         ),
     ]  # fmt: skip
 

@@ -16,20 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
+from calibration.imports.aic_parts import Timed
 from simulator.cost.operators import Table
 
 Float64 = npt.NDArray[np.float64]
 
 MOVED = 1e-9
 """Relative change below which a cell counts as kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class Timed:
-    """A table as it was measured, and the least seconds that the device allows, of its shape or a number."""
-
-    table: Table
-    least_s: npt.ArrayLike = 0.0
 
 
 @dataclass(frozen=True)

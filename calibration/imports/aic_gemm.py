@@ -10,11 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from simulator.cost.sources import NotMeasuredError
-from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
 
-BYTES = 2
+OUTPUT_BYTES = 2.0
 LARGE = 1024.0
 """Widths below which a multiplication is little more than the launch of its kernel."""
 
@@ -33,6 +32,8 @@ class Gemms:
     seconds: Float64
     bandwidth_bytes_per_s: float
     peak_flops_per_s: float
+    weight_bytes: float = OUTPUT_BYTES
+    activation_bytes: float = OUTPUT_BYTES
 
     def time_s(self, n: float, k: float) -> Float64:
         """Seconds for each of the grid's m.
@@ -71,7 +72,9 @@ class Gemms:
     def roof_s(self, n: npt.ArrayLike, k: npt.ArrayLike) -> Float64:
         """Least seconds that the device's data sheet allows, for each of the grid's m."""
         rows, columns, depth = self.m.reshape(-1, *(1,) * max(np.ndim(n), np.ndim(k))), np.asarray(n), np.asarray(k)
-        moved = BYTES * (rows * depth + columns * depth + rows * columns)
+        moved = (
+            self.activation_bytes * rows * depth + self.weight_bytes * columns * depth + OUTPUT_BYTES * rows * columns
+        )
         compute = 2 * rows * columns * depth / self.peak_flops_per_s
         return np.asarray(np.maximum(moved / self.bandwidth_bytes_per_s, compute))
 
@@ -142,19 +145,34 @@ class Gemms:
         return np.asarray(self.roof_s(n, k) / share)
 
 
-def gemms(table: pd.DataFrame, bandwidth_bytes_per_s: float, peak_flops_per_s: float) -> Gemms:
+def gemms(
+    table: pd.DataFrame,
+    bandwidth_bytes_per_s: float,
+    peak_flops_per_s: float,
+    weight_bytes: float = OUTPUT_BYTES,
+    activation_bytes: float = OUTPUT_BYTES,
+    precision: str = "bfloat16",
+) -> Gemms:
     """Grid of the columns m, n, k and seconds, of the k that have two n measured at every m; raises InputError if there are
     not two of each."""
+    if table.empty:
+        raise NotMeasuredError(f"gemm in {precision} is not measured: use another engine, or the model in 16 bits")
     m, n, k = (np.unique(table[name].to_numpy(np.float64)) for name in ("m", "n", "k"))
     if min(m.size, n.size, k.size) < 2:
-        raise InputError(f"gemm: measured at {m.size} m, {n.size} n and {k.size} k: give at least two of each")
+        raise NotMeasuredError(
+            f"gemm in {precision}: measured at {m.size} m, {n.size} n and {k.size} k: at least two of each are needed"
+        )
     seconds = np.full((m.size, n.size, k.size), np.nan)
     places = tuple(np.searchsorted(axis, table[name]) for axis, name in ((m, "m"), (n, "n"), (k, "k")))
     seconds[places] = table["seconds"].to_numpy(np.float64)
     usable = (~np.isnan(seconds).any(axis=0)).sum(axis=0) > 1
     if usable.sum() < 2:
-        raise InputError(f"gemm: {usable.sum()} k are measured at two n and every m: give at least two of each")
-    return Gemms(m, n, k[usable], seconds[:, :, usable], bandwidth_bytes_per_s, peak_flops_per_s)
+        raise NotMeasuredError(
+            f"gemm in {precision}: {usable.sum()} k are measured at two n and every m, two are needed"
+        )
+    return Gemms(
+        m, n, k[usable], seconds[:, :, usable], bandwidth_bytes_per_s, peak_flops_per_s, weight_bytes, activation_bytes
+    )
 
 
 def _weights(axis: Float64, wanted: float) -> list[tuple[int, float]]:

@@ -29,7 +29,8 @@ INSTALL = "pip install 'rolloutsim[tables]'"
 MILLI = 1e-3
 KINDS = {
     "gemm": "gemm", "context_attention": "attention", "generation_attention": "attention", "moe": "moe",
-    "custom_allreduce": "comm", "nccl": "comm", "oneccl": "comm",
+    "custom_allreduce": "comm", "nccl": "comm", "oneccl": "comm", "generation_mla": "mla", "context_mla": "mla",
+    "mla_generation_module": "mla", "mla_context_module": "mla", "mla_bmm": "mla_bmm",
 }  # fmt: skip
 """Folder of each table."""
 COLLECTIVES = ("nccl", "oneccl")
@@ -37,6 +38,8 @@ COLLECTIVES = ("nccl", "oneccl")
 FIGURES = (
     "mem_bw", "mem_bw_empirical_scaling_factor", "mem_empirical_constant_latency", "bfloat16_tc_flops",
 )  # fmt: skip
+NARROW = ("fp8_tc_flops", "fp4_tc_flops")
+"""Figures of devices that have units for so few bits."""
 LINK = ("intra_node_bw", "p2p_latency")
 KERNEL = "kernel_source"
 
@@ -121,7 +124,8 @@ def open_source(folder: Path | None, system: str, engine: str, version: str | No
             f"{data / KINDS['gemm'] / engine}: no measurements there: give another system or engine"
             + (f" ({', '.join(there)})" if there else "")
         )
-    figures = {name: _figure(path, document, "gpu", name) for name in FIGURES}
+    narrow = [name for name in NARROW if name in (document.get("gpu") or {})]
+    figures = {name: _figure(path, document, "gpu", name) for name in (*FIGURES, *narrow)}
     link = {name: _figure(path, document, "node", name) for name in LINK} if "node" in document else {}
     chosen = version or _current(folder, system, engine) or newest(data / KINDS["gemm"] / engine)
     return Source(data, engine, chosen, figures, link)

@@ -39,7 +39,7 @@ def elementwise(shape: ModelShape, memory: MemoryKernel) -> list[Affine]:
     width, query, kv = shape.bytes_per_parameter, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norm = 4 * shape.hidden * width  # reads input and residual, writes their sum and the normalised
     operators = [
-        memory.operator("layernorm", "padded_tokens", norm, 1, 2 * shape.layers),
+        memory.operator("layernorm", "padded_tokens", norm, 1, shape.norms_per_layer * shape.layers),
         memory.operator("rotary_emb", "padded_tokens", 2 * (query + kv) * width, 1, shape.layers),
         memory.operator("kv_write", "padded_tokens", 4 * kv * width, 1, shape.layers),
         memory.operator("embedding", "padded_tokens", 2 * shape.hidden * width, 1),

@@ -9,7 +9,9 @@ from calibration.imports.aic_source import PACKAGE, open_source, systems
 from calibration.imports.aiconfigurator import import_aiconfigurator
 from simulator.catalogue import load_model
 from simulator.cost import StepWork
+from simulator.cost.device_rates import compute_s
 from simulator.cost.model_config import model_shape
+from simulator.cost.sources import NotMeasuredError
 from traces.errors import InputError
 
 INSTALLED = importlib.util.find_spec(PACKAGE) is not None
@@ -27,11 +29,24 @@ def roof_s(profile, shape, figures):
     tokens = live * width
     even = "routing is balanced" in profile.notes
     touched = shape.expected_experts(tokens) if even else shape.experts_per_token
-    read = shape.read_parameters + shape.moe_layers * touched * shape.expert_parameters
-    moved = shape.bytes_per_parameter * read + shape.kv_bytes_per_token * live * context
-    used = shape.read_parameters + shape.moe_layers * shape.experts_per_token * shape.expert_parameters
-    operations = 2 * used * tokens + 4 * shape.layers * shape.heads * shape.head_dim * tokens * context
-    return np.maximum(moved / figures["mem_bw"], operations / figures["bfloat16_tc_flops"])
+    attended = shape.attended(context)
+    moved = shape.read_bytes + shape.moe_layers * touched * shape.expert_bytes + shape.kv_layer_bytes * attended * live
+    bf16, narrow = figures["bfloat16_tc_flops"], {"fp8": "fp8_tc_flops", "fp4": "fp4_tc_flops"}
+    device = {"peak_flops_per_s": bf16} | {
+        f"peak_{name}_flops_per_s": figures[key] for name, key in narrow.items() if key in figures
+    }
+    token_s = compute_s(shape.read_operations, device) + compute_s(shape.routed_operations, device)
+    return np.maximum(moved / figures["mem_bw"], tokens * (token_s + shape.pair_operations * attended / bf16))
+
+
+def assert_lawful(profile, shape, figures):
+    """No step within the valid range beats the device, and none costs less for more sequences, context or queries."""
+    work = StepWork.decode(*STEPS)
+    seconds = np.where(profile.outside(work), np.nan, profile.step_time_s(work))
+    assert np.isfinite(seconds).mean() > 0.6
+    assert np.nanmin(seconds / roof_s(profile, shape, figures)) >= 1
+    for axis in range(3):
+        assert np.nanmin(np.diff(seconds, axis=axis)) >= -1e-15, axis
 
 
 @pytest.mark.parametrize("model", ["qwen3-8b", "qwen3-30b-a3b"])
@@ -45,15 +60,37 @@ def test_no_step_beats_the_device_and_none_costs_less_for_more(system, engine, m
     figures = open_source(None, system, engine, None).figures
     for tp in (1, 2):
         profile = import_aiconfigurator(None, config, system, engine, tp)
-        work = StepWork.decode(*STEPS)
-        seconds, inside = profile.step_time_s(work), ~profile.outside(work)
-        assert inside.mean() > 0.6
-        ratio = seconds / roof_s(profile, whole.shard(tp), figures)
-        assert ratio[inside].min() >= 1
-        known = np.where(inside, seconds, np.nan)
-        for axis in range(3):
-            assert np.nanmin(np.diff(known, axis=axis)) >= -1e-15, (tp, axis)
-        assert profile.source.startswith("aiconfigurator-core 0.12.0 " + f"{system}, {engine} ")
+        assert_lawful(profile, whole.shard(tp), figures)
+        assert profile.source.startswith(f"aiconfigurator-core 0.12.0 {system}, {engine} ")
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("system", ["h100_sxm", "h200_sxm", "b200_sxm"])
+@pytest.mark.parametrize(
+    ("model", "tp", "ep"),
+    [("deepseek-v3", 8, 8), ("kimi-k2", 8, 8), ("gpt-oss-120b", 2, 2), ("gemma-3-27b", 2, 1), ("llama-4-scout", 4, 1),
+     ("qwen3-32b-fp8", 1, 1), ("qwen3-235b-a22b-fp8", 4, 4), ("llama-3.1-70b", 4, 1)],
+)  # fmt: skip
+def test_models_of_every_kind(model, tp, ep, system, engine, kv_dtype):
+    figures = open_source(None, system, engine, None).figures
+    profile = import_aiconfigurator(None, load_model(model), system, engine, tp, ep, kv_dtype=kv_dtype)
+    assert_lawful(profile, model_shape(load_model(model), kv_dtype).shard(tp), figures)
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "why"),
+    [
+        ("qwen3-next-80b-a3b", "h200_sxm", "layers of linear attention"),
+        ("glm-4.5", "h200_sxm", "moe: moe_dtype bfloat16, hidden_size 5120, inter_size 1536"),
+        ("gpt-oss-20b", "a100_sxm", "decode attention of head_dim 64 with KV in bfloat16"),
+        ("deepseek-v3", "a100_sxm", r"latent attention is not measured for vllm 0\.14\.0"),
+        ("qwen3-32b-fp8", "b60", "gemm in fp8_block is not measured"),
+    ],
+)
+def test_what_nobody_measured_is_refused_by_name(model, system, why):
+    with pytest.raises(NotMeasuredError, match=why):
+        import_aiconfigurator(None, load_model(model), system)
 
 
 def test_a_dozen_devices_have_tables():

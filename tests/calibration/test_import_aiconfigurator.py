@@ -294,7 +294,7 @@ def test_repeated_measurements_count_as_their_median(tmp_path):
         ({"torch_dtype": "float16"}, {}, "torch_dtype = 'float16': only bfloat16 is imported"),
         ({"num_attention_heads": 32}, {}, "32 query heads on 2 KV heads .* there are 8, 16: use another"),
         ({"num_key_value_heads": 4}, {}, "on 4 KV heads there are none"),
-        ({"head_dim": 64}, {}, "decode attention of head_dim 64 in bfloat16 is not measured"),
+        ({"head_dim": 64}, {}, "decode attention of head_dim 64 with KV in bfloat16 is not measured"),
         ({}, {"tp": 3}, "tp = 3"),
         ({}, {"ep": 2}, "ep = 2 at tp = 1"),
         ({}, {"tp": 2, "ep": 2}, "ep = 2 at tp = 2: .* use 1"),
@@ -344,7 +344,7 @@ def test_files_that_cannot_be_used(tmp_path, folder):
     with pytest.raises(InputError, match="at least two of each"):
         toy_profile(toy.write_folder(tmp_path / "few", {path: gemm[gemm["n"] == 1024]}))
     lonely = gemm.assign(gemm_dtype="fp8")
-    with pytest.raises(InputError, match="at least two of each"):
+    with pytest.raises(InputError, match="gemm in bfloat16 is not measured"):
         toy_profile(toy.write_folder(tmp_path / "fp8", {path: lonely}))
 
 
