@@ -21,19 +21,17 @@ from simulator.cost.operators import Table
 
 Float64 = npt.NDArray[np.float64]
 
-MOVED = 1e-9
+KEPT = 1e-9
 """Relative change below which a cell counts as kept."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
-    """One table, and how its cells were changed: so many, and by which factor at most."""
+    """One table, and by which factor each of its cells was raised to the device, and then moved to be in order."""
 
     table: Table
-    raised: int
-    most_raised: float
-    moved: int
-    most_moved: float
+    raised: Float64
+    moved: Float64
 
 
 def held(timed: Timed) -> Held:
@@ -43,26 +41,26 @@ def held(timed: Timed) -> Held:
     values = raised
     for axis in range(values.ndim):
         values = np.apply_along_axis(_rising, axis, values)
-    up, change = raised / table.values_s, np.abs(np.log(values / raised))
-    return Held(
-        replace(table, values_s=values),
-        int((up > 1 + MOVED).sum()), float(up.max()), int((change > MOVED).sum()), float(np.exp(change.max())),
-    )  # fmt: skip
+    factor = values / raised
+    return Held(replace(table, values_s=values), raised / table.values_s, np.maximum(factor, 1 / factor))
 
 
 def told(tables: Iterable[Held]) -> str:
     """What was changed, in words; empty if nothing was."""
     each = list(tables)
-    cells = sum(one.table.values_s.size for one in each)
     parts = []
-    for what, counts in (
-        ("raised to what the device's data sheet allows", [(one.raised, one.most_raised, one) for one in each]),
-        ("moved so that more work never costs less (isotonic regression)", [(one.moved, one.most_moved, one) for one in each]),
-    ):  # fmt: skip
-        number = sum(count for count, _, _ in counts)
-        _, factor, one = max(counts, key=lambda entry: entry[1])
-        if number:
-            parts.append(f"{number:,} of {cells:,} cells were {what}, at most {factor:.2f} times ({one.table.name})")
+    for what, factors in (
+        ("raised to what the device's data sheet allows", [one.raised for one in each]),
+        ("moved so that more work never costs less (isotonic regression)", [one.moved for one in each]),
+    ):
+        every = np.concatenate([one.ravel() for one in factors])
+        changed = every[every > 1 + KEPT]
+        if changed.size:
+            name = each[int(np.argmax([one.max() for one in factors]))].table.name
+            parts.append(
+                f"{changed.size:,} of {every.size:,} cells were {what}, by {np.median(changed) - 1:.1%} in the median and "
+                f"{changed.max():.2f} times at most ({name})"
+            )
     return "; ".join(parts) + "." if parts else ""
 
 

@@ -67,6 +67,15 @@ def test_a_device_without_units_for_a_precision_multiplies_at_its_peak_in_16_bit
         assert found == pytest.approx(2 * 4096 * 1024 * 1024 / peak, rel=1e-9)
 
 
+def test_a_precision_of_which_the_host_was_timed_counts_as_16_bits(tmp_path):
+    rows = toy.tables()[GEMM]
+    slow = pd.concat([rows, rows.assign(gemm_dtype="fp8_block", latency=rows["latency"] + 0.05)])
+    folder = toy.write_folder(tmp_path, {GEMM: slow}, FIGURES)
+    wide, narrow = imported(folder), imported(folder, toy.CONFIG | FP8)
+    np.testing.assert_array_equal(operator(narrow, "o_proj").values_s, operator(wide, "o_proj").values_s)
+    assert narrow.notes.count("Multiplications in fp8_block took 52 us or more whatever their size") == 1
+
+
 def test_experts_in_narrow_weights(tmp_path):
     changed = {MOE: narrower(MOE, moe_dtype="fp8_block"), GEMM: narrower(GEMM, gemm_dtype="fp8_block")}
     folder = toy.write_folder(tmp_path, changed, FIGURES)
