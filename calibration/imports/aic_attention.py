@@ -178,6 +178,12 @@ def attention_tables(decodes: Measured, prompts: Measured, kernel: Kernel) -> li
     ]  # fmt: skip
 
 
+def along(points: Float64, seconds: Float64, wanted: Float64) -> Float64:
+    """Linear between the points, and on with the last slope beyond them, if it rises."""
+    slope = max((seconds[-1] - seconds[-2]) / (points[-1] - points[-2]), 0.0)
+    return np.asarray(np.interp(wanted, points, seconds) + slope * np.maximum(wanted - points[-1], 0.0))
+
+
 def of_heads(table: pd.DataFrame, heads: int, kv_heads: int, what: str) -> tuple[pd.DataFrame, str]:
     """Rows for this many query heads, and how they were got in words (empty if measured).
 

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.imports.aic_attention import Kernel, Measured, attention_tables, decoding, pairs_per_s, prefilling
+from calibration.imports.aic_attention import (
+    Kernel,
+    Measured,
+    along,
+    attention_tables,
+    decoding,
+    pairs_per_s,
+    prefilling,
+)
 from calibration.imports.aic_grouped import beyond, kv_precision
 from calibration.imports.aic_multiplications import PREFILLED, Multiplication, Multiplier, attention_share
 from calibration.imports.aic_parts import Parts, Timed
@@ -86,7 +94,7 @@ def _blocks(source: Source, shape: ModelShape, form: Latent, multiply: Multiplie
     prefill = attention_tables(decodes, prompts, kernel)[1]
     decodes = decodes.from_one()
     batch, context, widths = decodes.batch[:, None, None], decodes.tokens[None, :, None], np.array(WIDTHS)
-    alone = _along(decodes.batch, decodes.seconds[:, 0], batch * widths)
+    alone = along(decodes.batch, decodes.seconds[:, 0], batch * widths)
     attention_s = np.maximum(decodes.seconds - decodes.seconds[:, :1], 0.0)[:, :, None]
     pairs = batch * context * widths
     values = alone + np.maximum(attention_s, np.where(widths > 1, pairs * pair_s, 0.0))
@@ -138,7 +146,7 @@ def _absorbed(source: Source, shape: ModelShape, form: Latent, name: str, narrow
     rows = rows.sort_values("tokens")
     tokens, seqs, widths = rows["tokens"].to_numpy(np.float64), rows["tokens"].to_numpy(np.float64), np.array(WIDTHS)
     count = seqs[:, None] * widths
-    values = _along(tokens, rows["seconds"].to_numpy(np.float64), count)
+    values = along(tokens, rows["seconds"].to_numpy(np.float64), count)
     parameters = shape.heads * width * form.kv_rank
     size = 1 if precision == "fp8" else 2
     least = np.maximum(
@@ -149,12 +157,6 @@ def _absorbed(source: Source, shape: ModelShape, form: Latent, name: str, narrow
         f"absorbed {name}", ("decode_seqs", "decode_width"), (seqs, widths), values, shape.layers, "any_decode"
     )
     return Timed(table, least)
-
-
-def _along(points: Float64, seconds: Float64, wanted: Float64) -> Float64:
-    """Linear between the points, and on with the last slope beyond them, if it rises."""
-    slope = max((seconds[-1] - seconds[-2]) / (points[-1] - points[-2]), 0.0)
-    return np.asarray(np.interp(wanted, points, seconds) + slope * np.maximum(wanted - points[-1], 0.0))
 
 
 def _most(decodes: Measured) -> float:

@@ -115,11 +115,11 @@ def multiplier(source: Source, shape: ModelShape) -> Multiplier:
 
 
 def projections(shape: ModelShape) -> list[Multiplication]:
-    """Those of grouped-query attention."""
+    """Those of grouped-query attention, a gate of its output included."""
     query, kv, share = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, attention_share(shape)
     return [
-        Multiplication("qkv_proj", query + 2 * kv, shape.hidden, shape.layers, share),
-        Multiplication("o_proj", shape.hidden, query, shape.layers, share),
+        Multiplication("qkv_proj", (1 + shape.output_gate) * query + 2 * kv, shape.hidden, shape.cached_layers, share),
+        Multiplication("o_proj", shape.hidden, query, shape.cached_layers, share),
     ]
 
 

@@ -31,6 +31,7 @@ KINDS = {
     "gemm": "gemm", "context_attention": "attention", "generation_attention": "attention", "moe": "moe",
     "custom_allreduce": "comm", "nccl": "comm", "oneccl": "comm", "generation_mla": "mla", "context_mla": "mla",
     "mla_generation_module": "mla", "mla_context_module": "mla", "mla_bmm": "mla_bmm",
+    "gdn": "linear_attention",
 }  # fmt: skip
 """Folder of each table."""
 COLLECTIVES = ("nccl", "oneccl")
@@ -211,7 +212,7 @@ def _read(path: Path, where: Mapping[str, Any], keep: Mapping[str, str], absent:
         lacking = [name for name in absent if name not in known]
         if any(where.get(name, absent[name]) != absent[name] for name in lacking):
             return pd.DataFrame(columns=[*keep.values(), "seconds"])
-        columns = [name for name in columns if name not in lacking] + [KERNEL] * (KERNEL in known)
+        columns = [name for name in columns if name not in (*lacking, KERNEL)] + [KERNEL] * (KERNEL in known)
         filters: list[Any] = [(name, "==", value) for name, value in where.items() if name not in lacking]
         found = pq.read_table(path, columns=columns, filters=filters or None)
         rows = found.select([*keep, "latency"]).to_pandas().rename(columns=dict(keep))

@@ -15,6 +15,7 @@ from calibration.imports.aic_comm import all_reduce
 from calibration.imports.aic_experts import experts
 from calibration.imports.aic_grouped import grouped
 from calibration.imports.aic_latent import latent
+from calibration.imports.aic_linear import linear
 from calibration.imports.aic_multiplications import feed_forwards, multiplier, projections
 from calibration.imports.aic_parts import Parts
 from calibration.imports.aic_source import DISTRIBUTION, Source, open_source, package_version
@@ -69,7 +70,7 @@ def import_aiconfigurator(
     parts = (
         latent(source, shape, multiply) if shape.latent else multiply.parts(projections(shape)) + grouped(source, shape)
     )
-    parts += multiply.parts(feed_forwards(shape))
+    parts += linear(source, shape, multiply) + multiply.parts(feed_forwards(shape))
     parts += experts(source, whole, tp, ep, moe_distribution) if whole.experts else Parts()
     parts += all_reduce(source, shape, tp) if tp > 1 else Parts()
     parts += _between(source, shape, whole.vocabulary, multiply.plain.m)
@@ -104,11 +105,6 @@ def _check_asked(config: Mapping[str, Any], whole: ModelShape, tp: int, ep: int)
     if ep not in (1, tp) or (ep > 1 and not whole.experts):
         raise InputError(
             f"ep = {ep} at tp = {tp}: experts are spread over 1 or all GPUs of a model that has them; use 1"
-        )
-    if whole.linear:
-        raise NotMeasuredError(
-            "layers of linear attention: their kernels are measured, but not read here yet; name model and device without "
-            "tables for a roofline estimate"
         )
 
 

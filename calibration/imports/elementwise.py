@@ -40,13 +40,13 @@ def elementwise(shape: ModelShape, memory: MemoryKernel) -> list[Affine]:
     norm = 4 * shape.hidden * width  # reads input and residual, writes their sum and the normalised
     operators = [
         memory.operator("layernorm", "padded_tokens", norm, 1, shape.norms_per_layer * shape.layers),
-        memory.operator("rotary_emb", "padded_tokens", 2 * (query + kv) * width, 1, shape.layers),
-        memory.operator("kv_write", "padded_tokens", 4 * kv * width, 1, shape.layers),
+        memory.operator("rotary_emb", "padded_tokens", 2 * (query + kv) * width, 1, shape.cached_layers),
+        memory.operator("kv_write", "padded_tokens", 4 * kv * width, 1, shape.cached_layers),
         memory.operator("embedding", "padded_tokens", 2 * shape.hidden * width, 1),
         memory.operator("final_layernorm", "padded_tokens", norm, 1),
     ]
     if shape.qk_norm:
-        operators.append(memory.operator("qk_norm", "padded_tokens", 2 * (query + kv) * width, 1, shape.layers))
+        operators.append(memory.operator("qk_norm", "padded_tokens", 2 * (query + kv) * width, 1, shape.cached_layers))
     if shape.dense_layers:
         activation = 3 * shape.intermediate * width
         operators.append(memory.operator("act_fn", "padded_tokens", activation, 1, shape.dense_layers))

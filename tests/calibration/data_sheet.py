@@ -21,7 +21,8 @@ def roof_s(shape: ModelShape, figures: Mapping[str, float], live, context, width
     device = {ours: figures[theirs] for ours, theirs in PEAKS.items() if theirs in figures}
     tokens, attended = live * width, shape.attended(context)
     touched = shape.expected_experts(tokens) if even else shape.experts_per_token
-    moved = shape.read_bytes + shape.moe_layers * touched * shape.expert_bytes + shape.kv_layer_bytes * attended * live
+    weights = shape.read_bytes + shape.moe_layers * touched * shape.expert_bytes
+    moved = weights + (shape.kv_layer_bytes * attended + 2 * shape.state_bytes) * live
     token_s = compute_s(shape.read_operations, device) + compute_s(shape.routed_operations, device)
     pair_s = shape.pair_operations / device["peak_flops_per_s"]
     return np.maximum(moved / figures["mem_bw"], tokens * (token_s + pair_s * attended))

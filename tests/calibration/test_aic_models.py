@@ -244,11 +244,75 @@ def test_latents_of_other_sizes_and_without_tables(tmp_path):
         imported(folder, toy.CONFIG | LATENT | {"num_attention_heads": 16, "num_key_value_heads": 16})
 
 
-def test_linear_attention_is_refused_by_name(tmp_path):
-    linear = {"model_type": "qwen3_next", "linear_num_key_heads": 4, "linear_num_value_heads": 4, "linear_key_head_dim": 128,
-              "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "full_attention_interval": 2}  # fmt: skip
-    with pytest.raises(NotMeasuredError, match="layers of linear attention"):
-        imported(toy.write_folder(tmp_path), toy.CONFIG | linear)
+LINEAR = {
+    "model_type": "qwen3_next", "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "full_attention_interval": 2,
+}  # fmt: skip
+
+
+def linear_tables() -> dict[str, pd.DataFrame]:
+    """Kernels of gated delta-rule layers: a convolution and the rule itself, decoding by batch, prompts by batch and length."""
+    common = {
+        "num_k_heads": 4,
+        "num_v_heads": 8,
+        "head_k_dim": 128,
+        "head_v_dim": 128,
+        "d_conv": 4,
+        "device": "NVIDIA Toy",
+    }
+    rows = [
+        common
+        | {
+            "phase": phase,
+            "kernel_source": kernel,
+            "batch_size": b,
+            "seq_len": c,
+            "latency": 1e3 * state_s(b * c, slow),
+        }
+        for phase, kernel, slow, lengths in (
+            ("generation", "causal_conv1d_update", 1, (1,)),
+            ("generation", "fused_recurrent_gated_delta_rule", 4, (1,)),
+            ("context", "causal_conv1d_fn", 1, toy.LENGTHS),
+            ("context", "chunk_gated_delta_rule_triton", 5, toy.LENGTHS),
+        )
+        for b in toy.BATCHES
+        for c in lengths
+    ]
+    return {f"linear_attention/{PATH}gdn": pd.DataFrame(rows)}
+
+
+def state_s(tokens, slow):
+    return slow * (2e-6 + 2e-7 * tokens)
+
+
+def test_layers_of_linear_attention_from_their_kernels(tmp_path):
+    profile = imported(toy.write_folder(tmp_path, linear_tables()), toy.CONFIG | LINEAR)
+    m = np.array(toy.M)
+    # of four layers two attend, with a gate beside their queries, and two keep a state
+    assert operator(profile, "attention, decode").repeat == operator(profile, "linear delta rule, decode").repeat == 2
+    for name, n, k in (
+        ("qkv_proj", (2 * 8 + 2 * 2) * 128, 1024), ("linear in_proj", (2 * 4 + 2 * 8) * 128, 1024),
+        ("linear out_proj", 1024, 1024),
+    ):  # fmt: skip
+        np.testing.assert_allclose(operator(profile, name).values_s, toy.gemm_s(m, n, k), rtol=1e-12)
+    rule = operator(profile, "linear delta rule, decode")
+    assert (rule.axes, rule.when) == (("decode_seqs", "decode_width"), "any_decode")
+    # three queries of four sequences are twelve states; contexts do not matter
+    times = {context: profile.operator_times(StepWork.decode(4, context, 3)) for context in (16, 4096)}
+    for context in times:
+        assert float(times[context]["linear delta rule, decode"]) == pytest.approx(2 * state_s(12, 4), rel=1e-9)
+        assert float(times[context]["linear convolution, decode"]) == pytest.approx(2 * state_s(12, 1), rel=1e-9)
+    prompt = profile.operator_times(StepWork(2, 512, 512, 256 * 257, 512, prefill_seqs=2))
+    assert float(prompt["linear delta rule, prefill"]) == pytest.approx(2 * state_s(512, 5), rel=1e-9)
+    assert "a further query token of a sequence costs what a further sequence does" in profile.notes
+
+
+def test_linear_attention_of_other_heads_is_refused_by_name(tmp_path):
+    other = {"linear_num_value_heads": 16}
+    with pytest.raises(NotMeasuredError, match="linear attention of 16 value heads on 4 key heads"):
+        imported(toy.write_folder(tmp_path, linear_tables()), toy.CONFIG | LINEAR | other)
+    with pytest.raises(NotMeasuredError, match="linear attention of 8 value heads"):
+        imported(toy.write_folder(tmp_path / "none"), toy.CONFIG | LINEAR)
 
 
 def test_shards_of_every_kind_cost_less(tmp_path):
