@@ -17,7 +17,6 @@ from calibration.imports.aic_attention import (
     along,
     attention_tables,
     decoding,
-    pairs_per_s,
     prefilling,
 )
 from calibration.imports.aic_grouped import beyond, kv_precision
@@ -89,8 +88,7 @@ def _blocks(source: Source, shape: ModelShape, form: Latent, multiply: Multiplie
         raise NotMeasuredError("blocks of latent attention are measured with all of their weights in one precision")
     decodes, prompts, versions = _measured(source, shape, BLOCKS[0], BLOCKS[1], {"gemm_type": precision.name}, 0)
     kernel = _kernel(source, shape, form)
-    assert kernel.prefill_pair_s is not None
-    pair_s = max(kernel.pair_s, kernel.pair_s / kernel.prefill_pair_s / pairs_per_s(prompts))
+    pair_s = 1 / kernel.decoded_pairs_per_s(prompts)
     prefill = attention_tables(decodes, prompts, kernel)[1]
     decodes = decodes.from_one()
     batch, context, widths = decodes.batch[:, None, None], decodes.tokens[None, :, None], np.array(WIDTHS)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calibration.imports.aic_attention import Measured, capped, window_pairs
+from calibration.imports.aic_attention import Kernel, Measured, capped, window_pairs
 from calibration.imports.aiconfigurator import import_aiconfigurator
 from calibration.imports.attention import WIDTHS
 from simulator.cost import StepWork, Table
@@ -202,6 +202,17 @@ def test_latent_attention_from_its_kernels(tmp_path):
                for b in (1, 2, 4, 64) for c in (16, 256, 4096))  # fmt: skip
     pair_s = shape.pair_operations / (2 * 8 * 320) / rate
     assert decode.values_s[3, 3, -1] == pytest.approx(max(latent_s(64, 4096), 64 * 4096 * 33 * pair_s), rel=1e-9)
+
+
+def test_prompts_that_may_have_been_absorbed_tell_the_rate_of_decoding_as_it_is():
+    """SGLang's on H200 reach 188 TFLOPS as expanded, which is 640 of 989 absorbed; TensorRT-LLM's 609, which cannot be."""
+    batch, tokens, peak = np.array([1.0, 2.0]), np.array([16.0, 4096.0]), 1e15
+    kernel = Kernel("latent", 1, 0.0, 3.4 * 640 / peak, prefill_pair_s=640 / peak)
+    for share, absorbed in ((0.19, True), (0.62, False)):
+        pairs = batch[:, None] * tokens * (tokens + 1) / 2
+        prompts = Measured(batch, tokens, pairs * 640 / (share * peak), np.ones((2, 2), bool))
+        rate = share * peak / 640
+        assert kernel.decoded_pairs_per_s(prompts) == pytest.approx(rate if absorbed else rate / 3.4, rel=1e-12)
 
 
 def test_latent_attention_from_blocks_where_kernels_were_not_measured(tmp_path):
