@@ -37,5 +37,7 @@ def precision_of(quantised: Quantised | None) -> Precision:
         "mxfp4": Precision("w4a16_mxfp4", width, 2.0, "bfloat16_tc_flops"),
     }
     if quantised.kind not in known:
-        raise NotMeasuredError(f"{quantised.kind} are not measured: there are {', '.join(known)} and 16 bits")
+        raise NotMeasuredError(
+            f"weights in {quantised.kind} are not measured: there are {', '.join(known)} and 16 bits"
+        )
     return known[quantised.kind]

@@ -51,17 +51,16 @@ def import_aiconfigurator(
     ep: int = 1,
     engine_version: str | None = None,
     moe_distribution: str | None = None,
-    kv_dtype: str | None = None,
 ) -> Profile:
     """Profile of one model on `tp` GPUs of a system.
 
     folder: holds `<system>.yaml`, None the installed package; config: of the model, as Hugging Face publishes it; ep: 1, or tp
     where experts are spread over the GPUs as a whole; engine_version: left out, that which the folder calls current, or the
-    newest; moe_distribution: left out, the most even routing that was measured; kv_dtype: as in `model_shape`. Raises
+    newest; moe_distribution: left out, the most even routing that was measured. Raises
     InputError, and NotMeasuredError for what there are no tables of.
     """
     whole, name = (
-        model_shape(config, kv_dtype),
+        model_shape(config),
         str(config.get("_name_or_path") or config.get("model_type") or "decoder"),
     )
     _check_asked(config, whole, tp, ep)

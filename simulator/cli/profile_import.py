@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from simulator.limits import KvDtype
 
 if TYPE_CHECKING:
     from simulator.cost import Profile
@@ -70,11 +72,13 @@ def llmservingsim(
     "--ep", type=click.IntRange(1), default=1, show_default=True, help="GPUs that the experts are spread over."
 )
 @click.option("--moe-distribution", help="How tokens are routed to experts; left out, the most even that was measured.")
-@click.option("--kv-dtype", help="What keys and values are cached in: fp8, or auto; left out, what config.json says.")
+@click.option(
+    "--kv-cache-dtype", type=click.Choice(get_args(KvDtype)), help="Of keys and values [default: what the config says]."
+)
 @out_option
 def aiconfigurator(
     folder: Path | None, model: str, system: str, engine: str, engine_version: str | None, tp: int, ep: int,
-    moe_distribution: str | None, kv_dtype: str | None, out: Path,
+    moe_distribution: str | None, kv_cache_dtype: KvDtype | None, out: Path,
 ) -> None:  # fmt: skip
     """Import the kernels that aiconfigurator measured: FOLDER holds <system>.yaml; left out, aiconfigurator-core's own."""
     from calibration.imports.aic_tables import system_of
@@ -84,14 +88,13 @@ def aiconfigurator(
     _write(
         lambda: import_aiconfigurator(
             folder,
-            load_model(model),
+            load_model(model, kv_cache_dtype),
             system_of(system, folder),
             engine,
             tp,
             ep,
             engine_version,
             moe_distribution,
-            kv_dtype,
         ),
         out,
     )

@@ -85,18 +85,18 @@ def test_experts_in_narrow_weights(tmp_path):
     with pytest.raises(NotMeasuredError, match="moe: moe_dtype w4a16_mxfp4"):
         imported(folder, toy.MOE | {"quantization_config": {"quant_method": "mxfp4"} | kept})
     four = {"quantization_config": {"quant_algo": "W4A16_NVFP4"}}
-    with pytest.raises(NotMeasuredError, match="nvfp4 weights are not measured"):
+    with pytest.raises(NotMeasuredError, match="weights in w4a16 nvfp4 are not measured"):
         imported(folder, toy.MOE | four)
 
 
 def test_keys_and_values_in_8_bits(tmp_path):
     changed = {path: narrower(path, kv_cache_dtype="fp8") for path in (DECODE, PREFILL)}
     folder = toy.write_folder(tmp_path, changed)
-    wide, narrow = imported(folder), imported(folder, kv_dtype="fp8")
+    wide, narrow = imported(folder), imported(folder, toy.CONFIG | {"kv_cache_dtype": "fp8"})
     half = operator(wide, "attention, decode").values_s[:, :, 0] / 2
     np.testing.assert_allclose(operator(narrow, "attention, decode").values_s[:-1, :, 0], half[:-1], rtol=1e-12)
     with pytest.raises(NotMeasuredError, match="with KV in fp8 is not measured"):
-        imported(toy.write_folder(tmp_path / "without"), kv_dtype="fp8")
+        imported(toy.write_folder(tmp_path / "without"), toy.CONFIG | {"kv_cache_dtype": "fp8"})
 
 
 WINDOW = 256

@@ -51,7 +51,7 @@ def test_no_step_beats_the_device_and_none_costs_less_for_more(system, engine, m
         assert profile.source.startswith(f"aiconfigurator-core 0.12.0 {system}, {engine} ")
 
 
-@pytest.mark.parametrize("kv_dtype", ["auto", "fp8"])
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8"])
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
 @pytest.mark.parametrize("system", ["h100_sxm", "h200_sxm", "b200_sxm"])
 @pytest.mark.parametrize(
@@ -59,10 +59,11 @@ def test_no_step_beats_the_device_and_none_costs_less_for_more(system, engine, m
     [("deepseek-v3", 8, 8), ("kimi-k2", 8, 8), ("gpt-oss-120b", 2, 2), ("gemma-3-27b", 2, 1), ("llama-4-scout", 4, 1),
      ("qwen3-32b-fp8", 1, 1), ("qwen3-235b-a22b-fp8", 4, 4), ("llama-3.1-70b", 4, 1), ("qwen3.5-27b", 1, 1)],
 )  # fmt: skip
-def test_models_of_every_kind(model, tp, ep, system, engine, kv_dtype):
+def test_models_of_every_kind(model, tp, ep, system, engine, kv_cache_dtype):
     figures = open_source(None, system, engine, None).figures
-    profile = import_aiconfigurator(None, load_model(model), system, engine, tp, ep, kv_dtype=kv_dtype)
-    assert_lawful(profile, model_shape(load_model(model), kv_dtype).shard(tp), figures)
+    config = load_model(model, kv_cache_dtype)
+    profile = import_aiconfigurator(None, config, system, engine, tp, ep)
+    assert_lawful(profile, model_shape(config).shard(tp), figures)
 
 
 @pytest.mark.parametrize(
