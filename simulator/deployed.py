@@ -1,13 +1,14 @@
 """From what a scenario names to what rollouts are decoded on: costs, drafter, limits."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from simulator.catalogue import estimate, load_device, load_model
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
-from simulator.cost.roofline import KERNEL_S, roofline
+from simulator.cost.roofline import HOST_STEP_S, KERNEL_S, roofline, with_host
 from simulator.cost.shape import ModelShape
 from simulator.cost.sources import NotMeasuredError, measured
 from simulator.drafting.drafter import Drafter, ReservesSlots, Target, strategies_of
@@ -33,6 +34,7 @@ def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
     assert scenario.model is not None, "the scenario was validated"
     assert scenario.device is not None
     model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
+    host_s = HOST_STEP_S if scenario.engine.step_overhead_s is None else 0.0
     why = []
     if scenario.tables is not None:
         try:
@@ -40,9 +42,10 @@ def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
         except NotMeasuredError as error:
             why = [f"costs are a roofline estimate, not measured, for tables have none of {model}: {error}"]
         else:
-            return found, [f"costs are from tables: {found.source}"]
+            told = f"costs are from tables, with {1e3 * host_s:g} ms of the host a step: {found.source}"
+            return with_host(found, host_s), [told]
     ranks = scenario.engine.data_parallel_size
-    return estimate(model, device, tp, kv_cache_dtype=scenario.kv_cache_dtype, ranks=ranks), why
+    return estimate(model, device, tp, overhead_s=host_s, kv_cache_dtype=scenario.kv_cache_dtype, ranks=ranks), why
 
 
 def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
@@ -56,13 +59,18 @@ def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
 
 
 def _target(scenario: Scenario, cost: Profile) -> Target:
-    """What drafters draft for, and how other models are estimated on its device."""
+    """What drafters draft for, and what prices other models on its device: tables, where they price it, else an estimate."""
     model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
     if model is None or device is None:
         return Target(cost)
-    return Target(
-        cost, load_model(model), lambda config: roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
-    )
+
+    def priced_alike(config: Mapping[str, Any]) -> Profile:
+        if scenario.tables is not None:
+            with suppress(NotMeasuredError):
+                return measured(config, device, scenario.tables, tp)
+        return roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
+
+    return Target(cost, load_model(model), priced_alike)
 
 
 def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:
@@ -136,6 +144,8 @@ def serving_of(scenario: Scenario, drafter: Drafter, gpus: int | None = None) ->
     fitting = _blocks_that_fit(scenario, gpus or scenario.tensor_parallel_size)
     if engine.num_gpu_blocks == "auto":
         chosen["num_gpu_blocks"] = fitting
+    if engine.step_overhead_s is None:
+        chosen["step_overhead_s"] = 0.0  # the costs count it
     if engine.lookahead_tokens is None:
         chosen["lookahead_tokens"] = drafter.lookahead_tokens if isinstance(drafter, ReservesSlots) else 0
     if engine.cudagraph_capture_sizes == "vllm":

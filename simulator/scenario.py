@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, SuffixSettings, with_kind
-from simulator.engine.serving import Blocks, EngineLimits, GraphSizes, Lookahead
+from simulator.engine.serving import Blocks, EngineLimits, GraphSizes, HostTime, Lookahead
 from simulator.limits import (
     BOOTSTRAP,
     ENGINE,
@@ -34,8 +34,9 @@ class EngineSettings(EngineLimits):
 
     The rest are vLLM's limits and switches (`engine.serving.Serving`). num_gpu_blocks: `auto` derives it from the model and
     the device that the scenario names, and gpu_memory_utilization; cudagraph_capture_sizes: `vllm` stands for vLLM's own;
-    lookahead_tokens: left out, what vLLM reserves for the drafter; arrivals: whether rollouts arrive as recorded, where the
-    trace says when.
+    lookahead_tokens: left out, what vLLM reserves for the drafter; step_overhead_s: host time of a step beside what its costs
+    count; left out, that of vLLM (`roofline.HOST_STEP_S`) where costs are estimated or those of kernels, and else none; arrivals:
+    whether rollouts arrive as recorded, where the trace says when.
     """
 
     max_num_seqs: Annotated[int, within(MAX_NUM_SEQS)] = ENGINE.max_num_seqs
@@ -46,6 +47,7 @@ class EngineSettings(EngineLimits):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1, strict=False)] = ENGINE.gpu_memory_utilization
     lookahead_tokens: Lookahead | None = None
     cudagraph_capture_sizes: GraphSizes | Literal["vllm"] | None = None
+    step_overhead_s: HostTime | None = None
     arrivals: bool = True
 
     @model_validator(mode="after")

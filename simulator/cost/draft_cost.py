@@ -114,8 +114,8 @@ def draft_time(
 ) -> float:
     """Seconds that drafting adds to a decode step.
 
-    asking: sequences that may draft; longest: tokens of the longest draft; drafted, emitted: tokens of the batch; step: the
-    work of the step, step_s: its seconds without drafting.
+    asking: sequences that may draft; longest: serial passes of the draft that takes most; drafted, emitted: tokens of the batch;
+    step: the work of the step, step_s: its seconds without drafting.
     """
     if asking == 0:
         return 0.0

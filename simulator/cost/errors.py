@@ -47,6 +47,8 @@ HOST_CODE = 2.0
 """Host code on another machine than it was measured on: assumed to be off by this factor, up or down."""
 ESTIMATE = "(estimate)"
 """Operators whose names end so were not measured in a profile whose others were: assumed to be off by DERIVED, up or down."""
+HOST = "host"
+"""Name of an operator that stands for the host of kernels that were timed alone."""
 LINKS = ("all-reduce", "expert exchange", "all-gather", "reduce-scatter", "all-to-all", "dispatch", "combine")
 """Operators whose names begin so move data between GPUs."""
 
@@ -74,7 +76,8 @@ def sources_of(profile: Profile, error: float | None = None, step_overhead_s: fl
     error: the profile's seconds are within this fraction instead of what it says itself. step_overhead_s: host time that
     the user gave for each step. Raises InputError unless 0 <= error < 1.
     """
-    kernels = tuple(one.name for one in profile.operators if not one.name.startswith(LINKS))
+    host = tuple(one.name for one in profile.operators if one.name == HOST and profile.error_factors is None)
+    kernels = tuple(one.name for one in profile.operators if not one.name.startswith((*LINKS, *host)))
     links = tuple(one.name for one in profile.operators if one.name.startswith(LINKS))
     own = [replace(one, drafting=steps) for one in _profile(profile, kernels, error) for steps in _steps(one)]
     found = [*own, *_around(kernels, links)]
@@ -82,6 +85,8 @@ def sources_of(profile: Profile, error: float | None = None, step_overhead_s: fl
         found.append(Source("derived costs", "derived", 1.0, DERIVED, "assumed"))
     if step_overhead_s:
         found.append(Source("host", "overhead", 1 / HOST_CODE, HOST_CODE, "assumed of step_overhead_s"))
+    elif host:
+        found.append(Source("host", "level", 1 / HOST_CODE, HOST_CODE, "assumed: another host", host))
     elif found[0].operators != kernels:
         found.append(Source("host", "host", 0.0, HOST_S, "assumed: operators were timed alone"))
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.device_rates import compute_s, rate
+from simulator.cost.errors import HOST
 from simulator.cost.model import Profile, kind_of
 from simulator.cost.model_config import model_shape
 from simulator.cost.operators import Affine, Bounds, Operator, Roof, Table, row
@@ -83,7 +85,7 @@ def roofline(
     if kernel_s:
         operators += (Affine("kernels", row(constant=kernel_s * _kernels(shape))),)
     if overhead_s:
-        operators += (Affine("overhead", row(constant=overhead_s)),)
+        operators += (Affine(HOST, row(constant=overhead_s)),)
     valid: Bounds = {"context_tokens": (0.0, float(whole.context_limit))} if whole.context_limit else {}
     gpus = f"{tp} x " if tp > 1 else ""
     uncertainty = (
@@ -124,6 +126,13 @@ def _collectives(shape: ModelShape, device: Mapping[str, Any], tp: int, ranks: i
         raise InputError(f"data_parallel_size = {ranks}: the model has no experts to share: give 1")
     exchange = (_exchange(shape, device, tp, ranks),) if ranks > 1 else ()
     return exchange + ((_all_reduce(shape, device, tp),) if tp > 1 else ())
+
+
+def with_host(kernels: Profile, host_s: float) -> Profile:
+    """The costs of kernels that were measured one by one, and the host's time of a step besides."""
+    if host_s == 0:
+        return kernels
+    return replace(kernels, operators=(*kernels.operators, Affine(HOST, row(constant=host_s))))
 
 
 def _kernels(shape: ModelShape) -> int:

@@ -45,7 +45,7 @@ class EngineLimits(Validated):
     the drafts behind it, which never are more than KV blocks hold; enable_chunked_prefill: whether a prompt may be split
     over steps; enable_prefix_caching: prompts of a group (or with equal block hashes) share blocks of `block_size` tokens, and
     a rollout that comes back finds its own. scheduler_reserve_full_isl: admit only what fits whole. async_scheduling: a step is
-    scheduled while the one before it runs. step_overhead_s: host time that no step hides. uneven_step_s: besides, of a step whose
+    scheduled while the one before it runs. uneven_step_s: host time, besides, of a step whose
     sequences run different numbers of tokens, as where only some draft or prompts are computed: no CUDA graph of a whole step
     serves it. eager_step_s: besides, of a step of more tokens than the largest graph. None: no limit.
     """
@@ -57,7 +57,6 @@ class EngineLimits(Validated):
     enable_prefix_caching: bool = False
     scheduler_reserve_full_isl: bool = True
     async_scheduling: bool = False
-    step_overhead_s: HostTime = 0.0
     uneven_step_s: HostTime = 0.0
     eager_step_s: HostTime = 0.0
 
@@ -67,12 +66,14 @@ class Serving(EngineLimits):
 
     num_gpu_blocks: KV blocks, one of which is vLLM's null block; without blocks for all, the rollouts admitted last are
     preempted and recomputed. lookahead_tokens: slots that a model-based drafter reserves beyond its drafts.
-    cudagraph_capture_sizes: a batch of at most the largest runs at the next size. None: no limit, or no padding.
+    cudagraph_capture_sizes: a batch of at most the largest runs at the next size. step_overhead_s: host time that no step hides.
+    None: no limit, or no padding.
     """
 
     num_gpu_blocks: Blocks | None = None
     lookahead_tokens: Lookahead = 0
     cudagraph_capture_sizes: GraphSizes | None = None
+    step_overhead_s: HostTime = 0.0
 
     @property
     def paged(self) -> bool:

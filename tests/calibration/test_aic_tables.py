@@ -53,7 +53,7 @@ def test_the_source_answers_as_the_import_does():
 def test_a_scenario_names_the_engine_alone():
     cost, said = costs_of(build(SCENARIO | {"tables": "vllm"}))
     assert cost.name == "Qwen3-8B on h200_sxm, tp 1"
-    assert said == [f"costs are from tables: {cost.source}"]
+    assert said == [f"costs are from tables, with 1.1 ms of the host a step: {cost.source}"]
     cost, said = costs_of(build(SCENARIO | {"tables": "trtllm", "device": "a100-80gb", "model": "qwen3-30b-a3b"}))
     assert "roofline estimate" in cost.name
     assert "not measured, for tables have none of qwen3-30b-a3b: moe: " in said[0]
@@ -65,7 +65,7 @@ def test_import_and_replay_from_the_command_line(tmp_path):
     told = shell.invoke(profile, flags)
     assert told.exit_code == 0, told.output
     assert load_profile(out).source.startswith("aiconfigurator-core 0.12.0 h200_sxm, vllm 0.24.0")
-    flags = [SCENARIO["trace"], "--steps", "20", "--policy", "none", "--json"]
+    flags = [SCENARIO["trace"], "--steps", "20", "--policy", "none", "--engine", "step_overhead_s=0", "--json"]
     replays = [
         json.loads(shell.invoke(replay, [*flags, *costs]).output)
         for costs in (["--profile", str(out)], ["--model", "qwen3-8b", "--device", "h200", "--tables", "vllm"])

@@ -6,6 +6,7 @@ import pytest
 
 from simulator.catalogue import estimate, load_model
 from simulator.cost import StepWork, sources
+from simulator.cost.roofline import HOST_STEP_S
 from simulator.cost.sources import NotMeasuredError, measured
 from simulator.deployed import cost_of, costs_of
 from simulator.replay import run
@@ -22,7 +23,7 @@ def twice_the_roof(config, device, engine, version, tp, ep):
     """A source of its own kind, which says in `source` what it was asked."""
     from dataclasses import replace
 
-    rough = estimate("qwen3-0.6b", device, tp)
+    rough = estimate("qwen3-0.6b", device, tp, overhead_s=0.0)
     slower = tuple(one.scaled(2) for one in rough.operators)
     return replace(rough, operators=slower, source=f"{config['model_type']} {device} {engine} {version} {tp} {ep}")
 
@@ -78,12 +79,14 @@ def test_a_refusal_is_no_lack_of_measurements(installed):
 
 def test_the_scenario_is_priced_by_the_source_and_the_result_says_so(installed):
     installed("twice_the_roof")
-    rough = cost_of(build(SCENARIO | {"tables": None}))
-    step = StepWork.decode(8, 1024)
-    assert float(cost_of(build(SCENARIO)).step_time_s(step)) == pytest.approx(2 * float(rough.step_time_s(step)))
+    known = {"engine": {"step_overhead_s": 0.0}}
+    rough, step = cost_of(build(SCENARIO | known | {"tables": None})), StepWork.decode(8, 1024)
+    alone_s = float(cost_of(build(SCENARIO | known)).step_time_s(step))
+    assert alone_s == pytest.approx(2 * float(rough.step_time_s(step)))
+    assert float(cost_of(build(SCENARIO)).step_time_s(step)) == pytest.approx(alone_s + HOST_STEP_S)
     about = run(build(SCENARIO)).about
     assert about["profile"]["source"] == "qwen3 h200 vllm None 1 1"
-    assert "costs are from tables: qwen3 h200 vllm None 1 1" in about["warnings"]
+    assert "costs are from tables, with 1.1 ms of the host a step: qwen3 h200 vllm None 1 1" in about["warnings"]
     assert about["scenario"]["tables"] == "vllm"
 
 
