@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 
 from simulator import Scenario, run
 from simulator.catalogue import load_model
-from simulator.drafting.settings import EagleSettings
+from simulator.scenario import CompareSettings
 from tests.reports.facts import HERE, Drafts, Report, Row, Tree
 from traces.errors import InputError
 from traces.io import write
@@ -35,13 +35,15 @@ QUANTISED: dict[str, dict[str, Any] | None] = {
 class Measured:
     """One simulated run: tokens per second of all requests, seconds per token after a request's first, accepted length.
 
-    by_kernels: whether its costs are sums of measured kernels; else they are an estimate from data sheets.
+    by_kernels: whether its costs are sums of measured kernels; else they are an estimate from data sheets. speedup_range: 90 %
+    range of its speed-up over no drafts, as far as its costs are off.
     """
 
     tokens_per_s: float
     tpot_s: float
     acceptance: float
     by_kernels: bool
+    speedup_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,15 @@ class Replayed:
     acceptance: float | None = None
     plain_tokens_per_s: float | None = None
     by_kernels: bool = False
+    speedup_range: tuple[float, float] | None = None
     problem: str | None = None
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the reported speed-up lies in the range of the simulated one; None where that is over other drafts."""
+        if self.speedup_range is None:
+            return None
+        return self.speedup_range[0] <= self.row.speedup <= self.speedup_range[1]
 
     @property
     def right(self) -> bool | None:
@@ -89,8 +99,7 @@ def curve(drafts: Drafts) -> list[float]:
 
 
 def _replay_row(name: str, report: Report, row: Row) -> Replayed:
-    trees = "strategies" in EagleSettings.model_fields
-    problem = report.left_out or ("a tree of drafts" if row.tree and not trees else None)
+    problem = report.left_out
     if problem is None:
         try:
             with_drafts, without = _measured(report, row, row, row.tree), _measured(report, row, row.against)
@@ -99,10 +108,11 @@ def _replay_row(name: str, report: Report, row: Row) -> Replayed:
     if problem is not None:
         return Replayed(name, report, row, problem=problem)
     speed, plain = (_speed(one, report, row) for one in (with_drafts, without))
-    plain_tokens_per_s = None if row.against else plain
+    alone = row.against is None
     return Replayed(
-        name, report, row, speed / plain, with_drafts.acceptance, plain_tokens_per_s, with_drafts.by_kernels
-    )
+        name, report, row, speed / plain, with_drafts.acceptance, plain if alone else None, with_drafts.by_kernels,
+        with_drafts.speedup_range if alone else None,
+    )  # fmt: skip
 
 
 def _speed(one: Measured, report: Report, row: Row) -> float:
@@ -123,10 +133,17 @@ def _run(measured: str, served: str) -> Measured:
         trace = Path(folder) / "trace.parquet"
         write(_trace(of["input_tokens"], of["output_tokens"], engine["max_num_seqs"]), trace, {})
         costs = _costs(of, Path(folder))
-        scenario = Scenario(trace=str(trace), policies=[policy], drafter=drafter, engine=engine, seed=SEED, **costs)
+        scenario = Scenario(
+            trace=str(trace), policies=list(dict.fromkeys(["none", policy])), drafter=drafter, engine=engine, seed=SEED,
+            compare=CompareSettings(bootstrap=0), **costs,
+        )  # fmt: skip
         result = run(scenario)
-    found, by_kernels = result.to_pandas().iloc[0], "estimate" not in result.about["profile"]["name"]
-    return Measured(found.output_tokens / found.makespan_s, found.tpot_s, found.mean_acceptance_length, by_kernels)
+    assert result.comparison is not None
+    found, beside = result.to_pandas().iloc[-1], result.comparison.table.to_pylist()[-1]
+    return Measured(
+        found.output_tokens / found.makespan_s, found.tpot_s, found.mean_acceptance_length,
+        "estimate" not in result.about["profile"]["name"], (beside["profile_low"], beside["profile_high"]),
+    )  # fmt: skip
 
 
 def _trace(input_tokens: int, output_tokens: int, live: int) -> Any:
@@ -140,12 +157,12 @@ def _trace(input_tokens: int, output_tokens: int, live: int) -> Any:
 
 def _costs(of: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What `Scenario` takes for costs: measured kernels where there are any of this model and device, else an estimate."""
-    costs = {
+    return {
         "model": _model(of["model"], of["weights"], folder),
         "device": _device(of["device"]),
         "tensor_parallel_size": of["tensor_parallel"],
+        "tables": TABLES.get(of["engine"], "vllm"),
     }
-    return costs | {"tables": TABLES.get(of["engine"], "vllm")} if "tables" in Scenario.model_fields else costs
 
 
 def _model(name: str, weights: str, folder: Path) -> str:

@@ -7,7 +7,7 @@ from tests.reports.replay import Replayed
 
 HEADER = (
     f"{'report':26} {'configuration':58} {'costs':8} {'plain':>6} {'accepted':>8} {'round':>6} {'sim.':>6} "
-    f"{'speed-up':>8} {'sim.':>6} {'ratio':>6}  sign"
+    f"{'speed-up':>8} {'sim.':>6} {'ratio':>6} {'90 % range':>13}  sign"
 )
 
 
@@ -22,9 +22,11 @@ def line(one: Replayed) -> str:
     configuration = f"{one.name:26} {_configuration(one):58} {costs:8} {plain:>6}"
     reported = f"{row.length:8.2f} {row.length / row.speedup:6.2f}"
     if one.simulated is None or one.acceptance is None:
-        return f"{configuration} {reported} {'':6} {row.speedup:8.2f} {'':6} {'':6}  left out"
+        return f"{configuration} {reported} {'':6} {row.speedup:8.2f} {'':6} {'':6} {'':13}  left out"
     ratio = one.simulated / row.speedup
-    simulated = f"{one.acceptance / one.simulated:6.2f} {row.speedup:8.2f} {one.simulated:6.2f} {ratio:6.2f}"
+    simulated = (
+        f"{one.acceptance / one.simulated:6.2f} {row.speedup:8.2f} {one.simulated:6.2f} {ratio:6.2f} {_range(one):>13}"
+    )
     return f"{configuration} {reported} {simulated}  {_sign(one)}"
 
 
@@ -52,7 +54,16 @@ def _errors(rows: list[Replayed]) -> str:
     plain = [one.plain_ratio for one in rows if one.plain_ratio is not None]
     text = f"sign right in {sum(bool(one.right) for one in signed)} of {len(signed)}"
     text += f", median error of the speed-up {median(errors):.0%}" if errors else ""
+    if ranged := [one.within for one in rows if one.within is not None]:
+        text += f", reported one within the simulated range in {sum(ranged)} of {len(ranged)}"
     return text + (f", median of plain throughput over the reported {median(plain):.2f}" if plain else "")
+
+
+def _range(one: Replayed) -> str:
+    if one.speedup_range is None:
+        return "-"
+    low, high = one.speedup_range
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _configuration(one: Replayed) -> str:
