@@ -125,6 +125,12 @@ def open_source(folder: Path | None, system: str, engine: str, version: str | No
             f"{data / KINDS['gemm'] / engine}: no measurements there: give another system or engine"
             + (f" ({', '.join(there)})" if there else "")
         )
+    known = {one.name for one in data.glob(f"*/{engine}/*") if one.is_dir()}
+    if version is not None and version not in known:
+        there = ", ".join(sorted(known, key=_number))
+        raise InputError(
+            f"{engine} {version} has no measurements of {system}: give one of its versions ({there}), or leave it out"
+        )
     narrow = [name for name in NARROW if name in (document.get("gpu") or {})]
     figures = {name: _figure(path, document, "gpu", name) for name in (*FIGURES, *narrow)}
     link = {name: _figure(path, document, "node", name) for name in LINK} if "node" in document else {}

@@ -105,6 +105,12 @@ def test_reuse_is_followed_and_only_there_a_later_version_counts(tmp_path):
     assert "(decode attention 0.12.0, prefill attention 0.12.0)" in profile.source
 
 
+def test_a_version_that_nobody_measured_is_refused(tmp_path):
+    folder = toy.write_folder(tmp_path)
+    with pytest.raises(InputError, match="9.9 has no measurements of .*: give one of its versions .0.10.0., or leave it out"):
+        open_source(folder, toy.SYSTEM, toy.ENGINE, "9.9")
+
+
 def test_the_version_that_the_folder_calls_current(tmp_path):
     folder = toy.write_folder(tmp_path, {GEMM.replace("0.10.0", "0.12.0"): toy.tables()[GEMM]})
     assert open_source(folder, toy.SYSTEM, toy.ENGINE, None).version == "0.12.0"
