@@ -60,13 +60,13 @@ def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
 
 def _target(scenario: Scenario, cost: Profile) -> Target:
     """What drafters draft for, and what prices other models on its device: tables, where they price it, else an estimate."""
-    model, device, tp = scenario.model, scenario.device, scenario.tensor_parallel_size
+    model, device, tp = scenario.model, scenario.device, gpus_per_replica(scenario, cost)
     if model is None or device is None:
         return Target(cost)
 
     def priced_alike(config: Mapping[str, Any]) -> Profile:
         if scenario.tables is not None:
-            with suppress(NotMeasuredError):
+            with suppress(InputError):  # they price the target, so what they refuse is the drafter's shape
                 return measured(config, device, scenario.tables, tp)
         return roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
 

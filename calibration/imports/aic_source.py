@@ -127,9 +127,9 @@ def open_source(folder: Path | None, system: str, engine: str, version: str | No
         )
     known = {one.name for one in data.glob(f"*/{engine}/*") if one.is_dir()}
     if version is not None and version not in known:
-        there = ", ".join(sorted(known, key=_number))
         raise InputError(
-            f"{engine} {version} has no measurements of {system}: give one of its versions ({there}), or leave it out"
+            f"{engine} {version} has no measurements of {system}: give one of its versions "
+            f"({', '.join(sorted(known, key=_number))}), or leave it out"
         )
     narrow = [name for name in NARROW if name in (document.get("gpu") or {})]
     figures = {name: _figure(path, document, "gpu", name) for name in (*FIGURES, *narrow)}

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     help="Of the estimate or the tables [default: what the model's config says].",
 )
 @click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
-              help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, draft_model, mtp, parallel, "
-              "recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
+              help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, eagle3, draft_model, mtp, "
+              "parallel, recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
 @drafter_options
 @click.option("--siblings", type=click.Choice(get_args(Siblings)), help="When siblings know a rollout's tokens: in the next "
               f"RL step, or at once on a replica [default: {SUFFIX.siblings}].")  # fmt: skip

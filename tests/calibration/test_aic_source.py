@@ -107,7 +107,9 @@ def test_reuse_is_followed_and_only_there_a_later_version_counts(tmp_path):
 
 def test_a_version_that_nobody_measured_is_refused(tmp_path):
     folder = toy.write_folder(tmp_path)
-    with pytest.raises(InputError, match=r"9.9 has no measurements of .*: give one of its versions .0.10.0., or leave it out"):
+    with pytest.raises(
+        InputError, match=r"9.9 has no measurements of .*: give one of its versions .0.10.0., or leave it out"
+    ):
         open_source(folder, toy.SYSTEM, toy.ENGINE, "9.9")
 
 

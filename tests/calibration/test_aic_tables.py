@@ -15,6 +15,7 @@ from simulator.cli.replay import replay
 from simulator.cost import load_profile
 from simulator.cost.sources import NotMeasuredError
 from simulator.deployed import costs_of
+from simulator.replay import run
 from simulator.scenario import build
 from traces.errors import InputError
 
@@ -71,3 +72,16 @@ def test_import_and_replay_from_the_command_line(tmp_path):
         for costs in (["--profile", str(out)], ["--model", "qwen3-8b", "--device", "h200", "--tables", "vllm"])
     ]
     assert replays[0]["runs"][0]["makespan_s"] == replays[1]["runs"][0]["makespan_s"]
+
+
+def test_a_head_is_priced_by_the_tables_of_its_target():
+    document = SCENARIO | {
+        "tables": "vllm", "drafter": {"kind": "eagle3", "curve": [0.8, 0.7]}, "policies": ["fixed:2"], "steps": [20],
+    }  # fmt: skip
+    result = run(build(document))
+    (told,) = [warning for warning in result.about["warnings"] if "priced by default" in warning]
+    assert "aiconfigurator-core 0.12.0 h200_sxm, vllm 0.24.0" in told
+    roofed = run(build({name: value for name, value in document.items() if name != "tables"}))
+    (told,) = [warning for warning in roofed.about["warnings"] if "priced by default" in warning]
+    assert "roofline estimate" in told
+    assert result.runs["draft_s"][0].as_py() > roofed.runs["draft_s"][0].as_py(), "kernels do not reach the roof"
