@@ -19,19 +19,21 @@ def price(core: Core, step: Step) -> None:
         draft_cost_of(core), core.asking, passes_of(core)[core.longest_draft], step.drafted_tokens, step.emitted_tokens, work,
         seconds,
     )  # fmt: skip
-    step.duration_s = seconds + (step.draft_s + host_time(core, step))
+    host_s = core.step_overhead_s
+    if core.uneven_step_s + core.eager_step_s > 0:
+        host_s += launch_time(core, step)
+    step.duration_s = seconds + (step.draft_s + host_s)
     step.waited_s = 0.0
 
 
 @compiled
-def host_time(core: Core, step: Step) -> float:
-    """Seconds of the host in a step, drafting apart: launching kernels one by one takes longer than replaying a CUDA graph."""
-    seconds, largest = core.step_overhead_s, padding_of(core).size
-    if 0 < largest <= step.query_tokens:
-        seconds += core.eager_step_s
-    elif step.prefill_seqs > 0 or step.drafted_tokens < max(core.longest_draft, core.asking > 0) * step.live:
-        seconds += core.uneven_step_s
-    return seconds
+def launch_time(core: Core, step: Step) -> float:
+    """Seconds that launching a step's kernels takes longer than replaying one CUDA graph."""
+    if 0 < padding_of(core).size <= step.query_tokens:
+        return core.eager_step_s
+    if step.prefill_seqs > 0 or step.drafted_tokens < max(core.longest_draft, core.asking > 0) * step.live:
+        return core.uneven_step_s
+    return 0.0
 
 
 @compiled
