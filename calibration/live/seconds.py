@@ -72,10 +72,12 @@ class Repeated:
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """What a step costs, what drafting adds to it by drafter, and which runs tell the latter."""
+    """What a step costs, what drafting adds to it by drafter, of that what making drafts takes on the host, and which runs tell
+    that."""
 
     profile: Profile
     drafting: Mapping[str, DraftCost]
+    making: Mapping[str, DraftCost]
     told_by: Mapping[str, Sequence[str]]
     borrowed: frozenset[str]
     notes: Sequence[str]
@@ -141,7 +143,11 @@ def _fit(runs: Sequence[Repeated], chosen: Sequence[Repeated], model: str) -> Co
     costs, errors = _costs(work, names, seconds)
     verifying = {name: cost for name, cost in costs.items() if name not in WORK}
     telling = {name: _telling(name, chosen) or _telling(name, runs)[:1] for name in _drafters(runs)}
-    drafting = {name: _drafting(those, verifying) for name, those in telling.items()}
+    making = {name: _making(those) for name, those in telling.items()}
+    drafting = {
+        name: DraftCost.of({rate: cost + verifying.get(rate, 0.0) for rate, cost in alone.rates.items()})
+        for name, alone in making.items()
+    }
     about = chosen[0].runs[0].about
     profile = Profile(
         name=f"{model} on {about['device']}, from steps of vLLM", kind="affine", model=model,
@@ -154,7 +160,7 @@ def _fit(runs: Sequence[Repeated], chosen: Sequence[Repeated], model: str) -> Co
     )  # fmt: skip
     told_by = {name: [run.label for run in those] for name, those in telling.items()}
     borrowed = frozenset(name for name, those in telling.items() if those[0] not in chosen)
-    return Costs(profile, drafting, told_by, borrowed, notes)
+    return Costs(profile, drafting, making, told_by, borrowed, notes)
 
 
 def predict(costs: Costs, runs: Sequence[Repeated], fitted: Sequence[str]) -> list[Predicted]:
@@ -217,12 +223,16 @@ def told(found: Sequence[Predicted], costs: Costs) -> dict[str, Any]:
 
 
 def draft_costs(costs: Costs) -> Iterator[dict[str, Any]]:
-    """What drafting adds by drafter, as `simulator.drafting.cost.write_draft_cost` takes it."""
+    """What drafting adds by drafter, as `simulator.drafting.cost.write_draft_cost` takes it.
+
+    Named `-host` is what making drafts takes, which is the host's part wherever they are verified.
+    """
     for drafter, cost in costs.drafting.items():
-        yield {
-            "drafter": drafter, "device": costs.profile.device,
-            "source": f"{costs.profile.source}; time to draft: {', '.join(costs.told_by[drafter])}", "cost": cost.rates,
-        }  # fmt: skip
+        told = f"time to draft: {', '.join(costs.told_by[drafter])}"
+        about = {"drafter": drafter, "device": costs.profile.device, "source": f"{costs.profile.source}; {told}"}
+        yield about | {"cost": cost.rates}
+        if costs.making[drafter] != FREE:
+            yield about | {"drafter": f"{drafter}-host", "cost": costs.making[drafter].rates}
 
 
 def _repeated(runs: list[Recorded]) -> Repeated:
@@ -271,8 +281,8 @@ def _columns(run: Repeated) -> Columns:
     return {name: work[name] for name in WORK} | {"per_step_s": np.sign(asking), "per_query_s": asking}
 
 
-def _drafting(runs: Sequence[Repeated], verifying: Mapping[str, float]) -> DraftCost:
-    """What the drafts of a step took to make in the step before it, and `verifying` besides."""
+def _making(runs: Sequence[Repeated]) -> DraftCost:
+    """What the drafts of a step took to make in the step before it."""
     parts = []
     for run in runs:
         work = work_of(run.runs[0])
@@ -285,10 +295,10 @@ def _drafting(runs: Sequence[Repeated], verifying: Mapping[str, float]) -> Draft
     columns, seconds = _stacked(parts), np.concatenate([run.drafting_s[:-1] for run in runs])
     asked = (columns["per_step_s"] > 0) & (seconds > 0)
     if not asked.any():
-        return DraftCost.of(verifying)
+        return FREE
     kept = {name: of[asked] for name, of in columns.items()}
     costs, _ = _costs(kept, list(kept), seconds[asked])
-    return DraftCost.of({name: cost + verifying.get(name, 0.0) for name, cost in costs.items()})
+    return DraftCost.of(costs)
 
 
 def _costs(columns: Columns, names: Sequence[str], seconds: Float64) -> tuple[dict[str, float], Float64]:

@@ -163,7 +163,10 @@ def test_the_command_predicts_the_runs_that_are_not_fitted(tmp_path: Path) -> No
         assert abs(run["error"]) < (0.3 if run["fitted"] else 0.6), "recorded on a busy machine, with two repeats"
     assert found["predicted"] == 2
     assert load_profile(tmp_path / "profile.yaml").drafter_costs.keys() == {"ngram", "suffix-global"}
-    assert load_draft_cost(str(tmp_path / "ngram.yaml")).per_step_s > 0
+    whole, host = (load_draft_cost(str(tmp_path / f"{name}.yaml")) for name in ("ngram", "ngram-host"))
+    assert whole.per_step_s > 0
+    assert all(0 <= part <= whole.rates[rate] for rate, part in host.rates.items())
+    assert 0 < sum(host.rates.values()) < sum(whole.rates.values()), "verifying drafts is not the host's"
 
 
 @pytest.mark.parametrize(
