@@ -44,7 +44,8 @@ def compare_steps(folder: Path, as_json: bool) -> int:
 def compare_seconds(folder: Path, fitted: tuple[str, ...], out: Path | None, as_json: bool) -> int:
     """Print the makespan of each run on both sides, at costs out of the fitted ones; returns the exit code.
 
-    out: a folder for `seconds.json`, the costs as `profile.yaml` and those of each drafter as `DRAFTER.yaml`.
+    out: a folder for `seconds.json`, the costs as `profile.yaml` and those of each drafter as `DRAFTER.yaml` and
+    `DRAFTER-host.yaml`.
     """
     from calibration.asked import read_json
     from calibration.live.recording import read
