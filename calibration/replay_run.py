@@ -16,7 +16,7 @@ from simulator.cost import load_profile
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.errors import in_words, sources_of
 from simulator.cost.model import Profile
-from simulator.deployed import deployment_of, drafter_of
+from simulator.deployed import deployment_of, drafter_of, target_of
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment as Engines
@@ -90,7 +90,7 @@ def decode(
         "trace": trace.source, "profile": known.name, "drafter": told.drafter, "policies": [told.policy], "seed": told.seed,
         "engine": {"max_num_seqs": facts.max_num_seqs, "replicas": replicas, "dispatch": router, **limits},
     })  # fmt: skip
-    drafter, last = drafter_of(scenario, trace, known), trace.steps[-1]
+    drafter, last = drafter_of(scenario, trace, target_of(scenario, known)), trace.steps[-1]
     preparing = Preparing(scenario, trace, [last], drafter, deployment_of(scenario, known, drafter), None, Shared())
     phase = preparing.phase(0, False, np.ones(int((trace.step == last).sum()), np.bool_))
     deployment = replace(preparing.placed(phase), cost=cost, draft_cost=drafting, data_parallel_size=ranks)

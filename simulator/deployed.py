@@ -1,7 +1,9 @@
 """From what a scenario names to what rollouts are decoded on: costs, drafter, limits."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from simulator.catalogue import estimate, load_device, load_model
@@ -20,11 +22,6 @@ from simulator.system import System
 from simulator.training.stage import Prices
 from traces.errors import InputError
 from traces.trace import Trace
-
-
-def cost_of(scenario: Scenario) -> Profile:
-    """The profile that the scenario names, or what is known of its model on its device."""
-    return costs_of(scenario)[0]
 
 
 def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
@@ -48,9 +45,9 @@ def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
     return estimate(model, device, tp, overhead_s=host_s, kv_cache_dtype=scenario.kv_cache_dtype, ranks=ranks), why
 
 
-def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
-    """The drafter at its price; InputError where it replays tokens that the trace lacks."""
-    drafter = priced(scenario.drafter.drafter(), _target(scenario, cost))
+def drafter_of(scenario: Scenario, trace: Trace, target: Target) -> Drafter:
+    """The drafter at its price for the target; InputError where it replays tokens that the trace lacks."""
+    drafter = priced(scenario.drafter.drafter(), target)
     if drafter.needs_tokens and not trace.has_tokens:
         raise InputError(
             f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, or use drafter none"
@@ -58,19 +55,24 @@ def drafter_of(scenario: Scenario, trace: Trace, cost: Profile) -> Drafter:
     return drafter
 
 
-def _target(scenario: Scenario, cost: Profile) -> Target:
-    """What drafters draft for, and what prices other models on its device: tables, where they price it, else an estimate."""
+def target_of(scenario: Scenario, cost: Profile) -> Target:
+    """What all systems' drafters draft for, and what prices other models on its device, each once.
+
+    Tables do, where the scenario names some and they know the shape, else an estimate.
+    """
     model, device, tp = scenario.model, scenario.device, gpus_per_replica(scenario, cost)
     if model is None or device is None:
         return Target(cost)
 
-    def priced_alike(config: Mapping[str, Any]) -> Profile:
+    @cache
+    def priced_alike(document: str) -> Profile:
+        config = json.loads(document)
         if scenario.tables is not None:
             with suppress(InputError):  # they price the target, so what they refuse is the drafter's shape
                 return measured(config, device, scenario.tables, tp)
         return roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
 
-    return Target(cost, load_model(model), priced_alike)
+    return Target(cost, load_model(model), lambda config: priced_alike(json.dumps(config)))
 
 
 def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:
@@ -88,7 +90,7 @@ def check_parallel(scenario: Scenario, cost: Profile) -> None:
     """Raise InputError where costs are of other parallelism than the deployment; where they say nothing, experts are on one GPU.
 
     vLLM spreads experts over all GPUs of the ranks that share them: tensor_parallel_size x data_parallel_size.
-    """  # fmt: skip
+    """
     asked, ranks = scenario.tensor_parallel_size, scenario.engine.data_parallel_size
     gpus, spread = gpus_per_replica(scenario, cost), cost.parallel.get("expert_parallel_size", 1)
     if asked not in (1, gpus):

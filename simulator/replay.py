@@ -12,10 +12,17 @@ from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import bars
 from simulator.cost.errors import sources_of
-from simulator.cost.model import Profile
-from simulator.deployed import check_parallel, costs_of, deployment_of, drafter_of, gpus_per_replica, prices_of
+from simulator.deployed import (
+    check_parallel,
+    costs_of,
+    deployment_of,
+    drafter_of,
+    gpus_per_replica,
+    prices_of,
+    target_of,
+)
 from simulator.drafting.alone import chosen_steps
-from simulator.drafting.drafter import strategies_of
+from simulator.drafting.drafter import Target, strategies_of
 from simulator.drafting.measure import DraftProfile
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.deployment import Deployment
@@ -42,9 +49,10 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     """
     trace = read(scenario.trace) if trace is None else trace
     (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
+    target = target_of(scenario, cost)
     engine = _Ready()
     shared = Shared()
-    begun = [_system_run(scenario, one, trace, cost, steps, shared, engine) for one in scenario.compared]
+    begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in scenario.compared]
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
     if empty := next((one for one in played if not one.steps), None):
@@ -117,11 +125,11 @@ def _play(
 
 
 def _system_run(
-    scenario: Scenario, system: System, trace: Trace, cost: Profile, steps: list[int], shared: Shared, ready: Callable[[], None]
+    scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int], shared: Shared, ready: Callable[[], None]
 ) -> tuple[SystemRun, Played]:  # fmt: skip
     """A system's run before it begins, and what will be told of it."""
-    own = scenario.of(system)
-    drafter = drafter_of(own, trace, cost)
+    own, cost = scenario.of(system), target.profile
+    drafter = drafter_of(own, trace, target)
     check_parallel(own, cost)
     deployment, loop = deployment_of(own, cost, drafter), resolve_loop(system.loop)
     prices = prices_of(own, system, trace, cost)

@@ -174,6 +174,11 @@ class Scenario(DrafterOnly):
                 f"systems: {twice[0]!r} is named twice: give each system, and each policy, a name of its own"
             )
         for number, system in enumerate(self.systems):
+            if self.profile is None and self.engine.step_overhead_s is None and "step_overhead_s" in system.engine:
+                raise ValueError(
+                    f"systems.{number}.engine.step_overhead_s: estimates and tables count the host in every system's steps: give "
+                    "engine.step_overhead_s for all, too, which takes its place"
+                )
             try:
                 self.of(system)
             except SettingError as error:

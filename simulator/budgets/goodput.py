@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback
@@ -11,6 +12,8 @@ from simulator.budgets.price import emitted_per_sequence, step_seconds
 from simulator.budgets.rate import AcceptanceRate, MeasuredShare
 from simulator.budgets.view import BatchView
 from simulator.spec import BUDGET, number, read, refuse, whole
+
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ READERS = {"max": BUDGET, "interval": whole(1), "start": number(0, 1), "weight":
 
 @dataclass
 class _Replica:
-    """What is decided for one replica: drafts for all, until the decode step `due`."""
+    """What is decided for one replica: a budget for all, until the decode step `due`; `meter`: what its drafts get accepted."""
 
-    rate: AcceptanceRate
-    drafts: int = 0
+    meter: AcceptanceRate | MeasuredShare
+    budget: int = 0
     due: int = 0
 
 
@@ -48,58 +51,49 @@ class Goodput:
         self._settings, self._context = settings, context
         self._feedback = Feedback()
         self._replicas: dict[int, _Replica] = {}
+        self._drafts = np.arange(settings.max + 1)
 
     def remember(self, previous: BudgetPolicy) -> None:
-        """Start from the acceptance rates that the RL step before ended with."""
-        if isinstance(previous, Goodput):
+        """Start from what was accepted at the end of the RL step before."""
+        if isinstance(previous, type(self)):
             for number_, replica in previous._replicas.items():
-                self._replicas[number_] = _Replica(self._rate(replica.rate.value))
+                self._replicas[number_] = _Replica(self._meter(replica.meter.value))
 
     def __call__(self, view: BatchView) -> int:
-        """Return the draft length of every live sequence."""
+        """Return the budget of every live sequence."""
         number_ = view.replica
         replica = self._replicas.get(number_)
         if replica is None:
-            replica = self._replicas[number_] = _Replica(self._rate(self._settings.start))
-        replica.rate.observe(self._feedback.last_step(view, number_))
+            replica = self._replicas[number_] = _Replica(self._meter(self._settings.start))
+        replica.meter.observe(self._feedback.last_step(view, number_), replica.budget)
         if view.steps >= replica.due:
-            replica.drafts = self._best(view, replica.rate.end_interval())
+            replica.budget = self._best(view, replica.meter.end_interval())
             replica.due = view.steps + self._settings.interval
-        return replica.drafts
+        return replica.budget
 
-    def _best(self, view: BatchView, acceptance: float) -> int:
-        live = view.live
-        emitted = live * emitted_per_sequence(acceptance, self._settings.max)
+    def _best(self, view: BatchView, accepted: float) -> int:
+        emitted = view.live * self._emitted(accepted)
         context_tokens = int(view.context_tokens.sum())
-        seconds = step_seconds(self._context, live, context_tokens, emitted)
-        return int(np.argmax(emitted / seconds))
+        seconds = step_seconds(self._context, view.live, context_tokens, emitted, self._drafts)
+        return int(self._drafts[np.argmax(emitted / seconds)])
 
-    def _rate(self, start: float) -> AcceptanceRate:
+    def _emitted(self, accepted: float) -> Float64:
+        """Expected tokens of a sequence by what it drafts."""
+        return emitted_per_sequence(accepted, self._settings.max)
+
+    def _meter(self, start: float) -> AcceptanceRate | MeasuredShare:
         return AcceptanceRate(start, self._settings.weight)
 
 
-@dataclass
-class _TreeReplica:
-    """What is decided for one replica that drafts trees: tokens to verify for all, until the decode step `due`."""
-
-    share: MeasuredShare
-    budget: int = 0
-    due: int = 0
-
-
-class TreeGoodput:
-    """One tree strategy for the whole batch, or none: argmax of emitted(s) / seconds(s), decided every `interval` steps.
+class TreeGoodput(Goodput):
+    """One tree strategy for the whole batch, or none: the same argmax over strategies; a budget is their tokens to verify.
 
     emitted(s) = 1 + r m_s, at most one more than its longest path: m_s is the strategy's measured mean, and r what the
     replica's trees got accepted lately as a share of theirs, the same for all strategies.
     """
 
-    every = 1
-
     def __init__(self, settings: Settings, context: Context) -> None:
-        self._settings, self._context = settings, context
-        self._feedback = Feedback()
-        self._replicas: dict[int, _TreeReplica] = {}
+        super().__init__(settings, context)
         shapes = context.strategies
         self._drafts = np.array([0, *(one.verify for one in shapes)])
         self._means = np.array([0.0, *(one.curve.mean_accepted(one.curve.positions) for one in shapes)])
@@ -107,35 +101,14 @@ class TreeGoodput:
         self._by_budget = np.zeros(UNLIMITED + 1)
         self._by_budget[self._drafts] = self._means
 
-    def remember(self, previous: BudgetPolicy) -> None:
-        """Start from the shares that the RL step before ended with."""
-        if isinstance(previous, TreeGoodput):
-            for number_, replica in previous._replicas.items():
-                self._replicas[number_] = _TreeReplica(self._share(replica.share.value))
+    def _emitted(self, accepted: float) -> Float64:
+        return np.asarray(1 + np.minimum(accepted * self._means, self._longest))
 
-    def __call__(self, view: BatchView) -> int:
-        """Return the tokens to verify of every live sequence."""
-        number_ = view.replica
-        replica = self._replicas.get(number_)
-        if replica is None:
-            replica = self._replicas[number_] = _TreeReplica(self._share(1.0))
-        replica.share.observe(self._feedback.last_step(view, number_), replica.budget)
-        if view.steps >= replica.due:
-            replica.budget = self._best(view, replica.share.end_interval())
-            replica.due = view.steps + self._settings.interval
-        return replica.budget
-
-    def _best(self, view: BatchView, share: float) -> int:
-        live = view.live
-        emitted = live * (1 + np.minimum(share * self._means, self._longest))
-        seconds = step_seconds(self._context, live, int(view.context_tokens.sum()), emitted, self._drafts)
-        return int(self._drafts[np.argmax(emitted / seconds)])
-
-    def _share(self, start: float) -> MeasuredShare:
+    def _meter(self, start: float) -> AcceptanceRate | MeasuredShare:
         return MeasuredShare(self._by_budget, self._settings.weight, start)
 
 
-def goodput(argument: str, context: Context) -> "Goodput | TreeGoodput":
+def goodput(argument: str, context: Context) -> Goodput:
     """The draft length or tree strategy with the highest expected goodput, re-decided every 20 decode steps."""
     given = read("goodput", argument, READERS)
     if not context.strategies:
@@ -143,4 +116,4 @@ def goodput(argument: str, context: Context) -> "Goodput | TreeGoodput":
     if unused := [name for name in ("max", "start") if name in given]:
         what = f"sets {unused[0]}, and the drafter drafts trees, of which all are weighed by their measured acceptance"
         refuse("goodput", argument, f"{what}: leave it out")
-    return TreeGoodput(Settings(**given), context)
+    return TreeGoodput(Settings(**given, start=1.0), context)

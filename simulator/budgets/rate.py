@@ -44,8 +44,8 @@ class AcceptanceRate:
         self._weight = weight
         self._accepted = self._rejected = 0
 
-    def observe(self, step: LastStep) -> None:
-        """Add one decode step to the interval."""
+    def observe(self, step: LastStep, budget: int | None = None) -> None:
+        """Add one decode step to the interval; how long drafts might have been says nothing of it."""
         self._accepted += step.accepted
         self._rejected += step.rejected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,14 @@ def _strength(device: Mapping[str, Any]) -> str:
     return f"{device['peak_flops_per_s'] / 1e12:.0f} TFLOPS, {device['bandwidth_bytes_per_s'] / 1e12:.2g} TB/s"
 
 
+@cache
 def _models() -> dict[str, Mapping[str, Any]]:
     folder = files("simulator.catalogue") / "models"
     shapes = (file for file in folder.iterdir() if file.name.endswith(SUFFIX))
     return {file.name.removesuffix(SUFFIX): json.loads(file.read_text("utf-8")) for file in shapes}
 
 
+@cache
 def _devices() -> dict[str, dict[str, Any]]:
     text = (files("simulator.catalogue") / "devices.yaml").read_text("utf-8")
     return {key: checked(device) for key, device in load_mapping(text, "h100:").items()}

@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 Mode = Literal["max", "additive"]
 
 MEASURED = {"max": "1.11 to 1.30", "additive": "0.87 to 1.21"}
-"""Time of a decode step, summed from kernels measured with vLLM 0.19, over the estimate of it: Llama-3.1-8B on an RTX
+"""Time of a decode step, summed from kernels measured with vLLM 0.19, over its bytes and operations alone: Llama-3.1-8B on an RTX
 4090, and it and Qwen3-30B-A3B on an RTX PRO 6000, 1 to 256 sequences of 1,024 or 4,096 tokens."""
 TOO_FAST = {"dense": 2.1, "moe": 2.3}
 """How many times as long as the estimate, kernels' and host's time included, a whole step of an engine takes, at most.
@@ -90,8 +90,8 @@ def roofline(
     gpus = f"{tp} x " if tp > 1 else ""
     uncertainty = (
         "an estimate, not a measurement: kernels reach neither the bandwidth nor the peak of a data sheet; decode steps, "
-        f"summed from kernels measured on two GPUs, took {MEASURED[mode]} times as long, and whole steps of engines up to "
-        f"{TOO_FAST['moe' if whole.moe_layers else 'dense']:g} times as long"
+        f"summed from kernels measured on two GPUs, took {MEASURED[mode]} times as long as bytes and operations say, and whole "
+        f"steps of engines up to {TOO_FAST['moe' if whole.moe_layers else 'dense']:g} times as long as this"
     )
     active = f" ({whole.active_parameters:,} active)" if whole.moe_layers else ""
     kept = f", {whole.quantised.kind} weights" if whole.quantised else ""

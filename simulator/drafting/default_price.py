@@ -11,7 +11,7 @@ from simulator.cost.model_config import model_shape
 from simulator.cost.shape import ModelShape
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.drafter import Target
-from simulator.drafting.pricing import DEFAULT, Found, entry_of
+from simulator.drafting.pricing import Found, entry_of
 from traces.errors import InputError
 
 Kind = Literal["eagle", "eagle3", "draft_model", "mtp", "parallel"]
@@ -56,8 +56,8 @@ def default_price(kind: Kind, model: Mapping[str, Any] | None, layers: int | Non
     forward = replace(forward, name=f"passes of {'a head' if model is None else forward.model}")
     host = {word: cost for word, cost in load_draft_cost(HOST).rates.items() if cost}
     at_once = kind == "parallel"
-    basis = f"{DEFAULT} ({forward.source}; host: {HOST})"
-    return Found(host, Forward(forward, passes=int(at_once), at_once=at_once), basis)
+    where = f"{forward.source}; host: {HOST}"
+    return Found(host, Forward(forward, passes=int(at_once), at_once=at_once), where)
 
 
 def head_config(kind: Kind, target: Mapping[str, Any], layers: int) -> dict[str, Any]:

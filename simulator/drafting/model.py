@@ -75,7 +75,7 @@ class Modelled(DraftModel):
     curve: AcceptanceCurve
     price: Price | None = field(default_factory=dict)  # type: ignore[assignment]
     forward: Forward | None = None
-    basis: str = ""
+    default: str = ""
     model: Mapping[str, Any] | None = None
     layers: int | None = None
 

@@ -43,7 +43,7 @@ class Ngram(ByPrice):
     prompt_lookup_max: int = 5
     price: Price = field(default_factory=dict)
     forward: Forward | None = None
-    basis: str = ""
+    default: str = ""
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"prompt", "own"})

@@ -15,28 +15,26 @@ Price: TypeAlias = Costs | str
 
 PER_PROPOSAL = {"per_proposal_s": "per_step_s", "verify_fraction": "step_fraction"}
 """Words that profiles use for fields of DraftCost."""
-DEFAULT = "default"
-"""With what the basis of a price begins that nobody gave."""
 WORDS = (*RATES, *PER_PROPOSAL)
 
 
 class Found(NamedTuple):
-    """A price that was looked up: costs by the word, passes by operators, and where both are from."""
+    """A price that was looked up: costs by the word, passes by operators; default: where both are from if nobody gave it."""
 
     costs: Costs
     forward: Forward | None = None
-    basis: str = ""
+    default: str = ""
 
 
 class ByPrice:
     """A dataclass of a drafter that costs what a user says: in words, or by a name that is looked up where the target is known.
 
-    price: see `Price`. forward, basis: what comes with a price that was looked up.
+    price: see `Price`. forward, default: what comes with a price that was looked up.
     """
 
     price: Price
     forward: Forward | None
-    basis: str
+    default: str
 
     def __post_init__(self) -> None:
         """Refuse costs that are written out wrongly."""
@@ -69,15 +67,15 @@ class ByPrice:
     def at(self, found: Found) -> Self:
         """Return the same drafter at this price."""
         drafter: Any = self
-        made: Self = replace(drafter, price=found.costs, forward=found.forward, basis=found.basis)
+        made: Self = replace(drafter, price=found.costs, forward=found.forward, default=found.default)
         return made
 
     @property
     def told_default(self) -> str:
         """What a result says of a price that nobody gave; empty where one was given."""
-        if not self.basis.startswith(DEFAULT):
+        if not self.default:
             return ""
-        return f"drafter {self.label} is priced by {self.basis}: {self.told_price}; give cost where it was measured"
+        return f"drafter {self.label} is priced by default ({self.default}): {self.told_price}; give cost where it was measured"
 
     @property
     def told_price(self) -> str:
@@ -127,7 +125,7 @@ def entry_of(target: Target, entry: str) -> Found:
     """
     profile = target.profile
     if entry in profile.drafter_costs:
-        return Found(profile.drafter_costs[entry], basis=f"entry {entry!r} of profile {profile.name}")
+        return Found(profile.drafter_costs[entry])
     try:
         cost = load_draft_cost(entry)
     except InputError as error:
@@ -137,7 +135,7 @@ def entry_of(target: Target, entry: str) -> Found:
             "or write the costs out, such as {per_pass_s: 0.0007}"
         ) from None
     rates = {word: seconds for word, seconds in cost.rates.items() if seconds}
-    return Found(rates, cost.forward, f"measured cost {entry!r}")
+    return Found(rates, cost.forward)
 
 
 def every_step(cost: DraftCost, passes: int) -> DraftCost:

@@ -50,7 +50,7 @@ class Recorded(ByPrice):
     price: Price = field(default_factory=dict)
     off_steps: OffSteps = "nothing"
     forward: Forward | None = None
-    basis: str = ""
+    default: str = ""
 
     lossless = True
     learns_from: frozenset[Source] = frozenset({"model"})

@@ -39,7 +39,7 @@ class ModelTrees(DraftModel):
     strategies: tuple[Strategy, ...]
     price: Price | None = field(default_factory=dict)  # type: ignore[assignment]
     forward: Forward | None = None
-    basis: str = ""
+    default: str = ""
     model: Mapping[str, Any] | None = None
     layers: int | None = None
 

@@ -8,7 +8,7 @@ from simulator.catalogue import estimate, load_model
 from simulator.cost import StepWork, sources
 from simulator.cost.roofline import HOST_STEP_S
 from simulator.cost.sources import NotMeasuredError, measured
-from simulator.deployed import cost_of, costs_of
+from simulator.deployed import costs_of
 from simulator.replay import run
 from simulator.scenario import build
 from traces.errors import InputError
@@ -17,6 +17,10 @@ SCENARIO = {
     "trace": "traces/data/countdown.parquet", "model": "qwen3-0.6b", "device": "h200", "tables": "vllm",
     "policies": ["none"], "steps": [20],
 }  # fmt: skip
+
+
+def cost_of(scenario):
+    return costs_of(scenario)[0]
 
 
 def twice_the_roof(config, device, engine, version, tp, ep):
@@ -30,6 +34,14 @@ def twice_the_roof(config, device, engine, version, tp, ep):
 
 def knows_nothing(config, device, engine, version, tp, ep):
     raise NotMeasuredError(f"{device} was never seen here")
+
+
+ASKED = []
+
+
+def counts(config, device, engine, version, tp, ep):
+    ASKED.append(config["model_type"])
+    return twice_the_roof(config, device, engine, version, tp, ep)
 
 
 def refuses(config, device, engine, version, tp, ep):
@@ -111,3 +123,11 @@ def test_tables_stand_in_place_of_a_profile():
         build(SCENARIO | {"profile": "p"})
     with pytest.raises(InputError, match="profile: missing"):
         build({key: value for key, value in SCENARIO.items() if key != "device"})
+
+
+def test_target_and_head_are_each_priced_once_for_all_policies(installed):
+    installed("counts")
+    ASKED.clear()
+    drafter = {"kind": "eagle3", "curve": [0.8, 0.7]}
+    run(build(SCENARIO | {"policies": ["none", "fixed:1", "fixed:2"], "drafter": drafter}))
+    assert ASKED == ["qwen3", "llama"]

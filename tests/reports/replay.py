@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scipy.optimize import brentq
-
 from simulator import Scenario, run
 from simulator.catalogue import load_model
+from simulator.drafting.strategy import geometric
 from simulator.scenario import CompareSettings
 from tests.reports.facts import HERE, Drafts, Report, Row, Tree
 from traces.errors import InputError
@@ -91,11 +90,7 @@ def curve(drafts: Drafts) -> list[float]:
     """Conditional acceptance by position: from rates, else the same at every position, for the reported mean length."""
     if drafts.rates is not None:
         return [after / before for before, after in pairwise([1.0, *drafts.rates])]
-
-    def surplus(p: float) -> float:
-        return sum(p**j for j in range(1, drafts.k + 1)) - (drafts.length - 1)
-
-    return [float(brentq(surplus, 0.0, 1.0))] * drafts.k
+    return list(geometric(drafts.k, 1, drafts.k, drafts.length).conditional)
 
 
 def _replay_row(name: str, report: Report, row: Row) -> Replayed:

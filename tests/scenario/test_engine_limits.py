@@ -9,7 +9,7 @@ import pytest
 from simulator.catalogue import load_device, load_model
 from simulator.cost.model_config import model_shape
 from simulator.cost.work import StepWork
-from simulator.deployed import cost_of, serving_of
+from simulator.deployed import costs_of, serving_of
 from simulator.drafting.suffix import Suffix
 from simulator.replay import run
 from simulator.scenario import build
@@ -83,11 +83,11 @@ def test_what_is_left_open_follows_from_model_device_and_drafter() -> None:
     assert serving.num_gpu_blocks == model_shape(load_model("qwen3-8b")).num_gpu_blocks(memory)
     assert serving.cudagraph_capture_sizes == (1, 2, 4, 8, 16, 24, 32)
     assert serving.lookahead_tokens == 0
-    assert "estimate" in cost_of(scenario).name
+    assert "estimate" in costs_of(scenario)[0].name
     narrow = build(named | {"engine": {"num_gpu_blocks": "auto"}, "kv_cache_dtype": "fp8"})
     assert serving_of(narrow, Suffix()).num_gpu_blocks // 2 == serving.num_gpu_blocks
     work = StepWork.decode(64, np.array([0, 4000]))
-    saved = cost_of(scenario).step_time_s(work) - cost_of(narrow).step_time_s(work)
+    saved = costs_of(scenario)[0].step_time_s(work) - costs_of(narrow)[0].step_time_s(work)
     assert saved == pytest.approx([0, 64 * 4000 * 36 * 2 * 8 * 128 / 4.8e12])
     eagle = build(BASE | {"drafter": {"kind": "eagle", "curve": [0.8, 0.7, 0.6], "cost": {"per_pass_s": 1e-3}}})
     assert serving_of(eagle, eagle.drafter.drafter()).lookahead_tokens == 3

@@ -6,6 +6,7 @@ from simulator.cost.roofline import HOST_STEP_S
 from simulator.replay import run
 from simulator.results import Result
 from simulator.scenario import build
+from traces.errors import InputError
 from traces.io import from_table
 from traces.synthesis import synth
 
@@ -34,3 +35,13 @@ def test_the_scenario_that_is_written_down_plays_the_same() -> None:
     scenario = build({**ESTIMATED, "engine": {"max_num_seqs": 8}})
     again = build(scenario.model_dump(mode="json"))
     assert makespan_s(run(again, TRACE)) == makespan_s(run(scenario, TRACE))
+
+
+def test_a_system_with_a_host_time_of_its_own_is_refused_where_the_costs_count_one() -> None:
+    slow = {"name": "slow", "policy": "none", "engine": {"step_overhead_s": 0.01}}
+    document = {**ESTIMATED, "engine": {"max_num_seqs": 8}, "policies": [], "systems": [slow]}
+    with pytest.raises(InputError, match=r"systems.0.engine.step_overhead_s: estimates and tables count the host"):
+        build(document)
+    given = run(build({**document, "engine": {"max_num_seqs": 8, "step_overhead_s": 0.0}}), TRACE)
+    steps = given.runs["decode_steps"][0].as_py()
+    assert makespan_s(given) - makespan_s(played(step_overhead_s=0)) == pytest.approx(steps * 0.01)
