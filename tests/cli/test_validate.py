@@ -1,10 +1,8 @@
 """`rolloutsim validate`, with an engine that answers what the test wants: tables, files, exit codes and refusals."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,9 +23,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         told.update(facts=facts, profile=profile, deployment=deployment, router=router)
         return echo(run, told["stretch"], outside_fraction=told["outside_fraction"])
 
-    module = ModuleType("calibration.replay_run")
-    module.simulate_run = simulate_run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "calibration.replay_run", module)
+    monkeypatch.setattr(replay_run, "simulate_run", simulate_run)
     return told
 
 
