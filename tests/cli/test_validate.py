@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from calibration import replay_run
 from tests.calibration.echo import echo
 from tests.calibration.logs import BENCH, DEPLOYMENT, write_json, write_log
 from tests.cli.conftest import PROFILE, Shell

@@ -19,7 +19,7 @@ from simulator.compare.minorant import Limits, minorants
 from simulator.compare.oracle import oracle
 from simulator.compare.paths import cheapest, cheapest_drafts, list_starts, reach_of
 from simulator.cost import Affine, Profile, Roof, StepWork, Table, load_profile
-from simulator.cost.draft_cost import DraftCost
+from simulator.cost.draft_cost import DraftCost, Forward
 from simulator.cost.operators import row
 from simulator.drafting.drafter import past_rows
 from simulator.drafting.suffix import Suffix
@@ -123,6 +123,17 @@ def test_one_rollout_alone_attains_it_with_draft_costs(draft: DraftCost) -> None
     free_s = lower_bound(workload, Deployment(cost, 1)).makespan_s
     bound_s = lower_bound(workload, Deployment(cost, 1, draft_cost=draft)).makespan_s
     assert free_s < bound_s <= took_s <= 1.05 * bound_s
+
+
+def test_passes_by_operators_raise_it_as_much_as_passes_at_a_rate() -> None:
+    workload, cost = batch(3, 1, samples=1), profile()
+    passes = profile(Affine("pass", row(constant=1e-3)))
+    by_rate, by_operator = (
+        lower_bound(workload, Deployment(cost, 1, draft_cost=draft)).makespan_s
+        for draft in (DraftCost(per_pass_s=1e-3), DraftCost(forward=Forward(passes)))
+    )
+    assert by_operator == pytest.approx(by_rate, rel=1e-12)
+    assert by_operator > lower_bound(workload, Deployment(cost, 1)).makespan_s
 
 
 def test_fewer_budgets_raise_it() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.compare.oracle import CAPS, oracle
 from simulator.compare.regret import Scale
-from simulator.cost.draft_cost import DraftCost
+from simulator.cost.draft_cost import DraftCost, Forward
+from simulator.cost.operators import Affine, row
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.limits import Dispatch
@@ -66,9 +67,11 @@ def test_it_beats_every_table_on_a_long_tail(slots: int, by_budget: bool) -> Non
     )
 
 
-def test_a_dear_drafter_is_left_alone() -> None:
+@pytest.mark.parametrize(
+    "dear", [DraftCost(per_pass_s=1.0), DraftCost(forward=Forward(profile(Affine("pass", row(constant=1.0)))))]
+)
+def test_a_dear_drafter_is_left_alone(dear: DraftCost) -> None:
     workload, cost = batch(1, 10), profile()
-    dear = DraftCost(per_pass_s=1.0)
     clairvoyant = oracle(workload, Deployment(cost, 8, draft_cost=dear))
     none_s = simulate(workload, by_live([0]), Deployment(cost, 8)).makespan_s
     assert simulate(workload, clairvoyant, Deployment(cost, 8, draft_cost=dear)).makespan_s == none_s
@@ -95,3 +98,14 @@ def test_regret_is_the_share_of_the_gap() -> None:
     assert scale.closed_of_oracle(7.0) == 0.75
     assert np.isnan(Scale(10.0, float("nan"), 10.0).closed(9.0))
     assert np.isnan(Scale(10.0, float("nan"), 5.0).closed_of_oracle(9.0))
+
+
+def test_passes_by_operators_are_weighed_as_those_at_a_rate() -> None:
+    workload, cost = batch(1, 6), profile()
+    passes = profile(Affine("pass", row(constant=4e-3)))
+    by_rate, by_operator = (
+        simulate(workload, oracle(workload, deployment), deployment).makespan_s
+        for draft in (DraftCost(per_pass_s=4e-3), DraftCost(forward=Forward(passes)))
+        for deployment in [Deployment(cost, 4, draft_cost=draft)]
+    )
+    assert by_operator == pytest.approx(by_rate, rel=1e-12)

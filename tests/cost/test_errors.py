@@ -13,6 +13,8 @@ from simulator.cost.document import document_of
 from simulator.cost.errors import (
     DERIVED,
     ESTIMATE,
+    HOST,
+    HOST_CODE,
     HOST_S,
     LINK,
     UNKNOWN_ERROR,
@@ -23,6 +25,7 @@ from simulator.cost.errors import (
 )
 from simulator.cost.operators import row
 from simulator.cost.parquet import from_parquet, to_parquet
+from simulator.cost.roofline import with_host
 from tests.compare.batches import AFFINE, profile
 from traces.errors import InputError
 
@@ -138,3 +141,15 @@ def test_shipped_profiles_say_where_their_range_comes_from() -> None:
         "h100-llama-3.1-8b-published": UNKNOWN_ERROR,
     }.items():
         assert own(sources_of(load_profile(name)))[0].basis == basis
+
+
+def test_the_host_beside_kernels_has_an_error_of_its_own() -> None:
+    alone = sources_of(profile(AFFINE, error=0.1))
+    cost = with_host(profile(AFFINE, error=0.1), 1e-3)
+    found = {one.name: one for one in sources_of(cost)}
+    assert (found["host"].of, found["host"].operators) == ("level", (HOST,))
+    assert (found["host"].low, found["host"].high) == (1 / HOST_CODE, HOST_CODE)
+    assert found["profile"].operators == alone[0].operators, "kernels alone"
+    whole = sources_of(estimate("qwen3-8b", "h100", 1))
+    assert "host" not in names(whole), "an estimate's range is that of whole steps"
+    assert HOST in whole[0].operators

@@ -119,9 +119,9 @@ def test_what_nobody_can_price_is_refused(kind: Kind, message: str) -> None:
         priced(Modelled(kind, CURVE, None), Target(load_profile("h100-llama-3.1-8b-published")))
 
 
-def test_the_engine_charges_the_first_pass_for_the_step_and_the_others_for_a_token_of_each() -> None:
-    cost = target("llama-3.1-8b").profile
-    drafting = default("eagle", "llama-3.1-8b")
+@pytest.mark.parametrize(("kind", "of"), [("eagle", "llama-3.1-8b"), ("mtp", "qwen3-30b-a3b")])
+def test_the_engine_charges_the_first_pass_for_the_step_and_the_others_for_a_token_of_each(kind: Kind, of: str) -> None:
+    cost, drafting = target(of).profile, default(kind, of)
     load = workload(Modelled("eagle", CURVE), equal_rollouts(4, 50))
     log = simulate(load, resolve_policy("fixed:3", context_of(cost, 4)), Deployment(cost, 4, draft_cost=drafting)).logs[
         0
@@ -129,8 +129,9 @@ def test_the_engine_charges_the_first_pass_for_the_step_and_the_others_for_a_tok
     whole = log[(log["drafted_tokens"] == 12) & (log["live"] == 4)]
     assert whole.size > 5
     kv = whole["kv_tokens"]
-    first = drafting.forward.cost.step_time_s(StepWork(4, whole["query_tokens"], kv, whole["pairs"]))  # type: ignore[union-attr]
-    other = drafting.forward.cost.step_time_s(StepWork(4, 4, kv, kv))  # type: ignore[union-attr]
+    assert drafting.forward is not None
+    first = drafting.forward.cost.step_time_s(StepWork(4, whole["query_tokens"], kv, whole["pairs"]))
+    other = drafting.forward.cost.step_time_s(StepWork(4, 4, kv, kv))
     host = drafting.per_step_s + 4 * drafting.per_query_s + 3 * drafting.per_pass_s
     np.testing.assert_allclose(whole["draft_s"], host + first + 2 * other, rtol=1e-12)
 
