@@ -74,8 +74,8 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
         share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
         yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
-    if assumed := [f"{stage.name} {stage.basis}" for stage in one.stages if stage.basis.startswith("assumed")]:
-        yield "; ".join(assumed)
+    if one.assumes:
+        yield "; ".join(one.assumes)
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

@@ -11,6 +11,7 @@ from simulator.summary import Episode
 from simulator.system import System
 from simulator.training.stage import Stage
 from simulator.training.trainer import Span
+from simulator.transforms.transform import Transform
 
 
 @dataclass(eq=False)
@@ -69,12 +70,24 @@ class Played:
 
     system: System
     drafter: Drafter
+    transforms: list[Transform]
     placement: str
     stages: list[Stage]
     replicas: int
     gpus_per_replica: int
     train_gpus: int
     steps: list[Step] = field(default_factory=list)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether outputs keep the target model's distribution."""
+        return self.drafter.lossless and all(one.lossless for one in self.transforms)
+
+    @property
+    def assumes(self) -> list[str]:
+        """What its results rest on besides what was recorded and measured, a line each."""
+        stages = (f"{stage.name} {stage.basis}" for stage in self.stages if stage.basis.startswith("assumed"))
+        return [*self.system.assumes, *(one.assumes for one in self.transforms), *stages]
 
     @property
     def gpus(self) -> int:

@@ -105,7 +105,15 @@ class Preparing:
 
     def workload(self, rows: Int64, past: Int64, seed: int) -> Workload:
         """These rows of the trace, drafted for from those past."""
-        key = ("workload", self._drafts, self.scenario.engine.arrivals, rows.tobytes(), past.tobytes(), seed)
+        key = (
+            "workload",
+            id(self.trace),
+            self._drafts,
+            self.scenario.engine.arrivals,
+            rows.tobytes(),
+            past.tobytes(),
+            seed,
+        )
 
         def make() -> Workload:
             acceptance = self.accepted(rows, past, seed)
@@ -179,7 +187,8 @@ class Preparing:
         # the first may get one more than others
         filled = min(deployment.max_num_seqs, -(-rollouts // deployment.replicas))
         curve = self.shared.get(
-            ("curve", self._drafts, known.tobytes(), seed), lambda: _curve(self.drafter, trace, known, seed)
+            ("curve", id(self.trace), self._drafts, known.tobytes(), seed),
+            lambda: _curve(self.drafter, trace, known, seed),
         )
         return Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),

@@ -34,8 +34,11 @@ from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
 from simulator.system import System
 from simulator.system_run import SystemRun
+from simulator.systems.needs import lacking
 from simulator.training.loop import Judges, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
+from simulator.transforms.apply import transformed
+from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError
 from traces.io import read
 from traces.trace import Trace
@@ -52,7 +55,8 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     target = target_of(scenario, cost)
     engine = _Ready()
     shared = Shared()
-    begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in scenario.compared]
+    served, left_out = _served(scenario, trace, steps)
+    begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in served]
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
     if empty := next((one for one in played if not one.steps), None):
@@ -66,11 +70,12 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         row |= with_errors(row["makespan_s"], bars(cost, sources, [step.episode.outcome.logs for step in one.steps]))
     together = zip_longest(*(one.steps for one in played))
     episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
+    prompt_ids = {run_.name: run_.preparing.trace.prompt_ids for run_ in runs}
     arriving = [run_ for run_ in runs if not isinstance(run_.loop, Watches)]
     return Result(
         table(RUNS, rows),
         table(RL_STEPS, rl_step_rows(played)),
-        table(ROLLOUTS, (rollout_block(e, trace.prompt_ids) for e in episodes)),
+        table(ROLLOUTS, (rollout_block(e, prompt_ids[e.system]) for e in episodes)),
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, drafts.blocks()),
         table(SPANS, map(span_block, played)),
@@ -87,10 +92,21 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             "scenario": scenario.model_dump(mode="json"),
             "arrivals": any(step.episode.arrival_s.any() for run_ in arriving for step in run_.steps),
             "errors": [asdict(source) for source in sources],
+            "left_out": left_out,
             "warnings": [*from_where, *caveats(rows, played, trace, steps, cost, deployment.serving)],
         },
         _compared(scenario, rl_steps, deployment),
     )
+
+
+def _served(scenario: Scenario, trace: Trace, steps: list[int]) -> tuple[list[System], dict[str, str]]:
+    """The systems that can be run, and why others cannot, by name; InputError where none can."""
+    why = {one.name: lacking(one, scenario, trace, steps) for one in scenario.compared}
+    served = [one for one in scenario.compared if why[one.name] is None]
+    if not served:
+        name, told = next(iter(why.items()))
+        raise InputError(f"{trace.source}: system {name} cannot be run: {told}: record what it needs, or name another")
+    return served, {name: told for name, told in why.items() if told is not None}
 
 
 class _Ready:
@@ -128,7 +144,10 @@ def _system_run(
     scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int], shared: Shared, ready: Callable[[], None]
 ) -> tuple[SystemRun, Played]:  # fmt: skip
     """A system's run before it begins, and what will be told of it."""
-    own, cost = scenario.of(system), target.profile
+    own = scenario.of(system)
+    transforms = [resolve_transform(one) for one in system.transforms]
+    trace, target = transformed(transforms, trace, target, scenario.seed)
+    cost = target.profile
     drafter = drafter_of(own, trace, target)
     check_parallel(own, cost)
     deployment, loop = deployment_of(own, cost, drafter), resolve_loop(system.loop)
@@ -140,7 +159,7 @@ def _system_run(
     apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
     placement = system.placement or own.engine.dispatch
     one = Played(
-        system, drafter, placement, stages, deployment.replicas, gpus_per_replica(own, cost),
+        system, drafter, transforms, placement, stages, deployment.replicas, gpus_per_replica(own, cost),
         prices.train_gpus if apart and stages else 0,
     )  # fmt: skip
     return SystemRun(system.name, preparing, loop, stages, ready), one

@@ -40,6 +40,7 @@ _RUN_COLUMNS = (
     ("placement", pa.string(), "placement, as it was named"),
     ("loop", pa.string(), "loop, as it was named"),
     ("stages", pa.string(), "stages, as they were named"),
+    ("transforms", pa.string(), "transforms, as they were named"),
     ("lossless", pa.bool_(), "whether outputs keep the target model's distribution"),
     ("rl_steps", pa.int32(), "RL steps simulated, one after another"),
     ("rollouts", pa.int64(), "rollouts completed"),
@@ -80,6 +81,7 @@ _RUN_COLUMNS = (
     ("preemptions", pa.int64(), "times that a rollout lost its KV and was recomputed"),
     ("cached_tokens", pa.int64(), "tokens that a prefix cache saved from being computed"),
     ("errors", pa.string(), "true over simulated makespan, 90 %, by source of error alone, JSON by source: [low, high]"),
+    ("assumes", pa.string(), "what its results rest on besides what was recorded and measured, JSON list"),
     ("basis", pa.string(), "what the seconds of each stage rest on, JSON by stage"),
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
@@ -213,7 +215,7 @@ class Result:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
         for run in runs:
-            run |= {name: json.loads(run[name]) for name in ("facts", "basis", "errors")}
+            run |= {name: json.loads(run[name]) for name in ("facts", "basis", "errors", "assumes")}
         document = {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
         if self.comparison:
             document["comparison"] = {"policies": self.comparison.table.to_pylist(), "notes": self.comparison.notes}

@@ -23,7 +23,9 @@ from simulator.limits import (
     KvDtype,
 )
 from simulator.strict_yaml import load_mapping, load_value
-from simulator.system import System, load_system
+from simulator.system import System, known_parts, load_system
+from simulator.systems.built_in import ALL, built_in_systems
+from simulator.training.resolve import resolve_stage
 from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
 
@@ -103,11 +105,12 @@ class Scenario(DrafterOnly):
     """One replay. Paths are relative to the current folder; `steps` None means every RL step of the trace.
 
     `systems`: what is compared, a row each; `policies` is short for systems that differ in their budget policy alone, which come
-    first. `compare`: also hold the policies against one of them, with intervals and regret. `model` and `device`: names of the
-    catalogue (or a config.json); without a profile they give a roofline estimate, on so many GPUs in tensor parallel, or the
-    sum of measured kernels where `tables` names an engine (ENGINE or ENGINE==VERSION) and an installed cost source has them;
-    with a profile they give the memory that `num_gpu_blocks: auto` is derived from. `kv_cache_dtype`: what the model's keys and
-    values are cached in, where it is not what its config says. Raises InputError for what cannot be run.
+    first. `stages`: of every system, after its own, but for those that it has itself. `compare`: also hold the policies against
+    one of them, with intervals and regret. `model` and `device`: names of the catalogue (or a config.json); without a profile
+    they give a roofline estimate, on so many GPUs in tensor parallel, or the sum of measured kernels where `tables` names an
+    engine (ENGINE or ENGINE==VERSION) and an installed cost source has them; with a profile they give the memory that
+    `num_gpu_blocks: auto` is derived from. `kv_cache_dtype`: what the model's keys and values are cached in, where it is not what
+    its config says. Raises InputError for what cannot be run.
     """
 
     version: Literal[1] = 1
@@ -120,6 +123,7 @@ class Scenario(DrafterOnly):
     kv_cache_dtype: KvDtype | None = None
     policies: list[str] = Field(default_factory=list)
     systems: list[System] = Field(default_factory=list)
+    stages: tuple[str, ...] = ()
     steps: Annotated[list[Annotated[int, within(STEPS)]], Field(min_length=1)] | None = None
     engine: EngineSettings = EngineSettings()
     seed: Annotated[int, within(SEED)] = 0
@@ -151,6 +155,11 @@ class Scenario(DrafterOnly):
                 "give a profile of that many GPUs alone, or a model and a device in its place"
             )
         return self
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages_are_known(cls, stages: Any) -> Any:
+        return known_parts(stages, resolve_stage, "[log_probs, update]")
 
     @field_validator("policies")
     @classmethod
@@ -199,14 +208,19 @@ class Scenario(DrafterOnly):
 
     @property
     def compared(self) -> list[System]:
-        """The systems, those that policies stand for first."""
-        return [*(System(name=policy, policy=policy) for policy in self.policies), *self.systems]
+        """The systems with all their stages, those that policies stand for first."""
+        systems = [*(System(name=policy, policy=policy) for policy in self.policies), *self.systems]
+        return [one.model_copy(update={"stages": (*one.stages, *self._stages_beside(one))}) for one in systems]
+
+    def _stages_beside(self, system: System) -> list[str]:
+        own = {stage.partition(":")[0] for stage in system.stages}
+        return [stage for stage in self.stages if stage.partition(":")[0] not in own]
 
     def of(self, system: System) -> "Scenario":
         """The scenario as it is for one of its systems."""
         given = {name: getattr(self.engine, name) for name in self.engine.model_fields_set} | system.engine
         return self.model_copy(update={
-            "policies": [system.policy], "systems": [], "compare": None, "drafter": system.drafter or self.drafter,
+            "policies": [system.policy], "systems": [], "stages": (), "compare": None, "drafter": system.drafter or self.drafter,
             "engine": EngineSettings(**given) if system.engine else self.engine,
         })  # fmt: skip
 
@@ -233,9 +247,13 @@ def load(path: Path, overrides: list[str] | None = None) -> Scenario:
 
 
 def build(document: dict[Any, Any]) -> Scenario:
-    """Validate plain data into a scenario; InputError names the first fault by its key. A system may be a file's name."""
+    """Validate plain data into a scenario; InputError names the first fault by its key.
+
+    A system may be a built-in one by name, or a file; `all` stands for every built-in one.
+    """
     if isinstance(systems := document.get("systems"), list):
-        document = document | {"systems": [load_system(one) if isinstance(one, str) else one for one in systems]}
+        each = [name for one in systems for name in (built_in_systems() if one == ALL else [one])]
+        document = document | {"systems": [load_system(one) if isinstance(one, str) else one for one in each]}
     scenario: Scenario = made(Scenario, document)
     return scenario
 

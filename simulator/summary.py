@@ -103,8 +103,9 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
         trained, run_s = sum(step.trained for step in steps), steps[-1].trained_s
         tokens = [step.trained_tokens for step in steps]
         rows.append(summed([step.episode for step in steps]) | {
-            "policy": run.system.policy, "drafter": run.drafter.describe(), "lossless": run.drafter.lossless,
+            "policy": run.system.policy, "drafter": run.drafter.describe(), "lossless": run.lossless,
             "placement": run.placement, "loop": run.system.loop, "stages": ", ".join(run.system.stages),
+            "transforms": ", ".join(run.system.transforms), "assumes": json.dumps(run.assumes),
             "rl_steps": len(steps), "facts": facts, "run_s": run_s, "samples_per_s": trained / run_s,
             "idle_gpu_s": sum(run.idle_gpu_s(j) for j in range(len(steps))), "gpus": run.gpus,
             "staleness": float(np.average([step.stale_mean for step in steps], weights=tokens)),

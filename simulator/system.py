@@ -1,5 +1,7 @@
 """A system: one way of doing RL rollouts, as one small value. A comparison has a row for each."""
 
+import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,19 +12,25 @@ from simulator.drafting.settings import DrafterSettings, with_kind
 from simulator.limits import TRAIN_GPUS
 from simulator.scheduling.resolve import resolve_placement
 from simulator.strict_yaml import load_mapping
+from simulator.systems.built_in import built_in_system, built_in_systems
+from simulator.systems.needs import Need
 from simulator.training.resolve import resolve_loop, resolve_stage
+from simulator.transforms.resolve import resolve_transform
 from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
 
 
 class System(Validated):
-    """Drafter, budget policy, placement, loop and stages, each by name or `module:attr`; what is left out is the scenario's.
+    """Drafter, budget policy, placement, loop, stages and transforms, each by name or `module:attr`; what is left out is the
+    scenario's.
 
     name: how results call it; policy: budget policy; drafter: instead of the scenario's; placement: `scheduling.resolve`, in
     place of the engine's dispatch; loop: `training.resolve`; stages: what happens after the last token, in order, such as
-    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; engine: settings that differ from the scenario's;
-    train_gpus: GPUs of the trainer (None: as many as generate; they are the same ones where the loop waits for the update).
-    """
+    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; transforms: what it changes before anything runs, one after
+    another (`transforms.resolve`); engine: settings that differ from the scenario's; train_gpus: GPUs of the trainer (None: as
+    many as generate; they are the same ones where the loop waits for the update). paper: arXiv id; about: what it is; needs: what
+    a trace or scenario must have (`systems.needs`), without which it is left out; assumes: what its results rest on besides.
+    """  # fmt: skip
 
     name: Annotated[str, Field(min_length=1)]
     policy: str = "none"
@@ -30,8 +38,13 @@ class System(Validated):
     placement: str | None = None
     loop: str = "sync"
     stages: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
     engine: dict[str, Any] = Field(default_factory=dict)
     train_gpus: Annotated[int, within(TRAIN_GPUS)] | None = None
+    paper: Annotated[str, Field(pattern=r"^[0-9]{4}\.[0-9]{5}$")] | None = None
+    about: str = ""
+    needs: tuple[Need, ...] = ()
+    assumes: tuple[str, ...] = ()
 
     @field_validator("drafter", mode="before")
     @classmethod
@@ -56,14 +69,17 @@ class System(Validated):
     @field_validator("stages", mode="before")
     @classmethod
     def _stages_are_known(cls, stages: Any) -> Any:
-        if not isinstance(stages, list | tuple) or not all(isinstance(one, str) for one in stages):
-            raise ValueError(f"{stages!r:.60}: give a list such as [log_probs, update]")
-        for number, stage in enumerate(stages):
-            try:
-                resolve_stage(stage)
-            except InputError as error:
-                raise SettingError((str(number),), f": {error}") from None
-        return tuple(stages)
+        return known_parts(stages, resolve_stage, "[log_probs, update]")
+
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _transforms_are_known(cls, transforms: Any) -> Any:
+        return known_parts(transforms, resolve_transform, "[mine:transform]")
+
+    @field_validator("needs", "assumes", mode="before")
+    @classmethod
+    def _lists(cls, lines: Any) -> Any:
+        return tuple(lines) if isinstance(lines, list) else lines
 
     @property
     def is_plain(self) -> bool:
@@ -72,7 +88,9 @@ class System(Validated):
 
 
 def load_system(name: str) -> dict[str, Any]:
-    """The settings in a system's YAML file; InputError names file, key and fix."""
+    """The settings of a built-in system, or in a YAML file; InputError names file, key and fix."""
+    if name in built_in_systems():
+        return built_in_system(name)
     path = Path(name)
     try:
         document = load_mapping(path.read_text("utf-8"), "policy: das")
@@ -80,9 +98,25 @@ def load_system(name: str) -> dict[str, Any]:
         made(System, document)
         return document
     except OSError as error:
-        raise InputError(f"system {name!r}: cannot be read ({error.strerror}): give a YAML file") from None
+        near = difflib.get_close_matches(name, built_in_systems(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(
+            f"system {name!r}: cannot be read ({error.strerror}): {hint}give a YAML file, or a name of `rolloutsim systems`"
+        ) from None
     except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def known_parts(specs: Any, resolve: Callable[[str], Any], example: str) -> tuple[str, ...]:
+    """Return a list of parts by name, each of which `resolve` knows; ValueError says which it does not."""
+    if not isinstance(specs, list | tuple) or not all(isinstance(one, str) for one in specs):
+        raise ValueError(f"{specs!r:.60}: give a list such as {example}")
+    for number, spec in enumerate(specs):
+        try:
+            resolve(spec)
+        except InputError as error:
+            raise SettingError((str(number),), f": {error}") from None
+    return tuple(specs)
 
 
 def _known(spec: str, check: Any) -> str:

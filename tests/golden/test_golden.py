@@ -1,7 +1,7 @@
 """Nothing moved: every stored figure comes out again, floats to nine digits and everything else as it is.
 
 What a change means to move is written anew with `python -m tests.golden` and stands in the changelog under Results changed.
-Processors differ in the last digits of powers and exponentials, and in fits by least squares (`facts`), which agree to six.
+Processors differ in the last digits of powers and exponentials, and in fits by least squares (`facts`), which agree to four.
 Columns that are new since the figures were stored are not looked at.
 """
 
@@ -31,7 +31,7 @@ def test_nothing_moved(name: str, request: pytest.FixtureRequest) -> None:
         for row, row_before in pairs:
             kept = {key: row[key] for key in row_before if key != "facts"}
             assert kept == approximately({key: row_before[key] for key in kept}, 1e-9)
-            assert json.loads(row.get("facts", "{}")) == approximately(json.loads(row_before.get("facts", "{}")), 1e-6)
+            assert json.loads(row.get("facts", "{}")) == approximately(json.loads(row_before.get("facts", "{}")), 1e-4)
 
 
 def approximately(figures: Any, relative: float) -> Any:
