@@ -11,11 +11,12 @@ from calibration.runs.measured import MeasuredRun, Rollouts
 from calibration.validation import COUNTS, SimulatedRun, StepLog
 from simulator.budgets.policy import by_live, capped
 from simulator.caveats import beyond, derived
-from simulator.compare.sensitivity import bar
+from simulator.compare.sensitivity import SAMPLE, bar
 from simulator.cost import load_profile
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.cost.errors import in_words, sources_of
 from simulator.cost.model import Profile
+from simulator.decoded import decoded, ends
 from simulator.deployed import deployment_of, drafter_of, target_of
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import Outcome, simulate
@@ -58,8 +59,9 @@ def simulate_run(
         notes.append(
             f"{ranks} ranks share experts and step together: {share:.1%} of their time goes by in waiting for each other"
         )
-    notes += derived(outcome.logs, profile)
-    if outside := beyond(outcome.logs, profile):
+    found = ends([decoded(outcome.logs, SAMPLE)])
+    notes += derived(found, profile)
+    if outside := beyond(found, profile):
         notes.append("outside the profile's range: " + "; ".join(outside))
     sources = sources_of(profile)
     return SimulatedRun(

@@ -4,18 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from numpy.lib.recfunctions import structured_to_unstructured
 
-from simulator.cost.kernel import features_of
 from simulator.cost.model import Profile
-from simulator.cost.work import FEATURES, WORK_FIELDS
+from simulator.decoded import Ends, ends
 from simulator.drafting.pricing import Defaults
 from simulator.engine.serving import Serving
 from simulator.played import Played
 from traces.trace import Trace
-
-Records = npt.NDArray[Any]
 
 
 def caveats(
@@ -28,16 +23,16 @@ def caveats(
 ) -> list[str]:
     """Return one line for each reservation: extrapolated and derived costs, what is not shared, missing history, no drafts."""
     notes = []
-    logs = [log for one in played for step in one.steps for log in step.episode.outcome.logs]
+    found = ends(step.decoded for one in played for step in one.steps)
     if (most := max(run["extrapolated_fraction"] for run in runs)) > 0:
         share = f"{most:.0%}" if most >= 0.005 else "0.5%"
         notes.append(
             f"up to {share} of decoding time lies outside the valid range of profile {cost.name}, so extrapolated: "
-            + "; ".join(beyond(logs, cost))
+            + "; ".join(beyond(found, cost))
         )
     if steps[0] == trace.steps[0]:
         notes.append(f"RL step {steps[0]} has no recorded step before it: no history to draft or to predict from")
-    notes += derived(logs, cost)
+    notes += derived(found, cost)
     if "block_hashes" in trace.table.column_names and not serving.enable_prefix_caching:
         notes.append("prefix caching is off: equal block_hashes share nothing; set engine.enable_prefix_caching")
     notes += [
@@ -82,29 +77,18 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
         yield "rollouts that are carried over keep their recorded lengths; nobody knows what newer weights would have written"
 
 
-def derived(logs: Sequence[Records], cost: Profile) -> list[str]:
-    """A line if any step of these logs leaned on costs that were derived and not measured."""
-    spans = _spans(logs)
-    beyond = {name: most for name, most in cost.derived.items() if spans[name][1] > most}
-    told = ", ".join(f"{name} up to {spans[name][1]:.3g} (measured up to {most:g})" for name, most in beyond.items())
-    return [f"derived, not measured: {told}: {cost.derivation}"] if beyond else []
+def derived(found: Ends, cost: Profile) -> list[str]:
+    """A line if any step within these ends leaned on costs that were derived and not measured."""
+    over = {name: most for name, most in cost.derived.items() if found[name][1] > most}
+    told = ", ".join(f"{name} up to {found[name][1]:.3g} (measured up to {most:g})" for name, most in over.items())
+    return [f"derived, not measured: {told}: {cost.derivation}"] if over else []
 
 
-def beyond(logs: Sequence[Records], cost: Profile) -> list[str]:
-    """Each feature whose span over the decode steps of these logs leaves the valid range, with both."""
+def beyond(found: Ends, cost: Profile) -> list[str]:
+    """Each feature that leaves the valid range, with both."""
     told = []
-    for name, (low, high) in _spans(logs).items():
+    for name, (low, high) in found.items():
         least, most = cost.valid_range.get(name, (-np.inf, np.inf))
         if low < least or high > most:
             told.append(f"{name} {low:,.0f} to {high:,.0f}, valid {least:,.0f} to {most:,.0f}")
     return told
-
-
-def _spans(logs: Sequence[Records]) -> dict[str, tuple[float, float]]:
-    """Least and largest of each feature over all decode steps."""
-    work = list(WORK_FIELDS)
-    lowest, highest = np.full(len(FEATURES), np.inf), np.full(len(FEATURES), -np.inf)
-    for log in (log for log in logs if len(log)):
-        found = features_of(structured_to_unstructured(log[work]))
-        lowest, highest = np.minimum(lowest, found.min(axis=0)), np.maximum(highest, found.max(axis=0))
-    return dict(zip(FEATURES, zip(lowest.tolist(), highest.tolist(), strict=True), strict=True))

@@ -1,11 +1,14 @@
 """What comes of a system run: its RL steps, and what its GPUs do meanwhile."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import simpy
 
+from simulator.compare.sensitivity import SAMPLE
+from simulator.compare.throughput import Effects, Throughput
+from simulator.decoded import Decoded, decoded
 from simulator.drafting.drafter import Drafter
 from simulator.summary import Episode
 from simulator.system import System
@@ -18,16 +21,17 @@ from simulator.transforms.transform import Transform
 class Step:
     """An RL step as it was played; times on the run's clock.
 
-    number: of the trace; start_s, end_s: from when its rollouts are submitted to when the loop has enough; rewarded_s: when all
-    rewards of what is trained on are there; trained_s: when its update is done; sync_s, train_s: seconds of those stages.
-    carried: rollouts begun in an earlier RL step, and carried_tokens that they had then; recomputed_tokens: prefilled again.
-    unlearnt: rollouts that had finished, and the drafter had not learnt, when it began. trained: rollouts trained on; stale: RL
-    steps between the weights that sampled their tokens and the update: mean, most. episode: what the rollouts that finished in it
-    did, times since start_s.
+    number: of the trace; sample: decode steps to price anew for error bars; start_s, end_s: from when its rollouts are submitted
+    to when the loop has enough; rewarded_s: when all rewards of what is trained on are there; trained_s: when its update is done;
+    sync_s, train_s: seconds of those stages. carried: rollouts begun in an earlier RL step, and carried_tokens that they had
+    then; recomputed_tokens: prefilled again. unlearnt: rollouts that had finished, and the drafter had not learnt, when it
+    began. trained: rollouts trained on; stale: RL steps between the weights that sampled their tokens and the update: mean,
+    most. episode: what the rollouts that finished in it did, times since start_s; decoded: what its decode steps add up to.
     """
 
     number: int
     over: simpy.Event
+    sample: int = SAMPLE
     start_s: float = 0.0
     end_s: float = 0.0
     rewarded_s: float = 0.0
@@ -45,6 +49,7 @@ class Step:
     spans: list[Span] = field(default_factory=list)
     wall_s: float = 0.0
     _episode: Episode | None = None
+    _decoded: Decoded | None = None
     _updated: bool = False
 
     @property
@@ -53,12 +58,25 @@ class Step:
         assert self._episode is not None, "it is over"
         return self._episode
 
+    @property
+    def decoded(self) -> Decoded:
+        """What its decode steps add up to, also where they were not kept."""
+        assert self._decoded is not None, "it is over"
+        return self._decoded
+
     def close(self, episode: Episode | None = None) -> None:
         """Note that generation (with its episode) or the update is done; with both the RL step is over."""
-        self._episode = episode or self._episode
+        if episode is not None:
+            self._episode, self._decoded = episode, decoded(episode.outcome.logs, self.sample)
         self._updated |= episode is None
         if self._episode is not None and self._updated:
             self.over.succeed()
+
+    def forget(self) -> None:
+        """Keep of its decode steps only what they add up to."""
+        outcome = self.episode.outcome
+        nothing = replace(outcome, logs=[log[:0].copy() for log in outcome.logs])
+        self._episode = self.episode._replace(outcome=nothing)
 
 
 @dataclass(eq=False)
@@ -103,28 +121,26 @@ class Played:
         begin_s, end_s = self.begun_s(j), self.steps[j].trained_s
         busy_s = 0.0
         for step in self.steps:
-            for log in step.episode.outcome.logs:
-                start_s = step.start_s + log["start_s"]
-                inside = np.minimum(start_s + log["duration_s"], end_s) - np.maximum(start_s, begin_s)
-                busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
+            found = step.decoded
+            inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
+            busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
         trainers = self.train_gpus or self.gpus
         return self.gpus * (end_s - begin_s) - busy_s - trainers * self.steps[j].train_s
+
+    def throughput(self, profile: str, effects: Effects) -> Throughput:
+        """What it made of its time. profile: name of its costs; effects: what their errors do to its makespan."""
+        ends_s = np.array([step.trained_s for step in self.steps])
+        rollout_s = sum(step.episode.outcome.makespan_s for step in self.steps)
+        return Throughput(
+            np.diff(ends_s, prepend=0.0), np.array([float(step.trained) for step in self.steps]), self.gpus,
+            min(rollout_s / float(ends_s[-1]), 1.0), profile, effects,
+        )  # fmt: skip
 
     def spans(self) -> Iterator[Span]:
         """What every replica and stage did: decode steps without a gap between them are one span."""
         for step in self.steps:
-            for number, log in enumerate(step.episode.outcome.logs):
-                if not len(log):
-                    continue
-                start_s = log["start_s"]
-                end_s = start_s + log["duration_s"]
-                begins = np.concatenate([[True], start_s[1:] > end_s[:-1]])
-                for first, last in zip(start_s[begins], end_s[np.append(begins[1:], True)], strict=True):
-                    yield Span(
-                        step.number,
-                        f"replica {number}",
-                        "decode",
-                        float(step.start_s + first),
-                        float(step.start_s + last),
-                    )
+            found = step.decoded
+            for number, begin_s, end_s in zip(found.replica.tolist(), found.begin_s, found.end_s, strict=True):
+                at_s = float(step.start_s + begin_s), float(step.start_s + end_s)
+                yield Span(step.number, f"replica {number}", "decode", *at_s)
             yield from step.spans

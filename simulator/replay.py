@@ -1,17 +1,19 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import zip_longest
+from typing import Any
 
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
-from simulator.compare.sensitivity import bars
-from simulator.cost.errors import sources_of
+from simulator.compare.sensitivity import bars, joined
+from simulator.compare.throughput import Throughput, speedup
+from simulator.cost.errors import Source, sources_of
 from simulator.deployed import (
     check_parallel,
     costs_of,
@@ -25,9 +27,9 @@ from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import Target, strategies_of
 from simulator.drafting.measure import DraftProfile
 from simulator.drafting.strategy import passes_by_tokens
-from simulator.engine.deployment import Deployment
+from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
-from simulator.played import Played
+from simulator.played import Played, Step
 from simulator.prepared import Phase, Preparing, Shared
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
@@ -42,6 +44,9 @@ from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError
 from traces.io import read
 from traces.trace import Trace
+
+MOST_STEPS = 4_000_000
+"""Decode steps that a result keeps one by one, of all systems together: about 1 GB."""
 
 
 def run(scenario: Scenario, trace: Trace | None = None) -> Result:
@@ -64,10 +69,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
         )
     deployment, rows = runs[0].preparing.deployment, run_rows(played)
-    error = scenario.compare.profile_error if scenario.compare else None
-    for row, run_, one in zip(rows, runs, played, strict=True):
-        sources = sources_of(cost, error, run_.preparing.deployment.serving.step_overhead_s)
-        row |= with_errors(row["makespan_s"], bars(cost, sources, [step.episode.outcome.logs for step in one.steps]))
+    sources = _errors(scenario, runs, played, rows)
     together = zip_longest(*(one.steps for one in played))
     episodes = [step.episode for steps_ in together for step in steps_ if step is not None]
     prompt_ids = {run_.name: run_.preparing.trace.prompt_ids for run_ in runs}
@@ -93,7 +95,11 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
             "arrivals": any(step.episode.arrival_s.any() for run_ in arriving for step in run_.steps),
             "errors": [asdict(source) for source in sources],
             "left_out": left_out,
-            "warnings": [*from_where, *caveats(rows, played, trace, steps, cost, deployment.serving)],
+            "warnings": [
+                *from_where,
+                *_forgotten(played),
+                *caveats(rows, played, trace, steps, cost, deployment.serving),
+            ],
         },
         _compared(scenario, rl_steps, deployment),
     )
@@ -109,6 +115,34 @@ def _served(scenario: Scenario, trace: Trace, steps: list[int]) -> tuple[list[Sy
     return served, {name: told for name, told in why.items() if told is not None}
 
 
+def _errors(
+    scenario: Scenario, runs: list[SystemRun], played: list[Played], rows: list[dict[str, Any]]
+) -> list[Source]:
+    """Add to the rows how far off they may be; returns the sources of error of the first system."""
+    error = scenario.compare.profile_error if scenario.compare else None
+    first, throughputs = list[Source](), list[Throughput]()
+    for row, run_, one in zip(rows, runs, played, strict=True):
+        cost = profile_of(run_.preparing.deployment)
+        sources = sources_of(cost, error, run_.preparing.deployment.serving.step_overhead_s)
+        effects = bars(cost, sources, joined([step.decoded.sample for step in one.steps if step.decoded.sample]))
+        throughputs.append(one.throughput(cost.name, effects))
+        names = ("gpu_speedup", "gpu_speedup_low", "gpu_speedup_high")
+        row |= with_errors(row["makespan_s"], effects)
+        row |= dict(zip(names, speedup(throughputs[0], throughputs[-1]), strict=True))
+        first = first or sources
+    return first
+
+
+def _forgotten(played: list[Played]) -> list[str]:
+    """A line where the table of decode steps is not whole."""
+    taken = [(step.number, step.decoded.steps) for one in played for step in one.steps]
+    if (steps := sum(count for _, count in taken)) <= MOST_STEPS:
+        return []
+    return [
+        f"the table `steps` has the first {MOST_STEPS:,} of {steps:,} decode steps at most: run fewer systems for the rest"
+    ]
+
+
 class _Ready:
     """What waits for the engine's code: known once it is being compiled."""
 
@@ -118,6 +152,21 @@ class _Ready:
         self.wait()
 
 
+@dataclass
+class _Room:
+    """Decode steps that are kept one by one; those beyond MOST_STEPS are forgotten as soon as they are added up."""
+
+    taken: int = 0
+
+    def kept(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Yield RL steps, those without their decode steps for which there is no room."""
+        for step in steps:
+            self.taken += step.decoded.steps
+            if self.taken > MOST_STEPS:
+                step.forget()
+            yield step
+
+
 def _play(
     scenario: Scenario, runs: list[SystemRun], played: list[Played], shared: Shared, engine: _Ready
 ) -> tuple[DraftProfile, list[RLStep]]:
@@ -125,8 +174,9 @@ def _play(
     steps of a comparison.
     """  # fmt: skip
     drafts, rl_steps = DraftProfile(passes_by_tokens(strategies_of(played[0].drafter))), list[RLStep]()
+    room = _Room()
     with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
-        for found in zip_longest(*(run_.play() for run_ in runs)):
+        for found in zip_longest(*(room.kept(run_.play()) for run_ in runs)):
             phases = [None if step is None else run_.phases.popleft() for run_, step in zip(runs, found, strict=True)]
             for one, step in zip(played, found, strict=True):
                 if step is not None:

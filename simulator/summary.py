@@ -14,9 +14,10 @@ from simulator.engine.state import STEP
 from simulator.records import joined
 
 if TYPE_CHECKING:
-    from simulator.played import Played
+    from simulator.played import Played, Step
 
 Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 
 STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
@@ -39,14 +40,14 @@ class Episode(NamedTuple):
     waited_s: npt.NDArray[np.float64]
 
 
-def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Return the figures that `runs` and `rl_steps` share, over one policy's episodes."""
+def summed(steps: Sequence["Step"]) -> dict[str, Any]:
+    """Return the figures that `runs` and `rl_steps` share, over a system's RL steps."""
+    episodes = [step.episode for step in steps]
     rollouts = joined([e.outcome.rollouts for e in episodes])
     sequence_steps = int(rollouts["steps"].sum())
     drafted, accepted = int(rollouts["drafted"].sum()), int(rollouts["accepted"].sum())
     output = sum(int(e.output_tokens.sum()) for e in episodes)
-    logs = [log for e in episodes for log in e.outcome.logs]
-    decode_steps = sum(map(len, logs))
+    decode_steps = sum(step.decoded.steps for step in steps)
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
         "system": episodes[0].system,
@@ -60,12 +61,12 @@ def summed(episodes: Sequence[Episode]) -> dict[str, Any]:
         "wasted_tokens": drafted - accepted,
         "mean_acceptance_length": output / sequence_steps if sequence_steps else None,
         "draft_acceptance_rate": accepted / drafted if drafted else None,
-        "mean_live_batch": sum(float(log["live"].sum()) for log in logs) / decode_steps if decode_steps else None,
+        "mean_live_batch": sum(step.decoded.live for step in steps) / decode_steps if decode_steps else None,
         "straggler_s": sum(straggling(e.outcome)[1] for e in episodes),
         "extrapolated_fraction": sum(float(e.outcome.extrapolated_s.sum()) for e in episodes) / busy_s
         if busy_s
         else 0.0,
-        "draft_s": sum(float(log["draft_s"].sum()) for log in logs),
+        "draft_s": sum(step.decoded.draft_s for step in steps),
         "preemptions": int(rollouts["preempted"].sum()),
         "cached_tokens": int(rollouts["cached"].sum()),
         **_latencies(episodes, rollouts),
@@ -102,7 +103,7 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
         )
         trained, run_s = sum(step.trained for step in steps), steps[-1].trained_s
         tokens = [step.trained_tokens for step in steps]
-        rows.append(summed([step.episode for step in steps]) | {
+        rows.append(summed(steps) | {
             "policy": run.system.policy, "drafter": run.drafter.describe(), "lossless": run.lossless,
             "placement": run.placement, "loop": run.system.loop, "stages": ", ".join(run.system.stages),
             "transforms": ", ".join(run.system.transforms), "assumes": json.dumps(run.assumes),
@@ -119,10 +120,11 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
     return rows
 
 
-def with_errors(makespan_s: float, by_source: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """Return the columns of `runs` that say how far off its makespan may be."""
-    low, high = span([np.log(one) for one in by_source.values()])
-    return {"makespan_low_s": low * makespan_s, "makespan_high_s": high * makespan_s, "errors": json.dumps(by_source)}
+def with_errors(makespan_s: float, by_source: Mapping[str, Sequence[Float64]]) -> dict[str, Any]:
+    """Return the columns of `runs` that say how far off its makespan may be; by_source: `sensitivity.bars`."""
+    each = {name: span(effects) for name, effects in by_source.items()}
+    low, high = span([np.log(one) for one in each.values()])
+    return {"makespan_low_s": low * makespan_s, "makespan_high_s": high * makespan_s, "errors": json.dumps(each)}
 
 
 def rl_step_rows(runs: Sequence["Played"]) -> Iterator[dict[str, Any]]:
@@ -131,7 +133,7 @@ def rl_step_rows(runs: Sequence["Played"]) -> Iterator[dict[str, Any]]:
     for j in range(max(len(run.steps) for run in runs)):
         for run in (run for run in runs if j < len(run.steps)):
             step, makespan_s = run.steps[j], run.steps[j].episode.outcome.makespan_s
-            yield summed([step.episode]) | {
+            yield summed([step]) | {
                 "step": step.number, "speedup": base_s[j] / makespan_s if j < len(base_s) and makespan_s > 0 else None,
                 "start_s": step.start_s, "trained_s": step.trained_s, "step_s": step.trained_s - run.begun_s(j),
                 "reward_s": max(step.rewarded_s - step.end_s, 0.0), "idle_gpu_s": run.idle_gpu_s(j),

@@ -12,6 +12,7 @@ import simpy
 from simulator.budgets.answers import facts_of
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.view import Requests
+from simulator.compare.sensitivity import SAMPLE
 from simulator.engine.clock import OTHERS, Clock
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.state import ROLLOUT, STEP
@@ -42,7 +43,8 @@ class SystemRun:
     ) -> None:
         self.name, self.preparing, self.loop, self._ready = name, preparing, loop, ready
         self.stream, self.clock = preparing.stream, Clock()
-        self.steps = [Step(number, self.clock.event()) for number in preparing.steps]
+        sample = max(SAMPLE // len(preparing.steps), 1)
+        self.steps = [Step(number, self.clock.event(), sample) for number in preparing.steps]
         self.stages = {per: [one for one in stages if one.per == per] for per in get_args(Per)}
         self.judging = Judging(self.clock, self.stages["rollout"], self.rollouts, len(self.stream))
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))

@@ -56,10 +56,10 @@ class Steps:
         return float(np.maximum.reduceat(self.ends_s + later_s, self.first).sum())
 
 
-def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
-    """The steps behind the logs of each RL step's replicas."""
+def steps_of(rl_steps: Sequence[Sequence[Records]], sample: int = SAMPLE) -> Steps:
+    """The steps behind the logs of each RL step's replicas, about `sample` of them; at least one decode step in all."""
     logs, replica, weight, ends, first = list[Records](), list[Int64](), list[Float64](), list[float](), list[int]()
-    every = -(-sum(len(log) for replicas in rl_steps for log in replicas) // SAMPLE)
+    every = -(-sum(len(log) for replicas in rl_steps for log in replicas) // sample)
     for replicas in rl_steps:
         ran = [log for log in replicas if len(log)]
         if not ran:
@@ -76,6 +76,18 @@ def steps_of(rl_steps: Sequence[Sequence[Records]]) -> Steps:
     return Steps(np.concatenate(logs), np.concatenate(replica), np.concatenate(weight), np.array(ends), np.array(first))
 
 
+def joined(parts: Sequence[Steps]) -> Steps:
+    """Steps of several RL steps, at least one, as one."""
+    before = np.cumsum([0, *(part.ends_s.size for part in parts)])
+    return Steps(
+        np.concatenate([part.log for part in parts]),
+        np.concatenate([part.replica + first for part, first in zip(parts, before[:-1], strict=True)]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.ends_s for part in parts]),
+        np.concatenate([part.first + first for part, first in zip(parts, before[:-1], strict=True)]),
+    )
+
+
 def effects(source: Source, cost: Profile, steps: Steps) -> Float64:
     """Log of the makespan over the simulated one at each end of the source's range, and each combination of parts' ends.
 
@@ -85,19 +97,17 @@ def effects(source: Source, cost: Profile, steps: Steps) -> Float64:
     return np.log([steps.makespan_s(more_s) / simulated_s for more_s in _changes(source, cost, steps.log)])
 
 
-def bars(
-    cost: Profile, sources: Sequence[Source], rl_steps: Sequence[Sequence[Records]]
-) -> dict[str, tuple[float, float]]:
-    """By source, factors (low, high) between which in nine of ten cases the true makespan lies over that of these logs."""
-    steps, found = steps_of(rl_steps), dict[str, list[Float64]]()
+def bars(cost: Profile, sources: Sequence[Source], steps: Steps) -> dict[str, list[Float64]]:
+    """By source, what its errors do to the makespan of these steps (`effects`)."""
+    found = dict[str, list[Float64]]()
     for one in sources:
         found.setdefault(one.name, []).append(effects(one, cost, steps))
-    return {name: span(those) for name, those in found.items()}
+    return found
 
 
 def bar(cost: Profile, sources: Sequence[Source], rl_steps: Sequence[Sequence[Records]]) -> tuple[float, float]:
-    """The same of all sources together."""
-    return span([np.log(one) for one in bars(cost, sources, rl_steps).values()])
+    """Factors (low, high) between which in nine of ten cases the true makespan lies over that of these logs."""
+    return span([np.log(span(those)) for those in bars(cost, sources, steps_of(rl_steps)).values()])
 
 
 def span(effects_: Sequence[Float64]) -> tuple[float, float]:

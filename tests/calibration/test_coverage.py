@@ -9,7 +9,7 @@ from calibration.imports.aiconfigurator import import_aiconfigurator
 from calibration.truth.compare import Comparison
 from simulator.budgets.policy import by_live
 from simulator.catalogue import load_model
-from simulator.compare.sensitivity import bars
+from simulator.compare.sensitivity import bars, span, steps_of
 from simulator.cost.draft_cost import DraftCost
 from simulator.cost.errors import sources_of
 from simulator.engine.cluster import simulate
@@ -76,7 +76,8 @@ def test_kernels_links_derived_costs_and_the_host_each_contribute(shared_data: P
     profile = import_aiconfigurator(folder, load_model("qwen3-30b-a3b"), "h200_sxm", "vllm", 2)
     drafting = setup(16, profile, draft_cost=DraftCost(per_step_s=1e-3))
     never, always = (simulate(batch(1, 24), by_live([most]), drafting).logs for most in (0, 4))
-    plain, found = (bars(profile, sources_of(profile), [logs]) for logs in (never, always))
+    moved = [bars(profile, sources_of(profile), steps_of([logs])) for logs in (never, always)]
+    plain, found = ({name: span(effects) for name, effects in one.items()} for one in moved)
     for name in ("profile", "device", "estimated operators", "link", "host", "derived costs", "drafting"):
         assert found[name][1] > 1.005, name
     assert plain["derived costs"] == plain["drafting"] == (1.0, 1.0), "nothing is verified"
