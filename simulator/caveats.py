@@ -60,7 +60,22 @@ def caveats(
     idle = [run["system"] for run in runs if run["policy"] != "none" and run["drafted_tokens"] == 0]
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")
-    return [*notes, *(f"{one.system.name}: {told}" for one in played for told in _of_system(one, len(steps)))]
+    notes += (f"{one.system.name}: {told}" for one in played for told in _of_system(one, len(steps)))
+    return [*notes, *_assumed(played)]
+
+
+def _assumed(played: Sequence[Played]) -> Iterator[str]:
+    """Yield what systems assume, a line for those that assume the same."""
+    who: dict[str, list[str]] = {}
+    for one in played:
+        for line in one.assumes:
+            who.setdefault(line, []).append(one.system.name)
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for line, names in who.items():
+        lines.setdefault(tuple(names), []).append(line)
+    for systems, told in lines.items():
+        everyone = len(systems) == len(played) and len(played) > 1
+        yield f"{'all systems' if everyone else ', '.join(systems)}: {'; '.join(told)}"
 
 
 def _of_system(one: Played, steps: int) -> Iterator[str]:
@@ -69,8 +84,6 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
         share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
         yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
-    if one.assumes:
-        yield "; ".join(one.assumes)
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

@@ -105,7 +105,7 @@ class Played:
     def assumes(self) -> list[str]:
         """What its results rest on besides what was recorded and measured, a line each."""
         stages = (f"{stage.name} {stage.basis}" for stage in self.stages if stage.basis.startswith("assumed"))
-        return [*self.system.assumes, *(one.assumes for one in self.transforms), *stages]
+        return [*self.system.assumes, *(one.assumes for one in self.transforms if one.assumes), *stages]
 
     @property
     def gpus(self) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies."),
+    "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies and whole systems."),
     "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
     "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
     "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
+    "systems": ("simulator.cli.systems", "systems", "List the published ways of doing RL rollouts that are built in."),
     "catalogue": ("simulator.cli.catalogue", "catalogue", "List the models and devices that have names."),
     "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
     "calibrate": ("simulator.cli.calibrate", "calibrate", "Measure costs on this machine."),

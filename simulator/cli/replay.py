@@ -32,15 +32,13 @@ from simulator.limits import (
     KvDtype,
     Siblings,
 )
-
-LEAST_MOVED = 1.001
-"""What moves no makespan by a thousandth is not worth a word."""
+from simulator.systems.built_in import ALL, BASELINE, built_in_systems
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from simulator.results import Result
     from simulator.scenario import Scenario
+
+TRAINING = ("log_probs", "update", "sync")
+"""Stages of every system beside built-in ones, unless others are given."""
 
 
 @click.command()
@@ -77,9 +75,13 @@ if TYPE_CHECKING:
 @click.option("--policy", "policies", multiple=True,
               help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
               " The first is the baseline of every speed-up.")  # fmt: skip
-@click.option("--system", "systems", multiple=True, metavar="FILE",
-              help="A way of doing rollouts, repeatable: a YAML file of policy, drafter, placement, loop, stages, engine; "
-              "all keys: docs/formats.md.")  # fmt: skip
+@click.option("--system", "systems", multiple=True, metavar="NAME|FILE|all",
+              help="A way of doing rollouts, repeatable: a name of `rolloutsim systems`, all of them, or a YAML file of policy, "
+              "drafter, placement, loop, stages, transforms, engine; all keys: docs/formats.md. Built-in ones are held against "
+              "sync.")  # fmt: skip
+@click.option("--stage", "stages", multiple=True, metavar="NAME[:key=value,...]",
+              help="What every system does after its rollouts, repeatable: log_probs, update, sync, reward, ... [default beside "
+              "a built-in system, where model and device are named: log_probs, update, sync].")  # fmt: skip
 @click.option(
     "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to simulate, such as 1 or 2,4-7 [default: all]."
 )
@@ -115,9 +117,9 @@ if TYPE_CHECKING:
 def replay(
     trace: str, profile: str | None, model: str | None, device: str | None, tables: str | None, tensor_parallel_size: int,
     kv_cache_dtype: KvDtype | None, limits: tuple[str, ...], drafter: dict[str, Any], policies: tuple[str, ...],
-    systems: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None, replicas: int | None, dispatch: str | None,
-    seed: int, compare: bool, baseline: str | None, bootstrap: int | None, profile_error: float | None, seeds: int | None,
-    print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    systems: tuple[str, ...], stages: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
+    replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
+    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
@@ -136,13 +138,14 @@ def replay(
         "seeds": seeds,
     }
     if not policies and not systems:
-        raise click.UsageError("nothing to simulate: give --policy none, or another, or --system FILE")
+        raise click.UsageError("nothing to simulate: give --policy none, or another, or --system NAME")
     comparing = {key: value for key, value in comparing.items() if value is not None}
     with refusing_flags():
         scenario = build({
             "trace": trace, "profile": profile, "model": model, "device": device, "tables": tables,
             "tensor_parallel_size": tensor_parallel_size, "kv_cache_dtype": kv_cache_dtype,
-            "policies": list(policies), "systems": list(systems), "steps": steps, "seed": seed,
+            "policies": list(policies), "systems": _with_baseline(systems, policies),
+            "stages": _stages(stages, systems, model), "steps": steps, "seed": seed,
             "drafter": with_flags(drafter, settings),
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),
             "compare": comparing if compare or comparing else None,
@@ -151,6 +154,17 @@ def replay(
         click.echo(scenario.yaml(), nl=False)
         return
     _simulate(scenario, out, as_json)
+
+
+def _with_baseline(systems: tuple[str, ...], policies: tuple[str, ...]) -> list[str]:
+    """Built-in systems are held against the plain loop, unless something else comes first."""
+    named = bool(systems) and systems[0] in built_in_systems() and systems[0] != BASELINE
+    return [BASELINE, *systems] if named and not policies and not {BASELINE, ALL} & {*systems} else [*systems]
+
+
+def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None) -> list[str]:
+    known = model is not None and any(one == ALL or one in built_in_systems() for one in systems)
+    return [*(stages or (TRAINING if known else ()))]
 
 
 @click.command("run")
@@ -167,6 +181,7 @@ def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as
 
 
 def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
+    from simulator.cli.tables import print_result
     from simulator.replay import run
 
     if out is not None:
@@ -179,95 +194,4 @@ def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
     else:
-        _print(result, out)
-
-
-def _print(result: "Result", out: Path | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from simulator.cost.errors import Source, in_words
-
-    runs = result.runs.to_pylist()
-    about = result.about
-    first = runs[0]
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    kind = "system" if any(run["system"] != run["policy"] for run in runs) else "policy"
-    headings = (kind, "makespan s", "90 %\nrange s", "speed-up", "decode\nsteps", "mean live\nbatch", "mean acc.\nlength",
-                "draft acc.\nrate", "wasted\ndrafts", "straggler s")  # fmt: skip
-    for heading in headings:
-        grid.add_column(heading, justify="left" if heading == kind else "right", no_wrap=True)
-    for run in runs:
-        rate = run["draft_acceptance_rate"]
-        grid.add_row(
-            Text(run["system"]), f"{run['makespan_s']:.2f}", f"{run['makespan_low_s']:.2f}-{run['makespan_high_s']:.2f}",
-            f"{run['speedup']:.3f}", f"{run['decode_steps']:,}",
-            f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
-            "-" if rate is None else f"{rate:.3f}", f"{run['wasted_tokens']:,}", f"{run['straggler_s']:.2f}",
-        )  # fmt: skip
-    console = Console(width=max(Console().width, 120), highlight=False, markup=False)
-    console.print(
-        f"{about['trace']['path']}: {first['rollouts']:,} rollouts, {first['output_tokens']:,} tokens, "
-        f"{first['rl_steps']} RL step(s)\nprofile {about['profile']['name']}, drafter {first['drafter']}"
-    )
-    console.print(grid)
-    if any(run["stages"] or run["loop"] != "sync" or run["placement"] != first["placement"] for run in runs):
-        console.print(_where_time_goes(result))
-    for run in runs:
-        if told := _served(run, bool(about["arrivals"])):
-            console.print(f"{run['system']}: {told}", soft_wrap=True)
-        for step, facts in list(json.loads(run["facts"]).items())[-1:]:
-            told = ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
-            )
-            console.print(f"{run['system']} in RL step {step}: {told}", soft_wrap=True)
-    if result.comparison:
-        console.print(result.comparison.text() + "\n", soft_wrap=True)
-    moving = {
-        name for run in runs for name, ends in json.loads(run["errors"]).items() if max(ends) > LEAST_MOVED * min(ends)
-    }
-    sources = in_words(Source(**one) for one in about["errors"] if one["name"] in moving)
-    console.print(f"90 % range: {'; '.join(sources)}", soft_wrap=True)
-    for warning in about["warnings"]:
-        console.print(f"note: {warning}", soft_wrap=True)
-    if out is not None:
-        console.print(f"tables and plots: {out}")
-
-
-def _where_time_goes(result: "Result") -> "Table":
-    """Seconds of the run by what took them, and what its rollouts were worth."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    headings = ("system", "RL\nsteps", "run s", "speed-up", "rollout s", "reward s", "train s", "sync s", "samples\nper s",
-                "idle\nGPUs", "stale-\nness", "carried", "recomputed\ntokens")  # fmt: skip
-    for heading in headings:
-        grid.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
-    reward_s = result.rl_steps.group_by("system").aggregate([("reward_s", "sum")]).to_pylist()
-    waited_s = {row["system"]: row["reward_s_sum"] for row in reward_s}
-    for run in result.runs.to_pylist():
-        grid.add_row(
-            Text(run["system"]), str(run["rl_steps"]), f"{run['run_s']:.2f}", f"{run['run_speedup']:.3f}",
-            f"{run['makespan_s']:.2f}", f"{waited_s[run['system']]:.2f}", f"{run['train_s']:.2f}", f"{run['sync_s']:.2f}",
-            f"{run['samples_per_s']:.2f}", f"{run['idle_gpu_s'] / (run['gpus'] * run['run_s']):.0%}",
-            f"{run['staleness']:.2f}", f"{run['carried']:,}", f"{run['recomputed_tokens']:,}",
-        )  # fmt: skip
-    return grid
-
-
-def _served(run: dict[str, Any], arrivals: bool) -> str:
-    """What a serving engine's log would say: latencies where rollouts arrive, and what KV blocks did."""
-    names = [name for name in ("ttft", "tpot", "latency") if arrivals and run[f"{name}_s"] is not None]
-    parts = [
-        f"{name if name == 'latency' else name.upper()} {run[f'{name}_s']:.4g} s (p99 {run[f'{name}_p99_s']:.4g})"
-        for name in names
-    ]
-    if run["preemptions"]:
-        parts.append(f"{run['preemptions']:,} preemptions")
-    if run["cached_tokens"]:
-        parts.append(f"{run['cached_tokens']:,} tokens from the prefix cache")
-    return ", ".join(parts)
+        print_result(result, out)

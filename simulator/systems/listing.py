@@ -1,0 +1,25 @@
+"""What is told of the built-in systems before anything is run."""
+
+from typing import Any
+
+from simulator.system import System
+from simulator.systems.built_in import built_in_system, built_in_systems
+from simulator.systems.needs import NEEDS
+from simulator.transforms.resolve import resolve_transform
+from simulator.validated import made
+
+
+def listing() -> list[dict[str, Any]]:
+    """A row for each: name, paper, about, lossless, needs and assumes in words."""
+    return [_row(made(System, built_in_system(name))) for name in built_in_systems()]
+
+
+def _row(system: System) -> dict[str, Any]:
+    transforms = [resolve_transform(one) for one in system.transforms]
+    lossless = system.drafter is None or system.drafter.drafter().lossless
+    return {
+        "name": system.name, "paper": system.paper, "about": system.about,
+        "lossless": lossless and all(one.lossless for one in transforms),
+        "needs": [NEEDS[need].words for need in system.needs],
+        "assumes": [*system.assumes, *(one.assumes for one in transforms)],
+    }  # fmt: skip
