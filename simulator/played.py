@@ -112,6 +112,11 @@ class Played:
         """GPUs in all."""
         return self.replicas * self.gpus_per_replica + self.train_gpus
 
+    @property
+    def trainers(self) -> int:
+        """GPUs that train."""
+        return self.train_gpus or self.gpus
+
     def begun_s(self, j: int) -> float:
         """When the update before RL step j was done."""
         return self.steps[j - 1].trained_s if j else 0.0
@@ -124,8 +129,7 @@ class Played:
             found = step.decoded
             inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
             busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
-        trainers = self.train_gpus or self.gpus
-        return self.gpus * (end_s - begin_s) - busy_s - trainers * self.steps[j].train_s
+        return self.gpus * (end_s - begin_s) - busy_s - self.trainers * self.steps[j].train_s
 
     def throughput(self, profile: str, effects: Effects) -> Throughput:
         """What it made of its time. profile: name of its costs; effects: what their errors do to its makespan."""

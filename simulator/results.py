@@ -57,6 +57,7 @@ _RUN_COLUMNS = (
     ("train_s", pa.float64(), "seconds of the stages of the trainer"),
     ("sync_s", pa.float64(), "seconds in which replicas take up new weights"),
     ("gpus", pa.int64(), "GPUs that generate or train"),
+    ("train_gpu_s", pa.float64(), "GPU-seconds of training"),
     ("idle_gpu_s", pa.float64(), "GPU-seconds in which a GPU neither decodes nor trains"),
     ("staleness", pa.float64(), "RL steps between the weights that sampled a token and the update, mean over tokens trained on"),
     ("max_staleness", pa.int64(), "the most of them"),

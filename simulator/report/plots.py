@@ -8,12 +8,26 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from simulator.report.drawing import (
+    COLOURS,
+    DPI,
+    FAINT,
+    INCH_PER_LETTER,
+    NOTE,
+    footer,
+    in_seconds,
+    line_style,
+    new_figure,
+    panel,
+    replayed,
+    short,
+    trusted,
+)
 from simulator.report.series import (
     LiveBatch,
     accepted_by_emitted,
@@ -23,6 +37,7 @@ from simulator.report.series import (
     tail_start_s,
     thinned,
 )
+from simulator.report.system_plots import gpu_time, rl_steps
 from simulator.results import Result
 from traces.atomic import replacing
 
@@ -30,26 +45,22 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Bounds = npt.NDArray[np.floating[Any]]
 
-COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe and Ito's palette, told apart with any colour vision; the first, for the baseline, is grey."""
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-"""Line styles, one for each time round the colours."""
-FAINT = "#dddddd"
-NOTE = "#666666"
-DPI = 150
 TAIL = 0.1
 """The tail begins where fewer than this share of the largest live batch is left."""
-LONGEST_NAME = 34
-INCH_PER_LETTER = 0.08
 
 
 def save_plots(result: Result, folder: Path) -> list[Path]:
-    """Write live_batch.png, makespan.png and acceptance.png into the folder and return their paths.
+    """Write live_batch.png, makespan.png and acceptance.png into the folder, beside systems rl_steps.png and gpu_time.png, and
+    return their paths; live_batch.png only where every decode step was kept.
 
     Each file is replaced as a whole. Raises InputError where the folder cannot be written to.
     """
     style: Any = {"text.parse_math": False, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     pictures = {"live_batch": _live_batch, "makespan": _makespan, "acceptance": _acceptance_profile}
+    if result.steps.num_rows < int(result.runs["decode_steps"].to_numpy().sum()):
+        del pictures["live_batch"]
+    if result.about["scenario"]["systems"]:
+        pictures |= {"rl_steps": rl_steps, "gpu_time": gpu_time}
     paths = []
     with mpl.rc_context(style):
         for name, draw in pictures.items():
@@ -64,13 +75,13 @@ def _live_batch(result: Result) -> Figure:
     """Draw every policy's live batch; below it the last RL step's again, cut at the tail."""
     series = live_batches(result.steps)
     several = series[0].ends_s.size > 1
-    labels = [f"{_short(s.policy)}   {_seconds(s.ends_s[-1])}" for s in series]
+    labels = [f"{short(s.policy)}   {in_seconds(s.ends_s[-1])}" for s in series]
     last = [last_rl_step(s) for s in series]
     threshold = TAIL * max(int(s.live.max()) for s in last)
     has_tail = threshold >= 2.0
     right = 0.65 + INCH_PER_LETTER * max(map(len, [*labels, "system, makespan (dot)"]))
-    figure = _figure(8.2 + right, max(7.2 if has_tail else 4.2, 1.4 + 0.185 * len(series)))
-    axes = _panel(figure, 0.8, right, 3.95 if has_tail else 1.05, 0.4)
+    figure = new_figure(8.2 + right, max(7.2 if has_tail else 4.2, 1.4 + 0.185 * len(series)))
+    axes = panel(figure, 0.8, right, 3.95 if has_tail else 1.05, 0.4)
     most = _draw_live(axes, series)
     end_s = max(s.ends_s[-1] for s in series)
     axes.set_xlim(0.0, 1.01 * end_s)
@@ -78,7 +89,7 @@ def _live_batch(result: Result) -> Figure:
     dotted = ", RL steps end to end (dotted: one ends)" if several else ""
     axes.set_title(f"Live sequences over simulated time{dotted}", loc="left")
     axes.legend(
-        [Line2D([], [], **_line(rank, len(series)), marker="o", ms=4.5) for rank in range(len(series))], labels,
+        [Line2D([], [], **line_style(rank, len(series)), marker="o", ms=4.5) for rank in range(len(series))], labels,
         loc="upper left", bbox_to_anchor=(1.01, 1.0), title="system, makespan (dot)", alignment="left", frameon=False,
         fontsize=9, title_fontsize=9, borderaxespad=0.0,
     )  # fmt: skip
@@ -87,14 +98,14 @@ def _live_batch(result: Result) -> Figure:
         if not several:
             corner = (start_s, 0.0)
             axes.add_patch(Rectangle(corner, end_s - start_s, threshold, fc=FAINT, ec="#999999", lw=0.6, zorder=0))
-        below = _panel(figure, 0.8, right, 1.05, figure.get_figheight() - 3.1)
+        below = panel(figure, 0.8, right, 1.05, figure.get_figheight() - 3.1)
         _draw_live(below, last)
         end_s = max(s.ends_s[-1] for s in last)
         below.set_xlim(start_s, end_s + 0.01 * (end_s - start_s))
         below.set_ylim(0.0, threshold)
         where = "last RL step, on its own clock" if several else "grey above"
         below.set_title(f"The tail ({where}): below {TAIL:.0%} of the largest live batch", loc="left", fontsize=10)
-    _footer(figure, _replayed(result), _trusted(result))
+    footer(figure, replayed(result), trusted(result))
     return figure
 
 
@@ -102,7 +113,7 @@ def _draw_live(axes: Axes, series: Sequence[LiveBatch]) -> int:
     """One line a policy, broken where an RL step ends; returns the largest live batch."""
     most = max(int(s.live.max()) for s in series)
     for rank, one in enumerate(series):
-        style = _line(rank, len(series))
+        style = line_style(rank, len(series))
         time_s, live = thinned(one.time_s, one.live)
         breaks_s = np.repeat(one.ends_s[:-1], 2)
         at = np.searchsorted(time_s, breaks_s)
@@ -120,12 +131,12 @@ def _draw_live(axes: Axes, series: Sequence[LiveBatch]) -> int:
 def _makespan(result: Result) -> Figure:
     """Draw a bar a policy, split into the time before and the time of the stragglers."""
     runs = result.runs
-    names = [_short(name) for name in runs["system"].to_pylist()]
+    names = [short(name) for name in runs["system"].to_pylist()]
     makespan_s, straggler_s, speedup = (runs[name].to_numpy() for name in ("makespan_s", "straggler_s", "speedup"))
     others_s = makespan_s - straggler_s
     left, right = 0.35 + INCH_PER_LETTER * max(map(len, names)), 1.9
-    figure = _figure(left + right + 5.6, 1.85 + 0.4 * len(names))
-    axes = _panel(figure, left, right, 1.1, 0.7)
+    figure = new_figure(left + right + 5.6, 1.85 + 0.4 * len(names))
+    axes = panel(figure, left, right, 1.1, 0.7)
     at = np.arange(len(names))
     colours = [COLOURS[rank % len(COLOURS)] for rank in range(len(names))]
     axes.barh(at, others_s, 0.66, color=colours)
@@ -135,7 +146,7 @@ def _makespan(result: Result) -> Figure:
         makespan_s, at, xerr=[makespan_s - low_s, high_s - makespan_s], fmt="none", ecolor="black", lw=1, capsize=3
     )
     for rank, end_s in enumerate(makespan_s):
-        note = f"{_seconds(end_s)}   {speedup[rank]:.2f}x" if rank else f"{_seconds(end_s)}   baseline"
+        note = f"{in_seconds(end_s)}   {speedup[rank]:.2f}x" if rank else f"{in_seconds(end_s)}   baseline"
         axes.annotate(
             note, (high_s[rank], rank), (6, 0), textcoords="offset points", va="center", annotation_clip=False
         )
@@ -154,22 +165,22 @@ def _makespan(result: Result) -> Figure:
         ["other rollouts live too", "only stragglers live (done in the last tenth)", "90 % of true ones"],
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=9, handlelength=1.6, borderpad=0,
     )  # fmt: skip
-    _footer(figure, _replayed(result), _trusted(result))
+    footer(figure, replayed(result), trusted(result))
     return figure
 
 
 def _acceptance_profile(result: Result) -> Figure:
     """Draw the drafter alone: by position in the draft, and by how far the rollout is."""
     drafter = result.runs["drafter"][0].as_py()
-    figure = _figure(11.0, 4.7)
+    figure = new_figure(11.0, 4.7)
     figure.text(0.75 / 11, 1 - 0.35 / 4.7, f"Drafter {drafter}", fontsize=11)
-    _footer(figure, f"trace {Path(result.about['trace']['path']).stem}")
+    footer(figure, f"trace {Path(result.about['trace']['path']).stem}")
     position, probability, drafts = accepted_by_position(result.acceptance)
     if not position.size:
         figure.text(0.5, 0.5, "nothing was drafted, so nothing accepted", ha="center", color=NOTE, fontsize=14)
         return figure
     figure.text(0.75 / 11, 1 - 0.6 / 4.7, "budget unlimited, over all positions of all rollouts", color=NOTE)
-    left = _panel(figure, 0.75, 6.35, 0.95, 0.8)
+    left = panel(figure, 0.75, 6.35, 0.95, 0.8)
     _count_bars(left, position - 0.5, position + 0.5, drafts, "drafts that reach it (bars)")
     left.plot(position, probability, color=COLOURS[1], marker="o", ms=4, lw=1.8)
     left.set_xlim(0.5, position[-1] + 0.5)
@@ -177,7 +188,7 @@ def _acceptance_profile(result: Result) -> Figure:
     left.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     left.set_xlabel("position in the draft (tokens)")
     left.set_ylabel("probability that the token is accepted", color=COLOURS[1])
-    right = _panel(figure, 6.2, 0.9, 0.95, 0.8)
+    right = panel(figure, 6.2, 0.9, 0.95, 0.8)
     tokens, drafted, accepted, positions = accepted_by_emitted(result.acceptance)
     edges = tokens.astype(np.float64)
     _count_bars(right, edges[:-1], edges[1:], positions, "positions of rollouts (bars)")
@@ -203,51 +214,3 @@ def _count_bars(axes: Axes, low: Bounds, high: Bounds, count: Int64, label: str)
     behind.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
-
-
-def _line(rank: int, of: int) -> dict[str, Any]:
-    """Style of a policy's line; widths decrease, so that lines that coincide all show."""
-    dashes = DASHES[rank // len(COLOURS) % len(DASHES)]
-    return {"color": COLOURS[rank % len(COLOURS)], "ls": dashes, "lw": 2.6 - 1.4 * rank / max(of - 1, 1)}
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _panel(figure: Figure, left: float, right: float, bottom: float, top: float) -> Axes:
-    """Axes with these margins in inches: no layout engine, which would draw everything twice."""
-    width, height = figure.get_size_inches()
-    return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
-
-
-def _footer(figure: Figure, *lines: str) -> None:
-    width, height = figure.get_size_inches()
-    note = "\n".join(filter(None, lines))
-    figure.text(0.12 / width, 0.12 / height, note, fontsize=8, color=NOTE, va="bottom", linespacing=1.4)
-
-
-def _replayed(result: Result) -> str:
-    about = result.about
-    replicas, slots = (about["scenario"]["engine"][key] for key in ("replicas", "max_num_seqs"))
-    engine = f"{replicas} replica{'s' if replicas > 1 else ''} × {slots} sequences"
-    return f"trace {Path(about['trace']['path']).stem}   ·   profile {about['profile']['name']}   ·   {engine}"
-
-
-def _trusted(result: Result) -> str:
-    """How much of the time rests on extrapolated costs; empty if none of it does."""
-    shares = result.runs["extrapolated_fraction"].to_numpy()
-    low, high = round(100 * shares.min()), round(100 * shares.max())
-    share = "< 1" if high == 0 else f"{high}" if low == high else f"{low} to {high}"
-    return f"{share} % of decoding time lies outside the profile's valid range" if shares.max() > 0 else ""
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.1f} s" if value >= 10 else f"{value:.3g} s"
-
-
-def _short(name: str | None) -> str:
-    name, half = str(name), LONGEST_NAME // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"

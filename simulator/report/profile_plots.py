@@ -20,7 +20,7 @@ from simulator.cost.breakdown import breakdown
 from simulator.cost.model import Profile
 from simulator.cost.roofs import Roofs
 from simulator.cost.work import StepWork
-from simulator.report.plots import COLOURS as DISTINCT
+from simulator.report.drawing import COLOURS as DISTINCT
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from simulator.report.plots import COLOURS, DPI
+from simulator.report.drawing import COLOURS, DPI
 from traces.atomic import replacing
 
 Float64 = npt.NDArray[np.float64]

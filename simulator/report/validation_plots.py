@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from simulator.report.plots import COLOURS, DPI, NOTE
+from simulator.report.drawing import COLOURS, DPI, NOTE
 from traces.atomic import replacing
 
 Float64 = npt.NDArray[np.float64]

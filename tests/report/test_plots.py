@@ -9,7 +9,8 @@ import pytest
 
 from simulator.engine.state import STEP
 from simulator.replay import run
-from simulator.report import plots
+from simulator.report import plots, system_plots
+from simulator.report.drawing import trusted
 from simulator.report.series import (
     LiveBatch,
     accepted_by_emitted,
@@ -58,7 +59,15 @@ def acceptance_table():
     return table(ACCEPTANCE, (dict(zip(ACCEPTANCE.names, row, strict=True)) for row in rows))
 
 
-TEXTS = {"placement": "shared", "loop": "sync", "stages": "", "basis": "{}", "errors": "{}"}
+TEXTS = {
+    "placement": "shared",
+    "loop": "sync",
+    "stages": "",
+    "basis": "{}",
+    "errors": "{}",
+    "transforms": "",
+    "assumes": "[]",
+}
 
 
 def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, extrapolated=0.25):
@@ -78,7 +87,7 @@ def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, e
     about = {
         "trace": {"path": "folder/some_trace.parquet"},
         "profile": {"name": "some-profile"},
-        "scenario": {"engine": {"replicas": REPLICAS, "max_num_seqs": 64}},
+        "scenario": {"engine": {"replicas": REPLICAS, "max_num_seqs": 64}, "systems": []},
     }
     acceptance = acceptance_table() if acceptance is None else acceptance
     return Result(
@@ -233,7 +242,7 @@ def test_bars_are_the_makespans_and_name_the_baseline():
 
 @pytest.mark.parametrize(("share", "words"), [(0.0, ""), (1e-6, "< 1 % of"), (0.994, "99 % of"), (1.0, "100 % of")])
 def test_footnote_tells_the_extrapolated_share(share, words):
-    note = plots._trusted(made_result(extrapolated=share))
+    note = trusted(made_result(extrapolated=share))
     assert note.startswith(words)
     assert bool(note) == bool(words)
 
@@ -296,3 +305,25 @@ def test_series_of_a_replay_agree_with_its_tables(replayed, tmp_path):
         assert drawn == pytest.approx((rows.live * rows.duration_s).sum(), rel=1e-9)
     for path in plots.save_plots(replayed, tmp_path):
         assert_is_png(path)
+
+
+def test_systems_are_drawn_by_rl_step_and_by_gpu_time(tmp_path):
+    document = {"trace": "traces/data/demo.parquet", "model": "qwen3-8b", "device": "h100", "steps": [1, 2],
+                "systems": ["sync", "das"], "stages": ["update"]}  # fmt: skip
+    result = run(build(document))
+    paths = plots.save_plots(result, tmp_path)
+    assert {path.name for path in paths} == {
+        "live_batch.png",
+        "makespan.png",
+        "acceptance.png",
+        "rl_steps.png",
+        "gpu_time.png",
+    }
+    lines = system_plots.rl_steps(result).axes[0].lines
+    steps_s = result.rl_steps["step_s"].to_numpy().reshape(2, 2).T
+    assert all((line.get_ydata() == seconds).all() for line, seconds in zip(lines, steps_s, strict=True))
+    patches = np.array([patch.get_width() for patch in system_plots.gpu_time(result).axes[0].patches]).reshape(3, 2)
+    runs = result.to_pandas("runs")
+    assert patches.sum(axis=0) == pytest.approx(runs["gpus"] * runs["run_s"] / (runs["samples_per_s"] * runs["run_s"]))
+    assert patches[1] == pytest.approx(runs["train_gpu_s"] / (runs["samples_per_s"] * runs["run_s"]))
+    assert result.runs["gpu_speedup"][1].as_py() == pytest.approx(result.runs["run_speedup"][1].as_py())
