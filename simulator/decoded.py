@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.recfunctions import structured_to_unstructured
 
 from simulator.compare.sensitivity import Steps, steps_of
-from simulator.cost.kernel import features_of
-from simulator.cost.work import FEATURES, WORK_FIELDS
+from simulator.cost.kernel import ends_of
+from simulator.cost.work import FEATURES
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -54,7 +53,7 @@ def decoded(logs: Sequence[Records], sample: int) -> Decoded:
         begin_s.append(log["start_s"][begins])
         end_s.append(ends_s[np.append(begins[1:], True)])
         replica.append(np.full(begin_s[-1].size, number))
-    found = [features_of(structured_to_unstructured(log[list(WORK_FIELDS)])) for _, log in ran]
+    ends_ = [ends_of(log) for _, log in ran] or [(NOWHERE, -NOWHERE)]
     return Decoded(
         sum(len(log) for _, log in ran),
         sum(float(log["live"].sum()) for _, log in ran),
@@ -62,8 +61,8 @@ def decoded(logs: Sequence[Records], sample: int) -> Decoded:
         np.concatenate(replica),
         np.concatenate(begin_s),
         np.concatenate(end_s),
-        np.min([one.min(axis=0) for one in found], axis=0) if found else NOWHERE,
-        np.max([one.max(axis=0) for one in found], axis=0) if found else -NOWHERE,
+        np.min([lowest for lowest, _ in ends_], axis=0),
+        np.max([highest for _, highest in ends_], axis=0),
         steps_of([logs], sample) if ran else None,
     )
 

@@ -4,6 +4,8 @@ A cost model is packed (`packing.pack`) into one record, `Cost`, which points at
 two rows for each roof, the bounds of the valid range, the other operators, their axes, and the numbers of the tables.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -249,6 +251,17 @@ def _derive_each(work: Array[Work], features: Array[Features]) -> None:
         derive(work[step], features[step])
 
 
+@entry
+def _ends(
+    work: Array[Work], scratch: Array[Features], values: FloatArray, lowest: FloatArray, highest: FloatArray
+) -> None:
+    for step in range(work.size):
+        derive(work[step], scratch[0])
+        for feature in range(values.size):
+            lowest[feature] = min(lowest[feature], values[feature])
+            highest[feature] = max(highest[feature], values[feature])
+
+
 def step_times(cost: Pointing, work: FloatArray) -> FloatArray:
     """Seconds of every row of float64[steps, 11], the fields of `work.Work`."""
     return _priced(cost, work)[0]
@@ -264,6 +277,14 @@ def features_of(work: FloatArray) -> FloatArray:
     found = np.empty((work.shape[0], N_FEATURES))
     _derive_each(_records(work), found.view(FEATURE)[:, 0])
     return found
+
+
+def ends_of(work: "npt.NDArray[Any]") -> tuple[FloatArray, FloatArray]:
+    """Least and most of every feature over records that have the fields of `work.Work`, infinite without any; float64[features]."""
+    lowest, values = np.full(N_FEATURES, np.inf), np.empty(N_FEATURES)
+    highest = -lowest
+    _ends(work, values.view(FEATURE), values, lowest, highest)
+    return lowest, highest
 
 
 def _priced(cost: Pointing, work: FloatArray) -> tuple[FloatArray, BoolArray]:

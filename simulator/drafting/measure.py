@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.drafting.acceptance import Acceptance, count_each
+from simulator.compiled import entry
+from simulator.drafting.acceptance import Acceptance, Draft, count_each
 from simulator.drafting.drafter import Drafter, accepted
 from simulator.limits import LARGEST_BUDGET
-from simulator.records import read_only
+from simulator.records import Array, as_int, read_only
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -54,6 +55,29 @@ def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Draft
     )
 
 
+@entry
+def _add(
+    offsets: Array[int],
+    table: Array[Draft],
+    depths: Array[int],
+    by_length: "npt.NDArray[Any]",
+    by_emitted: "npt.NDArray[Any]",
+) -> None:
+    """Count each position but the first of every rollout by what is drafted there, what accepted, and log2(emitted)."""
+    for i in range(offsets.size - 1):
+        start = offsets[i]
+        which = 0
+        for emitted in range(1, offsets[i + 1] - start):
+            if emitted >> (which + 1):
+                which += 1
+            drafted, right = as_int(table[start + emitted].drafted), as_int(table[start + emitted].accepted)
+            by_length[0, depths[drafted]] += 1
+            by_length[1, right] += 1
+            by_emitted[0, which] += 1
+            by_emitted[1, which] += drafted
+            by_emitted[2, which] += right
+
+
 class DraftProfile:
     """Drafts with an unlimited budget, summed over all positions of all rollouts: the blocks of `results.ACCEPTANCE`.
 
@@ -69,14 +93,7 @@ class DraftProfile:
     def add(self, acceptance: Acceptance) -> None:
         """Count the positions of one RL step."""
         acceptance.serve([LARGEST_BUDGET])
-        table = acceptance.tables[acceptance.table_of[LARGEST_BUDGET]]
-        emitted = np.arange(len(table)) - np.repeat(acceptance.offsets[:-1], np.diff(acceptance.offsets))
-        table, emitted = table[emitted > 0], emitted[emitted > 0]
-        which = np.log2(emitted).astype(np.int64)
-        for row, lengths in enumerate((self._depths[table[:, 1]], table[:, 0])):
-            self._by_length[row] += np.bincount(lengths, minlength=LARGEST_BUDGET + 2)
-        for row, weight in enumerate((None, table[:, 1], table[:, 0])):
-            self._by_emitted[row] += np.bincount(which, weight, 64).astype(np.int64)
+        _add(acceptance.offsets, acceptance.drafts(LARGEST_BUDGET), self._depths, self._by_length, self._by_emitted)
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of the table, first by position in the draft, then by tokens emitted so far."""
