@@ -280,7 +280,7 @@ def features_of(work: FloatArray) -> FloatArray:
 
 
 def ends_of(work: "npt.NDArray[Any]") -> tuple[FloatArray, FloatArray]:
-    """Least and most of every feature over records that have the fields of `work.Work`, infinite without any; float64[features]."""
+    """Least and most of every feature over records with the fields of `work.Work`, infinite without any; float64[features]."""
     lowest, values = np.full(N_FEATURES, np.inf), np.empty(N_FEATURES)
     highest = -lowest
     _ends(work, values.view(FEATURE), values, lowest, highest)
