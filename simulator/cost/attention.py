@@ -24,12 +24,17 @@ class Latent:
     rope_dim: int
     value_dim: int
 
+    def projections(self, hidden: int, heads: int) -> list[tuple[int, int]]:
+        """Inputs and outputs of the projections of one layer: queries, latents, keys and values from them, output."""
+        query_dim, kv_dim = heads * (self.nope_dim + self.rope_dim), heads * (self.nope_dim + self.value_dim)
+        compressed = [(hidden, self.query_rank), (self.query_rank, query_dim)]
+        queries = compressed if self.query_rank else [(hidden, query_dim)]
+        latents = [(hidden, self.kv_rank + self.rope_dim), (self.kv_rank, kv_dim)]
+        return [*queries, *latents, (heads * self.value_dim, hidden)]
+
     def matrices(self, hidden: int, heads: int) -> int:
         """Parameters of the projections of one layer."""
-        query_dim = heads * (self.nope_dim + self.rope_dim)
-        queries = self.query_rank * (hidden + query_dim) if self.query_rank else hidden * query_dim
-        latents = hidden * (self.kv_rank + self.rope_dim) + self.kv_rank * heads * (self.nope_dim + self.value_dim)
-        return queries + latents + heads * self.value_dim * hidden
+        return sum(inputs * outputs for inputs, outputs in self.projections(hidden, heads))
 
     @property
     def norms(self) -> int:
@@ -73,10 +78,14 @@ class Linear:
     def _widths(self) -> tuple[int, int]:
         return self.key_heads * self.key_dim, self.value_heads * self.value_dim
 
-    def matrices(self, hidden: int) -> int:
-        """Parameters of the projections of one layer: queries, keys, values and the output's gate, and the output."""
+    def projections(self, hidden: int) -> list[tuple[int, int]]:
+        """Inputs and outputs of the projections of one layer: queries, keys, values and the output's gate; the output."""
         keys, values = self._widths
-        return hidden * (2 * keys + 2 * values) + values * hidden
+        return [(hidden, 2 * keys + 2 * values), (values, hidden)]
+
+    def matrices(self, hidden: int) -> int:
+        """Parameters of the projections of one layer."""
+        return sum(inputs * outputs for inputs, outputs in self.projections(hidden))
 
     def others(self, hidden: int) -> int:
         """Parameters of one layer beside them: decay and beta of each head, convolution, and the norm of the output."""

@@ -10,6 +10,7 @@ from simulator.cost.config_fields import count, items, kind_of, text_config, uns
 from simulator.cost.layer_kinds import Layers, layers_of
 from simulator.cost.quantisation import kv_element_bytes, quantised
 from simulator.cost.shape import ModelShape
+from simulator.cost.weight_bits import with_weight_bits
 from traces.errors import InputError
 
 BYTES_PER_PARAMETER = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -54,7 +55,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Shape from the fields of a Hugging Face `config.json`, or of the `text_config` in one.
 
     A field `kv_cache_dtype`, which no checkpoint has, says what keys and values are cached in (`fp8`, `auto`: as
-    activations) in place of what the checkpoint says. Known are decoders with gated feed-forwards, dense or of
+    activations) in place of what the checkpoint says; so does `weight_bits` of weights (`weight_bits.WeightBits`). Known are decoders with gated feed-forwards, dense or of
     experts (Qwen 2 and 3, GLM-4.5, DeepSeek-V3, Llama 4), and grouped-query attention, with windows (Gemma 3,
     gpt-oss) or linear layers beside it (Qwen3-Next), or multi-head latent attention; weights in 16 or 32 bits, FP8,
     NVFP4 or MXFP4.
@@ -73,7 +74,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         raise InputError(f"model config torch_dtype = {precision[:40]!r}: use one of {', '.join(BYTES_PER_PARAMETER)}")
     qwen3_next = kind.startswith(("qwen3_next", "qwen3_5"))
     experts = _experts(config, layers)
-    return ModelShape(
+    shape = ModelShape(
         layers=layers.count,
         hidden=hidden,
         intermediate=_dense_width(config) if layers.moe < layers.count else 0,
@@ -93,6 +94,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         **_attention(config, kind),
         **experts,
     )
+    return with_weight_bits(shape, config)
 
 
 def _attention(config: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -139,7 +139,18 @@ def _kernels(shape: ModelShape) -> int:
     """Kernels of a step, all layers; those that multiply with the output layer and sample are left out."""
     attention = shape.layers * (LATENT_KERNELS if shape.latent else ATTENTION_KERNELS)
     shared = DENSE_KERNELS - 1 if shape.shared_intermediate else 0
-    return attention + shape.dense_layers * DENSE_KERNELS + shape.moe_layers * (EXPERT_KERNELS + shared)
+    others = shape.dense_layers * DENSE_KERNELS + shape.moe_layers * (EXPERT_KERNELS + shared)
+    return attention + others + _factor_kernels(shape)
+
+
+def _factor_kernels(shape: ModelShape) -> int:
+    """Kernels that multiply with low-rank factors, all layers: one with V and one with U beside each product."""
+    if shape.factors is None:
+        return 0
+    attention = shape.layers * (2 + 3 * (shape.latent is not None))
+    beside = shape.dense_layers + shape.moe_layers * bool(shape.shared_intermediate)
+    read = (attention + 2 * beside) * bool(shape.factors.rank)
+    return 2 * (read + 2 * shape.moe_layers * bool(shape.factors.sparse_rank))
 
 
 def _always_read(shape: ModelShape, device: Mapping[str, Any], mode: Mode) -> tuple[Operator, ...]:

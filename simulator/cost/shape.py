@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.attention import Latent, Linear
+from simulator.cost.low_rank import Factors
 from simulator.cost.precision import Operations, Quantised
 from traces.errors import InputError
 
@@ -25,7 +26,8 @@ class ModelShape:
     Every layer attends to the whole context with grouped queries but for `windowed_layers`, which attend to the last `window`
     tokens, those with `linear` attention, and where `latent` says that what is cached is a latent: `kv_heads` and `head_dim`
     are then those of the latent as decoding uses it, one head of its rank and the rotary part. `bytes_per_parameter` is the
-    width of activations and of weights that are not `quantised`; `kv_element_bytes` that of a cached number, if it differs.
+    width of activations, of weights that are not `quantised`, and of the low-rank `factors` beside them; `kv_element_bytes` that
+    of a cached number, if it differs.
 
     Counts of parameters are exact for the families in `simulator.cost.model_config`; other architectures with the same
     fields may have norms and biases beside them (under 0.1 % of the parameters). Heads that predict further tokens (MTP)
@@ -57,6 +59,7 @@ class ModelShape:
     latent: Latent | None = None
     linear: Linear | None = None
     quantised: Quantised | None = None
+    factors: Factors | None = None
     kv_element_bytes: int | None = None
     norms_per_layer: int = 2
     norm_all_heads: bool = False
@@ -156,13 +159,15 @@ class ModelShape:
     @property
     def read_bytes(self) -> float:
         """Bytes read in each forward pass whatever the tokens: all weights but the routed experts'."""
-        return self._bytes(self.read_parameters, self.quantised_read_parameters)
+        factors = self.factors.read_parameters if self.factors else 0
+        return self._bytes(self.read_parameters + factors, self.quantised_read_parameters)
 
     @property
     def expert_bytes(self) -> float:
         """Bytes of one routed expert in one layer."""
         share = self.quantised.experts if self.quantised else 0.0
-        return self._bytes(self.expert_parameters, share * self.expert_parameters)
+        factors = self.factors.expert_parameters if self.factors else 0
+        return self._bytes(self.expert_parameters + factors, share * self.expert_parameters)
 
     @property
     def weight_bytes(self) -> int:
@@ -177,7 +182,8 @@ class ModelShape:
     @property
     def read_operations(self) -> dict[Operations, float]:
         """Operations of a query token by the arithmetic that does them: 2 a parameter; neither routed experts nor context."""
-        operations = self._operations(self.read_parameters, self.quantised_read_parameters)
+        factors = self.factors.read_parameters if self.factors else 0
+        operations = self._operations(self.read_parameters + factors, self.quantised_read_parameters)
         operations["bf16"] += self.linear.token_operations if self.linear else 0
         return operations
 
@@ -185,7 +191,8 @@ class ModelShape:
     def routed_operations(self) -> dict[Operations, float]:
         """Operations of a query token in the experts that it is routed to, all layers, by the arithmetic that does them."""
         used = self.moe_layers * self.experts_per_token * self.expert_parameters
-        return self._operations(used, self.quantised.experts * used if self.quantised else 0.0)
+        factors = self.moe_layers * self.experts_per_token * self.factors.expert_parameters if self.factors else 0
+        return self._operations(used + factors, self.quantised.experts * used if self.quantised else 0.0)
 
     def _operations(self, parameters: int, quantised: float) -> dict[Operations, float]:
         found: dict[Operations, float] = {"bf16": 2 * (parameters - quantised)}
@@ -257,7 +264,7 @@ class ModelShape:
         if self.linear:
             part("heads of linear attention", self.linear.key_heads)
             part("heads of linear attention", self.linear.value_heads)
-        return replace(
+        held = replace(
             self,
             heads=part("attention heads", self.heads),
             kv_heads=1 if tp > self.kv_heads else part("KV heads", self.kv_heads),
@@ -267,6 +274,7 @@ class ModelShape:
             vocabulary=-(-self.vocabulary // tp),
             linear=self.linear and self.linear.shard(tp),
         )
+        return replace(held, factors=self.factors.held(self, held)) if self.factors else held
 
     def num_gpu_blocks(
         self,
