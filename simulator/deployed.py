@@ -1,7 +1,7 @@
 """From what a scenario names to what rollouts are decoded on: costs, drafter, limits."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -72,13 +72,34 @@ def target_of(scenario: Scenario, cost: Profile) -> Target:
                 return measured(config, device, scenario.tables, tp)
         return roofline(config, load_device(device), tp=tp, kernel_s=KERNEL_S)
 
-    return Target(cost, load_model(model), lambda config: priced_alike(json.dumps(config)))
+    return Target(
+        cost, load_model(model), lambda config: priced_alike(json.dumps(config)), _repriced(scenario, cost, device, tp)
+    )
 
 
-def deployment_of(scenario: Scenario, cost: Profile, drafter: Drafter) -> Deployment:
-    """Everything that all policies have in common."""
+def _repriced(scenario: Scenario, cost: Profile, device: str, tp: int) -> Callable[[Mapping[str, Any]], Profile] | None:
+    """What estimates the costs again under another config; None where they were measured (only estimates state a range)."""
+    if scenario.profile is not None or cost.error_factors is None:
+        return None
+    host_s = HOST_STEP_S if scenario.engine.step_overhead_s is None else 0.0
+
+    def repriced(config: Mapping[str, Any]) -> Profile:
+        config, ranks = _with_kv_dtype(config, scenario), scenario.engine.data_parallel_size
+        return roofline(config, load_device(device), "max", host_s, cost.name, tp, KERNEL_S, ranks)
+
+    return repriced
+
+
+def _with_kv_dtype(config: Mapping[str, Any], scenario: Scenario) -> Mapping[str, Any]:
+    return config if scenario.kv_cache_dtype is None else {**config, "kv_cache_dtype": scenario.kv_cache_dtype}
+
+
+def deployment_of(
+    scenario: Scenario, cost: Profile, drafter: Drafter, config: Mapping[str, Any] | None = None
+) -> Deployment:
+    """Everything that all policies have in common. config: the model's, where a system changes it."""
     engine = scenario.engine
-    serving = serving_of(scenario, drafter, gpus_per_replica(scenario, cost))
+    serving = serving_of(scenario, drafter, gpus_per_replica(scenario, cost), config)
     pull_s_per_token = _pull_s_per_token(scenario, gpus_per_replica(scenario, cost))
     return Deployment(
         cost, engine.max_num_seqs, engine.replicas, engine.dispatch, drafter.cost, serving, pull_s_per_token,
@@ -121,11 +142,14 @@ def prices_of(scenario: Scenario, system: System, trace: Trace, cost: Profile) -
     return Prices(trace, cost, shape, device, gpus, scenario.seed)
 
 
-def hardware_of(scenario: Scenario) -> tuple[ModelShape, Mapping[str, Any]] | tuple[None, None]:
-    """Shape of the model and figures of the device, where the scenario names them."""
+def hardware_of(
+    scenario: Scenario, config: Mapping[str, Any] | None = None
+) -> tuple[ModelShape, Mapping[str, Any]] | tuple[None, None]:
+    """Shape of the model and figures of the device, where the scenario names them. config: in place of the model's own."""
     if scenario.model is None or scenario.device is None:
         return None, None
-    return model_shape(load_model(scenario.model, scenario.kv_cache_dtype)), load_device(scenario.device)
+    config = load_model(scenario.model) if config is None else config
+    return model_shape(_with_kv_dtype(config, scenario)), load_device(scenario.device)
 
 
 def _pull_s_per_token(scenario: Scenario, gpus: int) -> float | None:
@@ -136,14 +160,16 @@ def _pull_s_per_token(scenario: Scenario, gpus: int) -> float | None:
     return shape.kv_bytes_per_token / gpus / float(device["link_bandwidth_bytes_per_s"])
 
 
-def serving_of(scenario: Scenario, drafter: Drafter, gpus: int | None = None) -> Serving:
+def serving_of(
+    scenario: Scenario, drafter: Drafter, gpus: int | None = None, config: Mapping[str, Any] | None = None
+) -> Serving:
     """The engine's limits, those derived that the scenario leaves to the model, the device and the drafter.
 
-    gpus: of one replica; left out, as the scenario says.
+    gpus: of one replica; left out, as the scenario says. config: in place of the model's own.
     """
     engine = scenario.engine
     chosen = {name: getattr(engine, name) for name in Serving.model_fields}
-    fitting = _blocks_that_fit(scenario, gpus or scenario.tensor_parallel_size)
+    fitting = _blocks_that_fit(scenario, gpus or scenario.tensor_parallel_size, config)
     if engine.num_gpu_blocks == "auto":
         chosen["num_gpu_blocks"] = fitting
     if engine.step_overhead_s is None:
@@ -158,9 +184,9 @@ def serving_of(scenario: Scenario, drafter: Drafter, gpus: int | None = None) ->
     return Serving(**chosen)
 
 
-def _blocks_that_fit(scenario: Scenario, gpus: int) -> int | None:
+def _blocks_that_fit(scenario: Scenario, gpus: int, config: Mapping[str, Any] | None) -> int | None:
     """KV blocks beside the model on the device, None where the scenario names neither; InputError where none fit."""
-    shape, device = hardware_of(scenario)
+    shape, device = hardware_of(scenario, config)
     if shape is None or device is None:
         return None
     engine, memory_bytes = scenario.engine, int(device["memory_bytes"])

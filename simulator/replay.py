@@ -200,7 +200,7 @@ def _system_run(
     cost = target.profile
     drafter = drafter_of(own, trace, target)
     check_parallel(own, cost)
-    deployment, loop = deployment_of(own, cost, drafter), resolve_loop(system.loop)
+    deployment, loop = deployment_of(own, cost, drafter, target.config), resolve_loop(system.loop)
     prices = prices_of(own, system, trace, cost)
     if isinstance(loop, Judges):
         _check_rewards(trace, system)

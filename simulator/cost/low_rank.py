@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Matrix(NamedTuple):
-    """A projection that stands `count` times in a model, or one of an expert's; `inputs` x `outputs`."""
+    """A projection that stands `copies` times in a model, or one of an expert's; `inputs` x `outputs`."""
 
     inputs: int
     outputs: int
-    count: int = 1
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class Factors:
 
 def factors_of(rank: int, sparse_rank: int, whole: ModelShape, part: ModelShape) -> Factors:
     """Factors of a model of this shape, of which one GPU holds a part."""
-    read = sum(
-        _factors(rank, matrix, held) for matrix, held in zip(always_read(whole), always_read(part), strict=True)
-    )
+    read = sum(_factors(rank, matrix, held) for matrix, held in zip(always_read(whole), always_read(part), strict=True))
     expert = sum(
         _factors(sparse_rank, matrix, held) for matrix, held in zip(of_expert(whole), of_expert(part), strict=True)
     )
@@ -77,4 +75,4 @@ def _attention(shape: ModelShape) -> Iterator[Matrix]:
 
 
 def _factors(rank: int, matrix: Matrix, held: Matrix) -> int:
-    return matrix.count * min(rank, matrix.inputs, matrix.outputs) * (held.inputs + held.outputs)
+    return matrix.copies * min(rank, matrix.inputs, matrix.outputs) * (held.inputs + held.outputs)

@@ -55,10 +55,10 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """Shape from the fields of a Hugging Face `config.json`, or of the `text_config` in one.
 
     A field `kv_cache_dtype`, which no checkpoint has, says what keys and values are cached in (`fp8`, `auto`: as
-    activations) in place of what the checkpoint says; so does `weight_bits` of weights (`weight_bits.WeightBits`). Known are decoders with gated feed-forwards, dense or of
-    experts (Qwen 2 and 3, GLM-4.5, DeepSeek-V3, Llama 4), and grouped-query attention, with windows (Gemma 3,
-    gpt-oss) or linear layers beside it (Qwen3-Next), or multi-head latent attention; weights in 16 or 32 bits, FP8,
-    NVFP4 or MXFP4.
+    activations) in place of what the checkpoint says, and one of `weight_bits` brings its weights down to so many
+    (`weight_bits.WeightBits`). Known are decoders with gated feed-forwards, dense or of experts (Qwen 2 and 3, GLM-4.5,
+    DeepSeek-V3, Llama 4), and grouped-query attention, with windows (Gemma 3, gpt-oss) or linear layers beside it
+    (Qwen3-Next), or multi-head latent attention; weights in 16 or 32 bits, FP8, NVFP4 or MXFP4.
     A vision or audio tower beside a `text_config` is not counted. Raises InputError for a missing or impossible number,
     and by name for anything else.
     """

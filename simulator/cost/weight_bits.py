@@ -24,7 +24,7 @@ class WeightBits:
     """W = s (W_q - z) + U V of every projection, W_q in `bits`, s and z of `group` numbers each; multiplied with in 16 bits.
 
     rank: of U and V beside projections of attention and of dense and shared feed-forwards; sparse_rank: beside those of routed
-    experts. Embeddings, output layer, routers, norms and biases stay as they are. 16 bits are the checkpoint's own, without groups.
+    experts. Embeddings, output layer, routers, norms and biases stay as they are. At 16 bits weights are the checkpoint's own.
     """
 
     bits: int = 3

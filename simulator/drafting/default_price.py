@@ -9,6 +9,7 @@ from simulator.cost.config_fields import text_config
 from simulator.cost.draft_cost import Forward
 from simulator.cost.model_config import model_shape
 from simulator.cost.shape import ModelShape
+from simulator.cost.weight_bits import FIELD as WEIGHT_BITS
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.drafter import Target
 from simulator.drafting.pricing import Found, entry_of
@@ -63,13 +64,14 @@ def default_price(kind: Kind, model: Mapping[str, Any] | None, layers: int | Non
 def head_config(kind: Kind, target: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Return a config of the head that drafts for a target of this config.
 
-    mtp of a model with experts: a layer of the target's own kind. Others: dense layers as wide as the target's, grouped-query
-    attention where the target has latents; eagle3 reads two hidden states at once and has an output vocabulary of its own.
+    mtp of a model with experts: a layer of the target's own kind, in 16 bits where a system quantises the target. Others: dense
+    layers as wide as the target's, grouped-query attention where the target has latents; eagle3 reads two hidden states at once
+    and has an output vocabulary of its own.
     What joins hidden state and embedding, 2h x h parameters, is counted as 2h/3 more columns of the feed-forward.
     """
     shape = model_shape(target)
     if kind == "mtp" and shape.moe_layers:
-        return {name: value for name, value in text_config(target).items() if name not in PATTERNS} | {
+        return {name: value for name, value in text_config(target).items() if name not in (*PATTERNS, WEIGHT_BITS)} | {
             "num_hidden_layers": layers
         }
     heads, kv_heads, head_dim = shape.heads, shape.kv_heads, shape.head_dim

@@ -64,11 +64,15 @@ class Drafter(Protocol):
 
 
 class Target(NamedTuple):
-    """What is drafted for: its costs and, where model and device are known, its config and what estimates other models there."""
+    """What is drafted for: its costs and, where model and device are known, its config and what estimates other models there.
+
+    repriced: where the costs are an estimate, makes it again under another config of the same model.
+    """
 
     profile: Profile
     config: Mapping[str, Any] | None = None
     estimate: Callable[[Mapping[str, Any]], Profile] | None = None
+    repriced: Callable[[Mapping[str, Any]], Profile] | None = None
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario
     from simulator.system import System
 
-Need = Literal["tokens", "rewards", "next_log_probs", "history", "model", "experts"]
+Need = Literal["tokens", "rewards", "next_log_probs", "history", "model", "estimate", "experts"]
 
 
 class Asked(NamedTuple):
@@ -37,6 +37,13 @@ def _model(scenario: "Scenario", trace: Trace, steps: list[int]) -> str | None:
     return "costs are a profile's: name model and device" if None in (scenario.model, scenario.device) else None
 
 
+def _estimate(scenario: "Scenario", trace: Trace, steps: list[int]) -> str | None:
+    if scenario.model is None or scenario.profile is not None or scenario.tables is not None:
+        return "costs are measured: name model and device without profile or tables"
+    held = model_shape(load_model(scenario.model)).quantised
+    return f"{scenario.model} has {held.kind} weights" if held else None
+
+
 def _experts(scenario: "Scenario", trace: Trace, steps: list[int]) -> str | None:
     if scenario.model is None or model_shape(load_model(scenario.model)).experts:
         return None
@@ -49,6 +56,7 @@ NEEDS: Mapping[Need, Asked] = {
     "next_log_probs": Asked("log-probs under two policies", _column("next_logprobs", "no log-probs under a second policy")),
     "history": Asked("an earlier RL step", _history),
     "model": Asked("model and device", _model),
+    "estimate": Asked("costs estimated from a model of 16-bit weights", _estimate),
     "experts": Asked("a mixture of experts", _experts),
 }  # fmt: skip
 
