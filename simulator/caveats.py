@@ -7,6 +7,7 @@ import numpy as np
 
 from simulator.cost.model import Profile
 from simulator.decoded import Ends, ends
+from simulator.drafting.drafter import LosslessIf
 from simulator.drafting.pricing import Defaults
 from simulator.engine.serving import Serving
 from simulator.played import Played
@@ -84,6 +85,8 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
         share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
         yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
+    if isinstance(one.drafter, LosslessIf) and one.drafter.lossless_if:
+        yield f"drafts are lossless {one.drafter.lossless_if}: a sampled token may come from another distribution"
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

@@ -44,6 +44,8 @@ Shape = Literal["path", "tree"]
 Siblings = Literal["next-step", "live"]
 OffSteps = Literal["nothing", "least", "most"]
 """What a recorded drafter has accepted where no recorded step begins (`drafting.recorded.Recorded`)."""
+DraftContext = Literal["recomputed", "cached"]
+"""What a diffusion model does about the context of its drafts (`drafting.diffusion.Diffusion`)."""
 
 
 @dataclass(frozen=True)

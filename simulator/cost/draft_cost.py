@@ -19,13 +19,15 @@ class Forward:
     cost: of one pass, by its work. passes: in a drafting step; 0: as many as its longest draft has tokens. The first runs
     over the tokens that the target ran over in the step, prefilled ones included, as EAGLE and MTP heads and draft models do
     in vLLM to take up what was decided; the others over `width` tokens of each sequence that may draft. at_once: there is one,
-    over all tokens of the drafts and one more of each sequence, as in block drafters.
+    over all tokens of the drafts and one more of each sequence, as in block drafters; recomputes: and over all of its context, as
+    in models whose tokens see those behind them, so that nothing can be cached.
     """
 
     cost: Profile
     passes: int = 0
     width: int = 1
     at_once: bool = False
+    recomputes: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class DraftCost:
         if self.forward is not None:
             found.record["modelled"], found.record["passes"] = True, self.forward.passes
             found.record["at_once"], found.record["width"] = self.forward.at_once, self.forward.width
+            found.record["recomputes"] = self.forward.recomputes
             found.point(model=self.forward.cost.packed, work=records(WORK, 1))
         return found
 
@@ -99,6 +102,7 @@ class Drafting:
     passes: int
     width: int
     at_once: bool
+    recomputes: bool
     model: Cost
     work: Work
 
@@ -139,9 +143,11 @@ def forward_time(cost: Drafting, asking: int, longest: int, drafted: float, step
         return 0.0
     work.live, work.longest_context = asking, step.longest_context
     work.kv_tokens = (step.kv_tokens - step.prefill_kv_tokens) * asking / (step.live - step.prefill_seqs)
-    work.query_tokens = work.padded_tokens = work.expert_tokens = (
-        drafted + asking if cost.at_once else float(cost.width * asking)
-    )
+    tokens = drafted + asking if cost.at_once else float(cost.width * asking)
+    if cost.recomputes:
+        work.kv_tokens += tokens
+        tokens = work.kv_tokens
+    work.query_tokens = work.padded_tokens = work.expert_tokens = tokens
     work.pairs = work.kv_tokens * work.query_tokens / asking
     if cost.at_once:
         return step_time(model, work)

@@ -120,7 +120,7 @@ def _attention(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "heads": heads,
         "kv_heads": kv_heads,
         "head_dim": count(config, "head_dim", hidden // heads),
-        "qkv_bias": bias or kind.startswith("qwen2"),
+        "qkv_bias": bias or kind.startswith("qwen2") or kind == "dream",
         "output_bias": bias and not without_output_bias,
         "qk_norm": kind.startswith(("qwen3", "gemma3")) or whole or named,
         "norm_all_heads": whole,

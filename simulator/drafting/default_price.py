@@ -15,7 +15,11 @@ from simulator.drafting.drafter import Target
 from simulator.drafting.pricing import Found, entry_of
 from traces.errors import InputError
 
-Kind = Literal["eagle", "eagle3", "draft_model", "mtp", "parallel"]
+Kind = Literal["eagle", "eagle3", "draft_model", "mtp", "parallel", "diffusion"]
+AT_ONCE: tuple[Kind, ...] = ("parallel", "diffusion")
+"""Kinds that draft all tokens in one pass."""
+MODELS: tuple[Kind, ...] = ("draft_model", "diffusion")
+"""Kinds that are models of their own, not heads of the target."""
 
 HOST = "vllm-draft-model"
 """The measured cost (`cost.load_draft_cost`) of the host's part: what passes and proposals take beyond their kernels."""
@@ -42,9 +46,9 @@ def default_price(kind: Kind, model: Mapping[str, Any] | None, layers: int | Non
     """
     if kind in target.profile.drafter_costs:
         return entry_of(target, kind)
-    if kind == "draft_model" and model is None:
+    if kind in MODELS and model is None:
         raise InputError(
-            "drafter draft_model: model is missing: name the draft model (a catalogue name or the path of its config.json) for a "
+            f"drafter {kind}: model is missing: name the draft model (a catalogue name or the path of its config.json) for a "
             "default price, or give cost"
         )
     if target.config is None or target.estimate is None:
@@ -56,7 +60,7 @@ def default_price(kind: Kind, model: Mapping[str, Any] | None, layers: int | Non
     forward = target.estimate(config)
     forward = replace(forward, name=f"passes of {'a head' if model is None else forward.model}")
     host = {word: cost for word, cost in load_draft_cost(HOST).rates.items() if cost}
-    at_once = kind == "parallel"
+    at_once = kind in AT_ONCE
     where = f"{forward.source}; host: {HOST}"
     return Found(host, Forward(forward, passes=int(at_once), at_once=at_once), where)
 

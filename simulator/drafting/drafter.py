@@ -93,6 +93,15 @@ class ReservesSlots(Protocol):
 
 
 @runtime_checkable
+class LosslessIf(Protocol):
+    """A drafter that keeps the target model's distribution under a condition alone."""
+
+    @property
+    def lossless_if(self) -> str:
+        """The condition, where the rollouts do not meet it; else empty."""
+
+
+@runtime_checkable
 class Branching(Protocol):
     """A drafter that drafts trees of given shapes, not chains: a budget is the most tokens of a tree to verify."""
 

@@ -11,7 +11,7 @@ from simulator.compiled import entry
 from simulator.cost.draft_cost import Forward
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.default_price import Kind, default_price
+from simulator.drafting.default_price import AT_ONCE, Kind, default_price
 from simulator.drafting.drafter import Source, Target, offsets_of
 from simulator.drafting.draws import levels, rollout_keys, uniform
 from simulator.drafting.pricing import ByPrice, Price
@@ -27,9 +27,10 @@ class DraftModel(ByPrice):
     """A dataclass of a draft model, lossless: its kind, and what the default price rests on.
 
     kind: `eagle` (a head fed with the target's features; `eagle3` with those of three layers), `draft_model` (a small model of
-    its own) and `mtp` (the target's own multi-token heads) draft one token a pass, one pass after the other; `parallel` drafts
-    all in one pass. The kinds differ in nothing else: acceptance is the curve's, cost the price's. price: as `pricing.ByPrice`
-    has it; None is the default. model, layers: see `default_price.default_price`.
+    its own) and `mtp` (the target's own multi-token heads) draft one token a pass, one pass after the other; `parallel` (a head)
+    and `diffusion` (a model of its own, see `diffusion.Diffusion`) draft all in one pass. The kinds differ in nothing else:
+    acceptance is the curve's, cost the price's. price: as `pricing.ByPrice` has it; None is the default. model, layers: see
+    `default_price.default_price`.
     """
 
     kind: Kind
@@ -49,7 +50,7 @@ class DraftModel(ByPrice):
     @property
     def serial(self) -> bool:
         """Whether a pass drafts one token; else the one pass of a step drafts all."""
-        return self.kind != "parallel"
+        return self.kind not in AT_ONCE
 
     def priced(self, target: Target) -> Self:
         """Return the same drafter at its price there, or at the default."""
@@ -82,7 +83,7 @@ class Modelled(DraftModel):
     @property
     def lookahead_tokens(self) -> int:
         """KV slots that vLLM reserves for it beyond the drafts in flight: it writes KV of its own."""
-        return 0 if self.kind == "parallel" else self.curve.positions
+        return self.curve.positions if self.serial else 0
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""

@@ -11,7 +11,8 @@ from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.cost import load_draft_cost
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
-from simulator.drafting.default_price import Kind
+from simulator.drafting.default_price import MODELS, Kind
+from simulator.drafting.diffusion import Diffusion
 from simulator.drafting.drafter import Drafter, check_drafter
 from simulator.drafting.hybrid import Hybrid
 from simulator.drafting.last import Last
@@ -34,6 +35,7 @@ from simulator.limits import (
     PROBABILITY,
     SUFFIX,
     WINDOW,
+    DraftContext,
     Match,
     OffSteps,
     Scope,
@@ -180,9 +182,9 @@ class _ModelSettings(Validated):
         for name in ("model", "layers"):
             if getattr(self, name) is not None and self.cost is not None:
                 raise ValueError(f"{name} has no effect beside cost: it is for the default price, so leave one out")
-        if self.model is not None and self.kind != "draft_model":
+        if self.model is not None and self.kind not in MODELS:
             raise ValueError(f"model is a draft model's name, and {self.kind} is a head of the target: leave it out")
-        if self.layers is not None and self.kind == "draft_model":
+        if self.layers is not None and self.kind in MODELS:
             raise ValueError("layers is how many a head has: name the draft model with model, or leave it out")
         return self
 
@@ -228,6 +230,26 @@ class ParallelSettings(_ModelSettings):
     """See `model.Modelled`."""
 
     kind: Literal["parallel"] = "parallel"
+
+
+class DiffusionSettings(_ModelSettings):
+    """See `diffusion.Diffusion`."""
+
+    kind: Literal["diffusion"] = "diffusion"
+    context: DraftContext = "recomputed"
+    temperature: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _drafts_chains(self) -> Self:
+        if self.strategies is not None:
+            raise ValueError("strategies are trees, and a diffusion model drafts one path: give curve")
+        return self
+
+    def drafter(self) -> Diffusion:  # type: ignore[override]
+        """Return the drafter."""
+        model = super().drafter()
+        assert isinstance(model, Modelled), "it has a curve"
+        return Diffusion(model, self.context, self.temperature)
 
 
 class RecordedSettings(Validated):
@@ -303,13 +325,15 @@ DrafterSettings = Annotated[
     | LastSettings
     | NothingSettings
     | ModelSettings
+    | DiffusionSettings
     | RecordedSettings
     | HybridSettings
     | CustomSettings,
     Field(discriminator="kind"),
 ]
 BUILT_IN_KINDS = (
-    "none", "suffix", "ngram", "last", "eagle", "eagle3", "draft_model", "mtp", "parallel", "recorded", "hybrid", "custom",
+    "none", "suffix", "ngram", "last", "eagle", "eagle3", "draft_model", "mtp", "parallel", "diffusion", "recorded", "hybrid",
+    "custom",
 )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class ModelTrees(DraftModel):
     @property
     def lookahead_tokens(self) -> int:
         """KV slots of `topk` tokens in each pass beyond those verified: SGLang frees them before it verifies in their place."""
-        if self.kind == "parallel":
+        if not self.serial:
             return 0
         return max(0, *(one.depth * one.topk - one.verify for one in self.strategies))
 

@@ -54,6 +54,7 @@ ROUNDED = {
     # as their publishers round them, without the layers that predict further tokens
     "deepseek-v3": 671e9,
     "deepseek-r1": 671e9,
+    "dream-7b": 7.62e9,
     "glm-4.5": 355e9,
     "glm-4.5-air": 106e9,
     "kimi-k2": 1.026e12,

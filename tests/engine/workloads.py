@@ -122,11 +122,14 @@ def random_cost(rng: random.Random) -> tuple[Profile, Cost]:
 
 
 def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
-    """What drafting costs, in dyadic numbers; half of the time with a draft model's passes, priced by the work of each."""
+    """What drafting costs, in dyadic numbers; two thirds of the time with a draft model's passes, priced by the work of each."""
     step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv = (
         rng.choice((0.0, 0.0, 0.5, 1 / 64)) for _ in range(8)
     )
-    passes, at_once = rng.choice(((None, False), (None, False), (0, False), (3, False), (1, True)))
+    rates_alone = (None, False, False)
+    passes, at_once, recomputes = rng.choice(
+        (rates_alone, rates_alone, (0, False, False), (3, False, False), (1, True, False), (1, True, True))
+    )
     width = rng.choice((1, 4))
     pass_cost, pass_s = affine_pair(*(rng.choice((0.25, 1 / 64, 1 / 1024)) for _ in range(6)))
 
@@ -142,10 +145,12 @@ def random_drafting(rng: random.Random) -> tuple[DraftCost, Drafting]:
         if passes is None or times == 0:
             return rates
         context, ran = kv * asking / decoding, tokens + asking if at_once else width * asking
+        if recomputes:
+            context = ran = context + ran
         another_s = pass_s(asking, ran, context, context * ran / asking, 0)  # type: ignore[arg-type]
         return rates + (another_s if at_once else pass_s(*work) + (times - 1) * another_s)
 
-    forward_cost = None if passes is None else Forward(pass_cost, passes, width, at_once)
+    forward_cost = None if passes is None else Forward(pass_cost, passes, width, at_once, recomputes)
     return DraftCost(step, query, pass_, pass_kv, drafted, emitted, fraction, once_kv, forward_cost), drafting
 
 
