@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simulator.budgets.adaptive import adaptive
 from simulator.budgets.aimd import aimd
 from simulator.budgets.answers import every_of
 from simulator.budgets.bandit import bandit
@@ -41,6 +42,7 @@ BUILT_IN = {
     "das": BuiltIn(das, "das", "DAS, arXiv 2511.13841"),
     "goodput": BuiltIn(goodput, "goodput", "SmartSpec/TurboSpec, arXiv 2406.14066"),
     "aimd": BuiltIn(aimd, "aimd", "RhymeRL, arXiv 2508.18588"),
+    "adaptive": BuiltIn(adaptive, "adaptive", "DiffuSpec, arXiv 2510.02358"),
     "seer": BuiltIn(seer, "seer", "Seer, arXiv 2511.14617"),
 }
 NEEDS_ARGUMENT = {"fixed", "threshold", "schedule"}

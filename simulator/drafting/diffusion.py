@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from simulator.compiled import entry
 from simulator.cost.draft_cost import DraftCost
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Source, Target
+from simulator.drafting.draws import rollout_keys, uniform
 from simulator.drafting.model import Modelled
 from simulator.limits import DraftContext
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+UInt64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Diffusion:
 
     model: its acceptance and its price, of kind `diffusion`. context: its tokens see those behind them, the masks too, so what it
     computed of a context does not hold in the next step: `recomputed`, as its authors' code does (Dream-v0 caches nothing), or
-    `cached`, as if it did hold. temperature: at which the rollouts were sampled; None: unknown, so above 0.
+    `cached`, as if it did hold. temperature: at which the rollouts were sampled; None: unknown, so above 0. ends: probability
+    that a draft ends before a position that it has reached, for the model has the text end there; drawn as acceptance is.
 
     A path is searched among tokens that were drawn at all positions at once, and no probability of a token given those before
     it comes with it: verification keeps the target's distribution where it has one token only, at temperature 0.
@@ -30,6 +35,7 @@ class Diffusion:
     model: Modelled
     context: DraftContext = "recomputed"
     temperature: float | None = None
+    ends: float = 0.0
 
     needs_tokens = False
     lookahead_tokens = 0
@@ -75,8 +81,23 @@ class Diffusion:
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
-        return f"{self.model.describe()[:-1]}, context {self.context})"
+        ends = f", ends={self.ends:g}" if self.ends else ""
+        return f"{self.model.describe()[:-1]}, context {self.context}{ends})"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """Draw how many tokens would be accepted at every position of the rollouts in `rows`."""
-        return self.model.accept(trace, rows, past, seed)
+        found = self.model.accept(trace, rows, past, seed)
+        if self.ends:
+            end(rollout_keys(trace, rows, seed, "draft ends"), found.offsets, np.log1p(-self.ends), found.tables[0])
+        return found
+
+
+@entry
+def end(keys: UInt64, offsets: Int64, log_stay: float, table: UInt8) -> None:
+    """End the draft of every position in a table of accepted and drafted tokens; log_stay: of the chance to go on by a token."""
+    for i in range(keys.size):
+        for p in range(offsets[i], offsets[i + 1]):
+            tokens = np.log(uniform(keys[i], p - offsets[i])) / log_stay
+            if tokens < table[p, 1]:
+                table[p, 1] = int(tokens)
+                table[p, 0] = min(table[p, 0], table[p, 1])

@@ -238,6 +238,7 @@ class DiffusionSettings(_ModelSettings):
     kind: Literal["diffusion"] = "diffusion"
     context: DraftContext = "recomputed"
     temperature: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] | None = None
+    ends: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.0
 
     @model_validator(mode="after")
     def _drafts_chains(self) -> Self:
@@ -249,7 +250,7 @@ class DiffusionSettings(_ModelSettings):
         """Return the drafter."""
         model = super().drafter()
         assert isinstance(model, Modelled), "it has a curve"
-        return Diffusion(model, self.context, self.temperature)
+        return Diffusion(model, self.context, self.temperature, self.ends)
 
 
 class RecordedSettings(Validated):

@@ -14,7 +14,7 @@ from tests.benchmarks.timing import median_s, row
 POLICIES = (
     "none", "fixed:4", "unlimited", "threshold:4@128", "schedule:1-32=8,33-128=4,129-4096=2", "buckets:live=256",
     "classes", "das:budgets=0/4/8", "das:budgets=0/4/8,predictor=ema",
-    "goodput", "aimd", "aimd:variant=double", "bandit:strategies=2/4/8/16,patience=0", "seer",
+    "goodput", "aimd", "aimd:variant=double", "adaptive", "bandit:strategies=2/4/8/16,patience=0", "seer",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import row
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
+from simulator.scheduling.resolve import resolve_placement
 from tests.budgets.scripted import asked, assert_follows, context_with, scripts, seen_of
 from tests.engine.workloads import random_rollout, workload_of
 from tests.reference import cost as reference_cost
@@ -99,6 +100,25 @@ def test_aimd_windows_follow_their_rollouts(spec: str, rule: rules.Callable[[], 
     context = context_with(*priced(0)[:2])
     answers = assert_follows(spec, rule(), context, seed, greedy=0.7)
     assert len({budget for budgets in answers for budget in budgets}) > 2, "windows moved"
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ("adaptive", (20, 30, 0.5, 10, False)),
+        ("adaptive:compare=average", (20, 30, 0.5, 10, True)),
+        ("adaptive:low=1,high=16,rho=0.25,delta=3", (1, 16, 0.25, 3, False)),
+        ("adaptive:low=0,high=255,rho=1,delta=2", (0, 255, 1, 2, False)),
+        ("adaptive:low=2,high=9,rho=0,delta=5,compare=last", (2, 9, 0, 5, False)),
+        ("adaptive:low=0,high=12,rho=1,delta=1,compare=average", (0, 12, 1, 1, True)),
+    ],
+)
+def test_adaptive_lengths_follow_what_drafts_come_to(
+    spec: str, settings: tuple[int, int, float, int, bool], seed: int
+) -> None:
+    answers = assert_follows(spec, rules.Adaptive(*settings), context_with(*priced(0)[:2]), seed, greedy=0.6)
+    assert len({budget for budgets in answers for budget in budgets}) > 1, "lengths moved"
 
 
 @pytest.mark.parametrize("which", range(len(PRICES)))
@@ -193,6 +213,7 @@ def rule_of(spec: str) -> tuple[str, Rule]:
     return spec, {
         "aimd": lambda: rules.Aimd("add", 2, 32),
         "aimd:variant=double": lambda: rules.Aimd("double", 2, 16),
+        "adaptive:low=1,high=9,delta=4": lambda: rules.Adaptive(1, 9, 0.5, 4, average=False),
         "goodput": lambda: rules.Goodput(plain, 8, 20, 0.7, 0.15),
         "bandit:strategies=1/3/9,bounds=1/3": lambda: rules.Bandit(
             (1, 3, 9), (1, 3), 0.1, 300, 32, 10, draws((5, 0))
@@ -203,7 +224,33 @@ def rule_of(spec: str) -> tuple[str, Rule]:
     }[spec]()  # fmt: skip
 
 
-SPECS = ("aimd", "aimd:variant=double", "goodput", "bandit:strategies=1/3/9,bounds=1/3", "seer:high=probe,interval=4")
+SPECS = (
+    "aimd", "aimd:variant=double", "adaptive:low=1,high=9,delta=4", "goodput", "bandit:strategies=1/3/9,bounds=1/3",
+    "seer:high=probe,interval=4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_adaptive_lengths_go_with_rollouts_that_move(seed: int) -> None:
+    """Each may be on another replica after every 7 tokens; the plain rule knows them by rollout alone."""
+    rng = random.Random(seed)
+    rollouts = [random_rollout(rng, rng.randint(0, 30), rng.randint(20, 150)) for _ in range(12)]
+    cost, draft_cost, _ = priced(1)
+    policy = resolve_policy("adaptive:low=1,high=9,delta=4", context_with(cost, draft_cost))
+    rule, replicas_of = rules.Adaptive(1, 9, 0.5, 4, average=False), dict[int, set[int]]()
+
+    def recorded(view: BatchView) -> object:
+        answer = policy(view)
+        assert np.asarray(answer).tolist() == rule(seen_of(view))
+        for number in view.rollout.tolist():
+            replicas_of.setdefault(number, set()).add(view.replica)
+        return answer
+
+    placement = resolve_placement("divided:stay=7", context_with(cost, draft_cost))
+    simulate(
+        workload_of(rollouts, np.arange(12) // 4), recorded, Deployment(cost, 3, 3, placement, draft_cost), check=True
+    )
+    assert max(map(len, replicas_of.values())) > 1, "some moved"
 
 
 @pytest.mark.parametrize("spec", SPECS)

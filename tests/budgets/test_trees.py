@@ -56,7 +56,7 @@ def test_budgets_that_are_no_strategy_are_refused(spec: str) -> None:
     resolve_policy(spec, replace(context(), strategies=()))  # of a chain it is a length
 
 
-@pytest.mark.parametrize("spec", ["aimd", "das", "seer"])
+@pytest.mark.parametrize("spec", ["adaptive", "aimd", "das", "seer"])
 def test_policies_that_reckon_with_paths_refuse_trees(spec: str) -> None:
     with pytest.raises(
         InputError, match=f"policy '{spec}' reads budgets as lengths of paths, and the drafter drafts trees"

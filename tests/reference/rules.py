@@ -92,6 +92,31 @@ class Aimd:
         return [self.window[rollout] for rollout in seen.rollouts]
 
 
+class Adaptive:
+    """Lengths by rollout: a moving average of its drafts, more after one that was accepted whole."""
+
+    def __init__(self, low: int, high: int, rho: float, delta: int, average: bool) -> None:
+        self.low, self.high, self.rho, self.delta, self.average = low, high, rho, delta, average
+        self.averages: dict[int, tuple[float, float]] = {}
+        self.length: dict[int, int] = {}
+        self.before: dict[int, tuple[int, int]] = {}
+
+    def __call__(self, seen: Seen) -> list[int]:
+        for rollout, emitted, drafted in zip(seen.rollouts, seen.emitted, seen.drafted, strict=True):
+            tokens, drafts = self.before.get(rollout, (emitted, drafted))
+            generated, accepted = drafted - drafts, emitted - tokens - 1
+            self.before[rollout] = (emitted, drafted)
+            self.length.setdefault(rollout, self.high)
+            if generated == 0:
+                continue
+            g, a = self.averages.get(rollout, (0.0, 0.0))
+            g, a = (1 - self.rho) * g + self.rho * generated, (1 - self.rho) * a + self.rho * accepted
+            self.averages[rollout] = (g, a)
+            grows = a >= g if self.average else accepted >= generated
+            self.length[rollout] = min(max(math.floor(g) + (self.delta if grows else 0), self.low), self.high)
+        return [self.length[rollout] for rollout in seen.rollouts]
+
+
 class _Learning:
     """What a replica's last steps did, rollout by rollout."""
 
