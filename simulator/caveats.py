@@ -50,6 +50,11 @@ def caveats(
         if one.system.name in drafts and isinstance(one.drafter, Defaults)
     }
     notes += filter(None, told)
+    notes += [
+        f"{one.system.name}: drafts are lossless {one.drafter.lossless_if}: sampled tokens may come from another distribution"
+        for one in played
+        if one.system.name in drafts and isinstance(one.drafter, LosslessIf) and one.drafter.lossless_if
+    ]
     by_host = [
         one.system.name for one in played if one.system.name in drafts and "model" not in one.drafter.learns_from
     ]
@@ -85,8 +90,6 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
         share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
         yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
-    if isinstance(one.drafter, LosslessIf) and one.drafter.lossless_if:
-        yield f"drafts are lossless {one.drafter.lossless_if}: a sampled token may come from another distribution"
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

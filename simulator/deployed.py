@@ -10,7 +10,7 @@ from simulator.catalogue import estimate, load_device, load_model
 from simulator.cost.model import Profile
 from simulator.cost.model_config import model_shape
 from simulator.cost.profiles import load_profile
-from simulator.cost.roofline import HOST_STEP_S, KERNEL_S, roofline, with_host
+from simulator.cost.roofline import ESTIMATED, HOST_STEP_S, KERNEL_S, roofline, with_host
 from simulator.cost.shape import ModelShape
 from simulator.cost.sources import NotMeasuredError, measured
 from simulator.drafting.drafter import Drafter, ReservesSlots, Target, strategies_of
@@ -78,8 +78,8 @@ def target_of(scenario: Scenario, cost: Profile) -> Target:
 
 
 def _repriced(scenario: Scenario, cost: Profile, device: str, tp: int) -> Callable[[Mapping[str, Any]], Profile] | None:
-    """What estimates the costs again under another config; None where they were measured (only estimates state a range)."""
-    if scenario.profile is not None or cost.error_factors is None:
+    """What estimates the costs again under another config; None where they were measured."""
+    if scenario.profile is not None or not cost.source.startswith(ESTIMATED):
         return None
     host_s = HOST_STEP_S if scenario.engine.step_overhead_s is None else 0.0
 

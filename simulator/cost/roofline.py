@@ -22,6 +22,8 @@ from traces.errors import InputError
 FloatArray = npt.NDArray[np.float64]
 Mode = Literal["max", "additive"]
 
+ESTIMATED = "roofline estimate"
+"""Sources of profiles made here begin so."""
 MEASURED = {"max": "1.11 to 1.30", "additive": "0.87 to 1.21"}
 """Time of a decode step, summed from kernels measured with vLLM 0.19, over its bytes and operations alone: Llama-3.1-8B on an RTX
 4090, and it and Qwen3-30B-A3B on an RTX PRO 6000, 1 to 256 sequences of 1,024 or 4,096 tokens."""
@@ -101,7 +103,7 @@ def roofline(
         operators=operators,
         model=str(model_config.get("_name_or_path") or model_config.get("model_type") or "decoder"),
         device=gpus + str(device.get("name", "device")),
-        source=f"roofline estimate ({mode}): {gpus}{bandwidth:.4g} bytes/s, {peak:.4g} flops/s, from config.json",
+        source=f"{ESTIMATED} ({mode}): {gpus}{bandwidth:.4g} bytes/s, {peak:.4g} flops/s, from config.json",
         uncertainty=uncertainty + ("; routing is taken to be uniform" if whole.moe_layers else ""),
         valid_range=valid,
         error_factors=(1.0, TOO_FAST["moe" if whole.moe_layers else "dense"]),
