@@ -1,14 +1,17 @@
 """A system whose replicas decode with weights of few bits: other costs, more room for KV, the same rollouts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from simulator.catalogue import load_device, load_model
-from simulator.cost import StepWork
+from simulator.cost import Profile, StepWork, roofline
 from simulator.cost.model_config import model_shape
+from simulator.cost.sources import NotMeasuredError
 from simulator.cost.weight_bits import WeightBits
 from simulator.deployed import costs_of, deployment_of, target_of
+from simulator.drafting.drafter import Target
 from simulator.drafting.nothing import Nothing
 from simulator.replay import run
 from simulator.results import Result
@@ -155,3 +158,35 @@ def test_settings_that_cannot_be_are_refused(spec: str, message: str) -> None:
         resolve_transform(spec)
     with pytest.raises(InputError, match=r"transforms\.0: transform 'weight_bits"):
         build({**MIXTRAL, "systems": [{"name": "s", "transforms": [spec]}]})
+
+
+def test_kernel_tables_are_refused_and_an_estimate_in_their_place_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = scenario(tables="vllm")
+    tables = replace(roofline(load_model("mixtral-8x7b"), load_device("h100"), tp=2), source="kernels, one by one")
+
+    def answer(found: Profile | NotMeasuredError) -> Target:
+        def measured(*asked: Any) -> Profile:
+            if isinstance(found, NotMeasuredError):
+                raise found
+            return found
+
+        monkeypatch.setattr("simulator.deployed.measured", measured)
+        return target_of(own, costs_of(own)[0])
+
+    found = resolve_transform(MILO)
+    assert isinstance(found, ChangesCosts)
+    with pytest.raises(InputError, match="was measured"):
+        found.costs(answer(tables))
+    assert "3-bit weights" in found.costs(answer(NotMeasuredError("none of it"))).profile.name
+
+
+def test_ranks_that_share_experts_hold_a_part_of_each() -> None:
+    """Two ranks read half of the experts that the tokens of both touch, at their bytes in 3 bits."""
+    engine = {"max_num_seqs": 64, "data_parallel_size": 2, "replicas": 2}
+    own = scenario(tensor_parallel_size=1, engine=engine, model="qwen3-30b-a3b")
+    target = target_of(own, costs_of(own)[0])
+    quantised = resolve_transform("weight_bits:bits=3").costs(target)  # type: ignore[attr-defined]
+    work = StepWork.decode([1, 8], 100)
+    gain = target.profile.operator_times(work)["experts"] / quantised.profile.operator_times(work)["experts"]
+    assert gain == pytest.approx(16 / 3.5, rel=1e-9)
+    assert quantised.profile.parallel == target.profile.parallel
