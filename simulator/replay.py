@@ -1,6 +1,6 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -39,6 +39,7 @@ from simulator.system_run import SystemRun
 from simulator.systems.needs import lacking
 from simulator.training.loop import Judges, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
+from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import transformed
 from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError
@@ -202,9 +203,9 @@ def _system_run(
     check_parallel(own, cost)
     deployment, loop = deployment_of(own, cost, drafter, target.config), resolve_loop(system.loop)
     prices = prices_of(own, system, trace, cost)
-    if isinstance(loop, Judges):
-        _check_rewards(trace, system)
     stages = [resolve_stage(stage, prices) for stage in system.stages]
+    if isinstance(loop, Judges):
+        _check_rewards(trace, system, stages)
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared)
     apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
     placement = system.placement or own.engine.dispatch
@@ -215,7 +216,12 @@ def _system_run(
     return SystemRun(system.name, preparing, loop, stages, ready), one
 
 
-def _check_rewards(trace: Trace, system: System) -> None:
+def _check_rewards(trace: Trace, system: System, stages: Sequence[Stage]) -> None:
+    if late := [one.name for one in stages if isinstance(one, AfterBatch) and one.after_batch]:
+        raise InputError(
+            f"system {system.name}: loop {system.loop} keeps groups by rewards before it has a batch, and stage {late[0]} waits "
+            "for the batch: leave when=batch out"
+        )
     column = trace.table.column("reward") if "reward" in trace.table.column_names else None
     if column is None or column.null_count:
         missing = "has no rewards" if column is None else f"has no reward in {column.null_count:,} of its rows"

@@ -22,7 +22,7 @@ from simulator.prepared import Phase, Preparing
 from simulator.records import records
 from simulator.summary import Episode
 from simulator.training.loop import Loop, Watches
-from simulator.training.stage import Per, Publishes, Rollouts, Stage
+from simulator.training.stage import AfterBatch, Per, Publishes, Rollouts, Stage
 from simulator.training.trainer import Judging, Span, asked
 from traces.errors import InputError
 
@@ -46,7 +46,10 @@ class SystemRun:
         sample = max(SAMPLE // len(preparing.steps), 1)
         self.steps = [Step(number, self.clock.event(), sample) for number in preparing.steps]
         self.stages = {per: [one for one in stages if one.per == per] for per in get_args(Per)}
-        self.judging = Judging(self.clock, self.stages["rollout"], self.rollouts, len(self.stream))
+        late = [one for one in self.stages["rollout"] if isinstance(one, AfterBatch) and one.after_batch]
+        early = [one for one in self.stages["rollout"] if one not in late]
+        self.judging = Judging(self.clock, early, self.rollouts, len(self.stream))
+        self._comparing = Judging(self.clock, late, self.rollouts, len(self.stream))
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
@@ -189,6 +192,13 @@ class SystemRun:
         self._formed = j + 1
         self.batches.append(self.stream.batch(int(self.stream.groups[j])))
         self._batches.put(self.batches[-1])
+        if self._comparing.stages:
+            self.clock.process(self._compare(self.batches[-1]))
+
+    def _compare(self, batch: Int64) -> Process:
+        """Let a batch come in at the stages that wait for it."""
+        yield from self.judging.all_done(batch)
+        self._comparing.judge(batch, np.full(batch.size, self.clock.now))
 
     def hand_over(self, j: int) -> None:
         """End RL step j's generation: with its groups, or with the run where the trace has no more."""
@@ -205,8 +215,9 @@ class SystemRun:
     def _train(self) -> Process:
         for j, step in enumerate(self.steps):
             batch: Int64 = yield self._batches.get()
-            yield from self.judging.all_done(batch)
-            step.rewarded_s = float(self.judging.done_s[batch].max())
+            judging = self._comparing if self._comparing.stages else self.judging
+            yield from judging.all_done(batch)
+            step.rewarded_s = float(judging.done_s[batch].max())
             rollouts, started_s = self.rollouts(batch), self.clock.now
             for stage in self.stages["batch"]:
                 yield from self._busy(step, stage, float(np.sum(asked(stage, rollouts))))

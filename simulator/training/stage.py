@@ -50,10 +50,10 @@ class Prices:
 class Stage(Protocol):
     """A stage of the RL step.
 
-    per: `rollout`, as each finishes, on servers (`Serves`); `batch`, once for the RL step's rollouts, one stage after another,
-    before the next update; `sync`, when replicas take up new weights, while nothing decodes; `drafter`, as each rollout finishes,
-    too: what has been through it is what a drafter has learnt when an RL step begins (`Publishes`). basis: what its seconds rest
-    on: measured, given, or assumed how.
+    per: `rollout`, as each finishes, on servers (`Serves`), or once the batch is there (`AfterBatch`); `batch`, once for the RL
+    step's rollouts, one stage after another, before the next update; `sync`, when replicas take up new weights, while nothing
+    decodes; `drafter`, as each rollout finishes, too: what has been through it is what a drafter has learnt when an RL step
+    begins (`Publishes`). basis: what its seconds rest on: measured, given, or assumed how.
     """
 
     @property
@@ -94,6 +94,26 @@ class Retries(Protocol):
 
     def failures(self, rollouts: Rollouts) -> Int64:
         """How many tries of each rollout fail, int64[k]. After try i it waits backoff_s 2^(i-1), then queues again."""
+
+
+@runtime_checkable
+class BacksOff(Protocol):
+    """A stage that `Retries` in another way: after failed try i it waits backoff_s growth^(i-1).
+
+    tries: the most; a rollout of which as many fail waits after the last one, too, and is done. holds: whether it keeps its
+    server while it waits.
+    """
+
+    tries: int
+    growth: float
+    holds: bool
+
+
+@runtime_checkable
+class AfterBatch(Protocol):
+    """A stage per rollout that can begin when all rollouts of the RL step's batch have finished, and not as each does."""
+
+    after_batch: bool
 
 
 @runtime_checkable

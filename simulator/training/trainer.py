@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import simpy
 
 from simulator.engine.clock import OTHERS, Clock
 from simulator.plugins import calling
-from simulator.training.stage import Retries, Rollouts, Serves, Stage
+from simulator.training.stage import BacksOff, Retries, Rollouts, Serves, Stage
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -28,13 +28,28 @@ class Span:
     end_s: float
 
 
+class Visit(NamedTuple):
+    """A rollout's way through a stage: tries of so many seconds, so many of them failed, each followed by a wait of wait_s(i)."""
+
+    seconds: float
+    tries: int
+    failed: int
+    backoff_s: float
+    growth: float
+    holds: bool
+
+    def wait_s(self, failed: int) -> float:
+        """Seconds to wait after a try that is the `failed`-th to fail, from 0."""
+        return self.backoff_s * self.growth**failed
+
+
 class Judging:
     """The stages that rollouts pass through one by one, each with servers of its own."""
 
     def __init__(
         self, clock: Clock, stages: Sequence[Stage], rollouts: Callable[[Int64], Rollouts], count: int
     ) -> None:
-        self._clock, self._stages, self._rollouts = clock, stages, rollouts
+        self._clock, self.stages, self._rollouts = clock, stages, rollouts
         self.done_s = np.full(count, np.nan)
         self._servers = [
             simpy.Resource(clock, stage.servers) if isinstance(stage, Serves) else None for stage in stages
@@ -48,36 +63,60 @@ class Judging:
 
     def judge(self, numbers: Int64, at_s: npt.NDArray[np.float64], told: Callable[[int], None] | None = None) -> None:
         """Let rollouts come in at those times, none of them past; told: is called as each is done."""
-        if not self._stages:
+        if not self.stages:
             self.done_s[numbers] = at_s
             return
         rollouts = self._rollouts(numbers)
-        plans = [(self._seconds(stage, rollouts), *_failures(stage, rollouts)) for stage in self._stages]
+        visits = [self._visits(stage, rollouts) for stage in self.stages]
         for place in np.lexsort((numbers, at_s)).tolist():
-            each = [(float(seconds[place]), int(failed[place]), backoff_s) for seconds, failed, backoff_s in plans]
+            each = [stage[place] for stage in visits]
             self._clock.process(self._pass(int(numbers[place]), float(at_s[place]), each, told))
 
-    def _pass(
-        self, number: int, at_s: float, plans: list[tuple[float, int, float]], told: Callable[[int], None] | None
-    ) -> Process:
+    def _pass(self, number: int, at_s: float, visits: list[Visit], told: Callable[[int], None] | None) -> Process:
         """One rollout's way through the stages."""
-        clock = self._clock
-        yield clock.at(at_s, OTHERS)
-        for servers, (seconds, failures, backoff_s) in zip(self._servers, plans, strict=True):
-            for attempt in range(failures + 1):
-                if servers is None:
-                    yield clock.timeout(seconds)
-                else:
-                    with servers.request() as served:
-                        yield served
-                        yield clock.timeout(seconds)
-                if attempt < failures:
-                    yield clock.timeout(backoff_s * 2.0**attempt)
-        self.done_s[number] = clock.now
-        done, self._next = self._next, clock.event()
+        yield self._clock.at(at_s, OTHERS)
+        for servers, visit in zip(self._servers, visits, strict=True):
+            yield from self._held(servers, visit) if visit.holds else self._released(servers, visit)
+        self.done_s[number] = self._clock.now
+        done, self._next = self._next, self._clock.event()
         done.succeed()
         if told is not None:
             told(number)
+
+    def _released(self, servers: simpy.Resource | None, visit: Visit) -> Process:
+        """Queue for a server for every try, and wait off it after one that failed."""
+        clock = self._clock
+        for attempt in range(visit.tries):
+            if servers is None:
+                yield clock.timeout(visit.seconds)
+            else:
+                with servers.request() as served:
+                    yield served
+                    yield clock.timeout(visit.seconds)
+            if attempt < visit.failed:
+                yield clock.timeout(visit.wait_s(attempt))
+
+    def _held(self, servers: simpy.Resource | None, visit: Visit) -> Process:
+        """Keep one server for all tries and the waits after those that failed."""
+        clock = self._clock
+        request = None if servers is None else servers.request()
+        if request is not None:
+            yield request
+        for attempt in range(visit.tries):
+            yield clock.timeout(visit.seconds)
+            if attempt < visit.failed:
+                yield clock.timeout(visit.wait_s(attempt))
+        if servers is not None and request is not None:
+            servers.release(request)
+
+    def _visits(self, stage: Stage, rollouts: Rollouts) -> list[Visit]:
+        seconds, (failed, backoff_s) = self._seconds(stage, rollouts).tolist(), _failures(stage, rollouts)
+        tries, growth, holds = failed + 1, 2.0, False
+        if isinstance(stage, BacksOff):
+            tries, growth, holds = np.minimum(tries, stage.tries), float(stage.growth), bool(stage.holds)
+        return [
+            Visit(*one, backoff_s, growth, holds) for one in zip(seconds, tries.tolist(), failed.tolist(), strict=True)
+        ]
 
     def _seconds(self, stage: Stage, rollouts: Rollouts) -> npt.NDArray[np.float64]:
         found = np.asarray(asked(stage, rollouts), np.float64)

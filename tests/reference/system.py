@@ -26,8 +26,10 @@ class SystemSettings:
 
     rollouts: in flight, of partial and streaming; lag: RL steps that streaming may run ahead; reward_s: seconds of a
     try (None: no reward stage); servers: tries at a time; failures: tries that fail first; backoff_s: off the server
-    after the first of them, twice as long after each further one; batch_s: seconds of the trainer's stages for a
-    batch; sync_s: of a weight sync; rewards: values, by which refill judges.
+    after the first of them, `growth` times as long after each further one; tries: the most, after which one gives up
+    and has a reward all the same (None: it goes on); holds: on the server, instead; after_batch: nobody is judged before
+    all of the batch have finished and the replicas are quiet; batch_s: seconds of the trainer's stages for a batch;
+    sync_s: of a weight sync; rewards: values, by which refill judges.
     """
 
     loop: str
@@ -39,6 +41,10 @@ class SystemSettings:
     servers: int = 1
     failures: Sequence[int] | None = None
     backoff_s: float = 0.0
+    growth: float = 2.0
+    tries: int | None = None
+    holds: bool = False
+    after_batch: bool = False
     sync_s: float = 0.0
     rewards: Sequence[float] | None = None
 
@@ -108,16 +114,29 @@ class RewardStage:
             self.env.process(self.attempt(rollout))
 
     def attempt(self, rollout: int) -> Process:
-        yield self.env.timeout(self.settings.reward_s[rollout])
+        settings = self.settings
+        yield self.env.timeout(settings.reward_s[rollout])
+        failures = 0 if settings.failures is None else settings.failures[rollout]
+        fails = self.failed[rollout] < failures
+        if not (fails and settings.holds):
+            self.free()
+        if fails:
+            self.failed[rollout] += 1
+            yield self.env.timeout(settings.backoff_s * settings.growth ** (self.failed[rollout] - 1))
+        if fails and self.failed[rollout] != settings.tries:
+            if settings.holds:
+                self.env.process(self.attempt(rollout))
+            else:
+                self.join(rollout)
+        else:
+            if fails and settings.holds:
+                self.free()
+            self.arrived(rollout)
+
+    def free(self) -> None:
+        """A server is free."""
         self.busy -= 1
         self.env.process(self.serve())
-        failures = 0 if self.settings.failures is None else self.settings.failures[rollout]
-        if self.failed[rollout] < failures:
-            self.failed[rollout] += 1
-            yield self.env.timeout(self.settings.backoff_s * 2 ** (self.failed[rollout] - 1))
-            self.join(rollout)
-        else:
-            self.arrived(rollout)
 
 
 @dataclass
@@ -288,6 +307,8 @@ class System:
                 yield phase.cluster.stop()
                 self.account(phase, phase.cluster.result())
             phase.quiet_s = self.env.now
+            if self.settings.after_batch and not self.streaming():
+                self.judge(j)
             self.changed()
 
     def run(self, phase: Phase) -> Process:
@@ -332,7 +353,7 @@ class System:
             self.judged.add(group)
         if self.settings.reward_s is None:
             self.rewarded(rollout)
-        else:
+        elif not self.settings.after_batch:
             self.stage.join(rollout)
 
     def reward_arrived(self, rollout: int) -> None:
@@ -369,6 +390,13 @@ class System:
         self.complete.sort(key=lambda g: (max(self.finished_s[i] for i in self.members[g]), g))
         chosen, self.complete = self.complete[: self.needed[j]], self.complete[self.needed[j] :]
         self.batches.append(sorted(i for g in chosen for i in self.members[g]))
+        if self.settings.after_batch and self.streaming():
+            self.judge(j)
+
+    def judge(self, j: int) -> None:
+        """Have the rewards of a whole batch."""
+        for rollout in self.batches[j] if self.settings.reward_s is not None else []:
+            self.stage.join(rollout)
 
     def trainable(self, j: int) -> bool:
         """Whether a batch is there with its rewards; without a lag, also whether the replicas are quiet."""
@@ -443,10 +471,12 @@ def assert_runnable(
     assert system.rollouts >= 1 or system.loop not in ("partial", "streaming"), "rollouts in flight"
     assert system.lag >= 0, f"lag {system.lag}"
     assert system.servers >= 1, f"{system.servers} servers"
+    assert system.tries is None or max(system.failures or [0]) <= system.tries, "no more fail than are tried"
     for each in (system.reward_s, system.failures, system.rewards):
         assert each is None or len(each) == count, "one for each rollout"
     if system.loop == "refill":
         assert system.rewards is not None, "nothing to judge by"
+        assert not system.after_batch, "it judges before there is a batch"
         assert list(groups) == sorted(groups), "groups are submitted whole"
 
 
