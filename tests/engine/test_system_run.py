@@ -59,6 +59,10 @@ class Judge:
     failed: Int64
     servers: int
     backoff_s: float
+    tries: int = 99
+    growth: float = 2.0
+    holds: bool = False
+    after_batch: bool = False
     name = "reward"
     per: Any = "rollout"
     basis = "given"
@@ -117,9 +121,13 @@ def runs(
         rollouts=draw(st.integers(1, 8)), lag=draw(st.integers(0, 2)),
         reward_s=[draw(SECONDS) + odd_s[i] for i in range(count)] if judged else None, servers=draw(st.integers(1, 3)),
         failures=failures if judged else None,
-        backoff_s=draw(st.sampled_from([759_250_125, 619_925_131])) * 2**-30, batch_s=lambda batch: 0.0, sync_s=draw(SECONDS),
+        backoff_s=draw(st.sampled_from([759_250_125, 619_925_131])) * 2**-30, growth=draw(st.sampled_from([1.0, 2.0])),
+        tries=max(1, *failures, 1) if draw(st.booleans()) else None, holds=draw(st.booleans()),
+        batch_s=lambda batch: 0.0, sync_s=draw(SECONDS),
         rewards=rewards,
     )  # fmt: skip
+    if system.loop != "refill":
+        system = replace(system, after_batch=draw(st.booleans()))
     return (
         requests,
         groups,
@@ -152,7 +160,10 @@ def played(
     stages: list[Stage] = [Takes("update", "batch", fixed_s, 2**-6), Takes("sync", "sync", system.sync_s, 0.0)]
     if system.reward_s is not None:
         assert system.failures is not None
-        stages.append(Judge(np.array(system.reward_s), np.array(system.failures), system.servers, system.backoff_s))
+        stages.append(Judge(
+            np.array(system.reward_s), np.array(system.failures), system.servers, system.backoff_s, system.tries or 99,
+            system.growth, system.holds, system.after_batch,
+        ))  # fmt: skip
     deployment = Deployment(PROFILE, limits.max_num_seqs, replicas, serving=serving_of(limits), pull_s_per_token=PULL_S)
     scenario = Scenario(trace="made", profile="p", policies=[f"fixed:{limits.budget}"], drafter={"kind": "none"})  # type: ignore[arg-type]
     preparing = Preparing(scenario, trace, trace.steps, Given(tuple(requests)), deployment, None, Shared())

@@ -330,6 +330,8 @@ class System:
             news = yield cluster.news
             for position in news:
                 self.finish(phase, phase.order[position])
+            if self.streaming():
+                self.form_batches()
             if not self.judges() or self.settings.reward_s is None:
                 self.ask(phase)
             self.changed()
@@ -393,6 +395,11 @@ class System:
         if self.settings.after_batch and self.streaming():
             self.judge(j)
 
+    def form_batches(self) -> None:
+        """As many as there are groups for."""
+        while (j := len(self.batches)) < self.steps and len(self.complete) >= self.needed[j]:
+            self.form_batch(j)
+
     def judge(self, j: int) -> None:
         """Have the rewards of a whole batch."""
         for rollout in self.batches[j] if self.settings.reward_s is not None else []:
@@ -406,10 +413,6 @@ class System:
 
     def train(self) -> Process:
         for j in range(self.steps):
-            if self.streaming():
-                while len(self.complete) < self.needed[j]:
-                    yield self.change
-                self.form_batch(j)
             while not self.trainable(j):
                 yield self.change
             self.train_s.append(self.settings.batch_s(self.batches[j]))

@@ -11,6 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import simpy
@@ -253,6 +254,19 @@ def all_that_finish_at_an_instant_make_one_submission() -> None:
     assert ([len(s.views[0].where) for s in (script, other)], other.lines) == ([1, 2], [])
 
 
+def groups_go_in_order_of_completion() -> None:
+    # 1 is done at 2, which is enough; then 2 at 3 and 0 at 3.5, each on a replica of its own.
+    def apart(event: Event, _: View) -> list[Place]:
+        return [] if event.kind == "finished" else [Place(i, i) for i in event.rollouts]
+
+    def three_speeds(work: Work) -> float:
+        return 1.75 if work.kv_tokens > 80 else 1.5 if work.kv_tokens > 50 else 1.0
+
+    system = SystemSettings("partial", batch_s=lasts(1.0), rollouts=3)
+    steps = run([2, 2, 2], range(3), range(3), system, lambda: apart, 8, 3, three_speeds, [90, 1, 60])
+    assert [step.trained for step in steps] == [[1], [2], [0]]
+
+
 def refill_replaces_groups_that_teach_nothing() -> None:
     # 0 and 1 start; 0 is dropped at 2: 2 starts; it is dropped at 3: 3 starts; 1 is whole at 4, 3 at 6: enough.
     # Then only 4 is left, of 2: the run ends.
@@ -414,12 +428,13 @@ def ready(
     servers: int,
     failures: Sequence[int] | None,
     back: float,
+    **more: Any,
 ) -> dict[int, float]:
     """When rewards are there, of rollouts that finish at the times given."""
     env = simpy.Environment(initial_time=0.0)
     there: dict[int, float] = {}
     system = SystemSettings(
-        "sync", batch_s=lasts(0.0), reward_s=seconds, servers=servers, failures=failures, backoff_s=back
+        "sync", batch_s=lasts(0.0), reward_s=seconds, servers=servers, failures=failures, backoff_s=back, **more
     )
     stage = RewardStage(env, system, 1, lambda rollout: there.update({rollout: env.now}))
 
@@ -456,6 +471,40 @@ def rewards_fail_in_a_run() -> None:
     assert times(step) == (0.0, 2.0, 2.0, 7.0, 8.0)
 
 
+def servers_are_held_or_free_meanwhile() -> None:
+    # One server, 2 s a try, 1.5 s of waiting: 0 fails once. Held: 0 has it to 1 + 2 + 1.5 + 2, then 1. Free: 1 goes first.
+    joins = [(1.0, 0), (1.0, 1)]
+    assert ready(joins, [2.0, 1.0], 1, [1, 0], 1.5, holds=True) == {0: 6.5, 1: 7.5}
+    assert ready(joins, [2.0, 1.0], 1, [1, 0], 1.5) == {1: 4.0, 0: 6.5}
+    # Three tries of three, 5 s after each, the last as well; with growth 3, 1 + 3 + 9 s.
+    assert ready([(1.0, 0)], [2.0], 1, [3], 5.0, growth=1.0, tries=3, holds=True) == {0: 22.0}
+    assert ready([(1.0, 0)], [2.0], 1, [3], 5.0, growth=1.0, tries=3) == {0: 22.0}
+    assert ready([(1.0, 0)], [2.0], 1, [3], 1.0, growth=3.0, tries=3) == {0: 20.0}
+    # One that gives up holds on to the end; one that is off the server lets the next one in at 3.
+    joins = [(1.0, 0), (2.0, 1)]
+    assert ready(joins, [2.0, 1.0], 1, [1, 0], 4.0, tries=1, holds=True) == {0: 7.0, 1: 8.0}
+    assert ready(joins, [2.0, 1.0], 1, [1, 0], 4.0, tries=1) == {1: 4.0, 0: 7.0}
+
+
+def a_batch_is_judged_when_it_is_whole() -> None:
+    # 0 is done at 1, 1 at 2; two servers. As they finish: to 4 and 3. When all have: to 5 and 3.
+    system = SystemSettings("sync", batch_s=lasts(1.0), reward_s=[3.0, 1.0], servers=2)
+    assert times(*run([1, 2], [0, 1], [0, 0], system)) == (0.0, 2.0, 2.0, 4.0, 5.0)
+    system = replace(system, after_batch=True)
+    assert times(*run([1, 2], [0, 1], [0, 0], system)) == (0.0, 2.0, 2.0, 5.0, 6.0)
+    # Not before the replicas are quiet: 1 makes the batch at 2, 0 ends a step at 3. Then 1 is judged to 7, and 0 with its own.
+    system = SystemSettings("partial", batch_s=lasts(2.0), rollouts=3, reward_s=[4.0] * 3, servers=3, after_batch=True)
+    steps = run([2, 2, 9], range(3), range(3), system, lambda: first_alone, 8, 2, slow_and_fast, [60, 1, 1])
+    assert times(steps[0]) == (0.0, 2.0, 3.0, 7.0, 9.0)
+    assert times(steps[1]) == (9.0, 9.0, 9.0, 13.0, 15.0)
+    # Streaming has a batch as soon as there is one, at 2 and 4: judged to 5 and 7, the second behind the first's update.
+    system = SystemSettings(
+        "streaming", batch_s=lasts(3.0), rollouts=2, lag=1, reward_s=[3.0] * 2, servers=2, after_batch=True
+    )
+    first, second = run([2, 4], range(2), range(2), system)
+    assert (first.rewarded_s, first.trained_s, second.rewarded_s, second.trained_s) == (5.0, 8.0, 7.0, 11.0)
+
+
 CASES = [
     sync_does_one_after_the_other,
     sync_waits_for_the_rewards,
@@ -468,6 +517,7 @@ CASES = [
     the_carried_with_tokens_come_first,
     groups_that_are_whole_at_one_instant_go_by_number,
     all_that_finish_at_an_instant_make_one_submission,
+    groups_go_in_order_of_completion,
     refill_replaces_groups_that_teach_nothing,
     refill_judges_when_the_rewards_are_there,
     streaming_is_interrupted_by_updates,
@@ -477,6 +527,8 @@ CASES = [
     streaming_stops_at_an_update_though_something_is_done_then,
     rewards_are_first_come_first_served,
     rewards_fail_in_a_run,
+    servers_are_held_or_free_meanwhile,
+    a_batch_is_judged_when_it_is_whole,
 ]
 
 
@@ -558,10 +610,26 @@ BROKEN = [
     (RewardStage, "serve", "self.queue.sort()", "pass"),
     (RewardStage, "serve", "self.busy < self.settings.servers", "True"),
     (RewardStage, "serve", "yield Turn(self.env, self.rank)", "yield Turn(self.env, -9)"),
-    (RewardStage, "attempt", "2 ** (self.failed[rollout] - 1)", "2 ** self.failed[rollout]"),
-    (RewardStage, "attempt", "2 ** (self.failed[rollout] - 1)", "1"),
-    (RewardStage, "attempt", "self.busy -= 1\n    self.env.process(self.serve())", "pass"),
+    (RewardStage, "attempt", "** (self.failed[rollout] - 1)", "** self.failed[rollout]"),
+    (RewardStage, "attempt", "settings.growth **", "2 **"),
+    (RewardStage, "attempt", "settings.growth **", "1 **"),
+    (RewardStage, "attempt", "if not (fails and settings.holds):\n        self.free()", "pass"),
+    (RewardStage, "attempt", "not (fails and settings.holds)", "not fails"),
+    (RewardStage, "attempt", "not (fails and settings.holds)", "not settings.holds"),
+    (RewardStage, "attempt", "not (fails and settings.holds)", "True"),
+    (RewardStage, "attempt", "if fails and settings.holds:\n            self.free()", "pass"),
     (RewardStage, "attempt", "self.failed[rollout] < failures", "self.failed[rollout] <= failures"),
+    (RewardStage, "attempt", "self.failed[rollout] != settings.tries", "True"),
+    (RewardStage, "attempt", "self.env.process(self.attempt(rollout))", "self.busy -= 1; self.join(rollout)"),
+    (System, "finish", "elif not self.settings.after_batch:", "else:"),
+    (
+        System,
+        "generate",
+        "and not self.streaming():\n            self.judge(j)",
+        "and False:\n            pass",
+    ),
+    (System, "form_batch", "and self.streaming():\n        self.judge(j)", "and False:\n        pass"),
+    (System, "form_batch", "self.settings.after_batch and self.streaming()", "self.settings.after_batch"),
     # What is reported.
     (System, "account", "result.emitted[position] - self.tokens[rollout]", "result.emitted[position]"),
     (System, "account", "sum(result.recomputed)", "max(result.recomputed)"),
