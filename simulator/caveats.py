@@ -11,6 +11,7 @@ from simulator.drafting.drafter import LosslessIf
 from simulator.drafting.pricing import Defaults
 from simulator.engine.serving import Serving
 from simulator.played import Played
+from simulator.transforms.prefixes import KeepsPrefixes
 from traces.trace import Trace
 
 
@@ -90,6 +91,10 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     if (waited_s := sum(float(outcome.waited_s.sum()) for outcome in outcomes)) > 0:
         share = waited_s / (one.replicas * sum(outcome.makespan_s for outcome in outcomes))
         yield f"ranks that share experts step together: {share:.0%} of their time goes by in waiting, or without work"
+    if any(isinstance(transform, KeepsPrefixes) for transform in one.transforms) and not any(
+        step.reused_tokens for step in one.steps
+    ):
+        yield "nothing of an earlier response is reused: prompts do not come back, or their responses are rejected at once"
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

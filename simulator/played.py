@@ -4,17 +4,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import simpy
 
+from simulator.budgets.view import Requests
 from simulator.compare.sensitivity import SAMPLE
 from simulator.compare.throughput import Effects, Throughput
 from simulator.decoded import Decoded, decoded
 from simulator.drafting.drafter import Drafter
+from simulator.engine.cluster import Outcome
+from simulator.engine.state import ROLLOUT, STEP
+from simulator.records import records
 from simulator.summary import Episode
 from simulator.system import System
 from simulator.training.stage import Stage
 from simulator.training.trainer import Span
+from simulator.transforms.prefixes import Kept
 from simulator.transforms.transform import Transform
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(eq=False)
@@ -23,7 +32,8 @@ class Step:
 
     number: of the trace; sample: decode steps to price anew for error bars; start_s, end_s: from when its rollouts are submitted
     to when the loop has enough; rewarded_s: when all rewards of what is trained on are there; trained_s: when its update is done;
-    sync_s, train_s: seconds of those stages. carried: rollouts begun in an earlier RL step, and carried_tokens that they had
+    sync_s, train_s: seconds of those stages; verify_s: before start_s, in which earlier responses were verified, of which
+    rollouts kept reused_tokens. carried: rollouts begun in an earlier RL step, and carried_tokens that they had
     then; recomputed_tokens: prefilled again. unlearnt: rollouts that had finished, and the drafter had not learnt, when it
     began. trained: rollouts trained on; stale: RL steps between the weights that sampled their tokens and the update: mean,
     most. episode: what the rollouts that finished in it did, times since start_s; decoded: what its decode steps add up to.
@@ -41,6 +51,8 @@ class Step:
     carried: int = 0
     carried_tokens: int = 0
     recomputed_tokens: int = 0
+    verify_s: float = 0.0
+    reused_tokens: int = 0
     unlearnt: int = 0
     trained: int = 0
     trained_tokens: int = 0
@@ -77,6 +89,25 @@ class Step:
         outcome = self.episode.outcome
         nothing = replace(outcome, logs=[log[:0].copy() for log in outcome.logs])
         self._episode = self.episode._replace(outcome=nothing)
+
+
+def nobody_decodes(replicas: int) -> Outcome:
+    """What becomes of no rollouts."""
+    never_s = np.zeros(replicas)
+    return Outcome(records(ROLLOUT, 0), [records(STEP, 0)] * replicas, never_s, never_s, never_s, 0.0)
+
+
+def with_reused(episode: Episode, trace: Trace, rows: Int64, kept: Kept) -> Episode:
+    """The episode of all rollouts of an RL step, from that of those with something left: others are there from its start."""
+    rollouts = records(ROLLOUT, rows.size)
+    rollouts["replica"] = -1
+    rollouts[kept.left] = episode.outcome.rollouts
+    columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
+    nothing_s = np.zeros(rows.size)
+    return episode._replace(
+        requests=Requests(*columns), output_tokens=kept.total_tokens, outcome=replace(episode.outcome, rollouts=rollouts),
+        arrival_s=nothing_s, waited_s=nothing_s, reused_tokens=kept.prefix_tokens,
+    )  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -122,14 +153,14 @@ class Played:
         return self.steps[j - 1].trained_s if j else 0.0
 
     def idle_gpu_s(self, j: int) -> float:
-        """GPU-seconds between the updates before and of RL step j in which a GPU neither decodes nor trains."""
+        """GPU-seconds between the updates before and of RL step j in which a GPU neither decodes, nor trains, nor verifies."""
         begin_s, end_s = self.begun_s(j), self.steps[j].trained_s
         busy_s = 0.0
         for step in self.steps:
             found = step.decoded
             inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
             busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
-        return self.gpus * (end_s - begin_s) - busy_s - self.trainers * self.steps[j].train_s
+        return self.gpus * (end_s - begin_s) - busy_s - self.trainers * (self.steps[j].train_s + self.steps[j].verify_s)
 
     def throughput(self, profile: str, effects: Effects) -> Throughput:
         """What it made of its time. profile: name of its costs; effects: what their errors do to its makespan."""

@@ -17,9 +17,11 @@ from simulator.drafting.growing import Growing
 from simulator.drafting.measure import DraftCurve, draft_curve
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload, workload_of
+from simulator.resumed import resumed
 from simulator.scenario import Scenario
 from simulator.scheduling.resolve import FIRST_COME, resolve_placement
 from simulator.training.stream import Stream
+from simulator.transforms.prefixes import KeepsPrefixes, Kept, kept_of
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -35,7 +37,8 @@ class Phase:
     """An RL step's generation before it begins.
 
     step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
-    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted.
+    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted. kept: what
+    the rollouts of the RL step begin with, `begin` the first of them; numbers are then those that have something left.
     """
 
     step: int
@@ -45,6 +48,8 @@ class Phase:
     workload: Workload
     context: Context
     growing: Growing | None = None
+    kept: Kept | None = None
+    begin: int = 0
 
     def reach(self, count: int) -> None:
         """See to it that the first `count` of its rollouts have drafts."""
@@ -71,15 +76,18 @@ class Shared:
 
 
 class Preparing:
-    """Makes the phases of one system. scenario: as it is for this system; shared: with the others, cleared between RL steps."""
+    """Makes the phases of one system.
+
+    scenario: as it is for this system; shared: with the others, cleared between RL steps; keeps: what its rollouts begin with.
+    """
 
     def __init__(
         self, scenario: Scenario, trace: Trace, steps: list[int], drafter: Drafter, deployment: Deployment,
-        placement: str | None, shared: Shared,
+        placement: str | None, shared: Shared, keeps: KeepsPrefixes | None = None,
     ) -> None:  # fmt: skip
         self.scenario, self.trace, self.steps, self.drafter, self.shared = scenario, trace, steps, drafter, shared
         self.deployment, self._placement = deployment, placement or scenario.engine.dispatch
-        self.policy_spec = scenario.policies[0]
+        self.policy_spec, self._keeps = scenario.policies[0], keeps
         self.stream = Stream(trace, steps)
 
     def phase(self, j: int, watched: bool, learnt: Bool) -> Phase:
@@ -141,7 +149,12 @@ class Preparing:
         known = past_rows(self.trace, step, max(self.drafter.window, POLICY_WINDOW))
         rows = stream.rows[numbers]
         workload = self.workload(rows, past, self.scenario.seed)
-        return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
+        if self._keeps is None:
+            return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
+        kept = kept_of(self._keeps, self.trace, rows, self.scenario.seed)
+        workload, left = resumed(workload, self.trace, rows, kept), numbers[kept.left]
+        context = self._context(max(left.size, 1), known)
+        return Phase(step, left, 0, past, workload, context, kept=kept, begin=int(numbers[0]))
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace

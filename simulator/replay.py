@@ -41,6 +41,7 @@ from simulator.training.loop import Judges, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import transformed
+from simulator.transforms.prefixes import keeping
 from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError
 from traces.io import read
@@ -65,10 +66,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in served]
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
-    if empty := next((one for one in played if not one.steps), None):
-        raise InputError(
-            f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
-        )
+    _check_played(played, trace)
     deployment, rows = runs[0].preparing.deployment, run_rows(played)
     sources = _errors(scenario, runs, played, rows)
     together = zip_longest(*(one.steps for one in played))
@@ -144,6 +142,20 @@ def _forgotten(played: list[Played]) -> list[str]:
     ]
 
 
+def _check_played(played: Sequence[Played], trace: Trace) -> None:
+    """Raise InputError where a system has no RL step, or nothing to do in any."""
+    if empty := next((one for one in played if not one.steps), None):
+        raise InputError(
+            f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
+        )
+    for one in played:
+        if not any(step.decoded.steps for step in one.steps):
+            raise InputError(
+                f"{trace.source}: system {one.system.name}: no rollout of these RL steps has a token left to generate: play an "
+                "earlier RL step besides"
+            )
+
+
 class _Ready:
     """What waits for the engine's code: known once it is being compiled."""
 
@@ -206,14 +218,16 @@ def _system_run(
     stages = [resolve_stage(stage, prices) for stage in system.stages]
     if isinstance(loop, Judges):
         _check_rewards(trace, system, stages)
-    preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared)
+    keeps = keeping(transforms, system.name, system.loop, loop)
+    preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
+    verification = None if keeps is None else keeps.verification(prices)
     apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
     placement = system.placement or own.engine.dispatch
     one = Played(
-        system, drafter, transforms, placement, stages, deployment.replicas, gpus_per_replica(own, cost),
-        prices.train_gpus if apart and stages else 0,
+        system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
+        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0,
     )  # fmt: skip
-    return SystemRun(system.name, preparing, loop, stages, ready), one
+    return SystemRun(system.name, preparing, loop, stages, ready, verification), one
 
 
 def _check_rewards(trace: Trace, system: System, stages: Sequence[Stage]) -> None:

@@ -30,7 +30,8 @@ def _schema(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
 PER_RL_STEP = (
     "rollouts", "makespan_s", "speedup", "decode_steps", "output_tokens", "drafted_tokens", "accepted_tokens",
     "mean_acceptance_length", "draft_acceptance_rate", "mean_live_batch", "straggler_s", "extrapolated_fraction", "draft_s",
-    "train_s", "sync_s", "idle_gpu_s", "staleness", "max_staleness", "carried", "carried_tokens", "recomputed_tokens",
+    "train_s", "sync_s", "verify_s", "idle_gpu_s", "staleness", "max_staleness", "carried", "carried_tokens",
+    "recomputed_tokens", "reused_tokens",
 )  # fmt: skip
 
 _RUN_COLUMNS = (
@@ -56,14 +57,16 @@ _RUN_COLUMNS = (
     ("samples_per_s", pa.float64(), "rollouts trained on / run_s"),
     ("train_s", pa.float64(), "seconds of the stages of the trainer"),
     ("sync_s", pa.float64(), "seconds in which replicas take up new weights"),
+    ("verify_s", pa.float64(), "seconds before generation in which earlier responses are verified"),
     ("gpus", pa.int64(), "GPUs that generate or train"),
     ("train_gpu_s", pa.float64(), "GPU-seconds of training"),
-    ("idle_gpu_s", pa.float64(), "GPU-seconds in which a GPU neither decodes nor trains"),
+    ("idle_gpu_s", pa.float64(), "GPU-seconds in which a GPU neither decodes, nor trains, nor verifies"),
     ("staleness", pa.float64(), "RL steps between the weights that sampled a token and the update, mean over tokens trained on"),
     ("max_staleness", pa.int64(), "the most of them"),
     ("carried", pa.int64(), "rollouts that went on in a later RL step, once for each"),
     ("carried_tokens", pa.int64(), "tokens that they had by then"),
     ("recomputed_tokens", pa.int64(), "tokens prefilled again: after moves, RL steps, turns and preemptions"),
+    ("reused_tokens", pa.int64(), "tokens that rollouts keep of earlier responses: not emitted, prefilled"),
     ("decode_steps", pa.int64(), "forward passes, over all replicas"),
     ("sequence_steps", pa.int64(), "decode steps in which a rollout emitted, summed over rollouts"),
     ("output_tokens", pa.int64(), "tokens emitted"),
@@ -113,6 +116,7 @@ ROLLOUTS = _schema(
     ("replica", pa.int32(), "which inference engine instance"),
     ("prompt_tokens", pa.int32(), "prompt length"),
     ("output_tokens", pa.int32(), "response length"),
+    ("reused_tokens", pa.int32(), "of it, kept of an earlier response; all of it: nothing was decoded, on no replica (-1)"),
     ("arrival_s", pa.float64(), "seconds after the RL step's start"),
     ("admitted_s", pa.float64(), "first admission, seconds after the RL step's start"),
     ("first_token_s", pa.float64(), "end of the step that emitted it, seconds after the RL step's start"),
@@ -167,7 +171,7 @@ SPANS = _schema(
     ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
     ("who", pa.string(), "a replica, or a stage"),
-    ("what", pa.string(), "decode, batch (a stage of the trainer) or sync"),
+    ("what", pa.string(), "decode, batch (a stage of the trainer), sync or verify"),
     ("start_s", pa.float64(), "on the run's clock"),
     ("end_s", pa.float64(), "on the run's clock"),
 )

@@ -23,11 +23,14 @@ STRAGGLER_FROM = 0.9
 """A straggler completes after this share of the makespan."""
 
 
-SUMS = ("sync_s", "train_s", "carried", "carried_tokens", "recomputed_tokens")
+SUMS = ("sync_s", "train_s", "verify_s", "carried", "carried_tokens", "recomputed_tokens", "reused_tokens")
 
 
 class Episode(NamedTuple):
-    """One system's simulation of one RL step."""
+    """One system's simulation of one RL step.
+
+    output_tokens: lengths of its rollouts; reused_tokens: those of them that are kept of earlier responses (None: none).
+    """
 
     system: str
     step: int
@@ -38,6 +41,12 @@ class Episode(NamedTuple):
     facts: dict[str, Any]
     arrival_s: npt.NDArray[np.float64]
     waited_s: npt.NDArray[np.float64]
+    reused_tokens: Int64 | None = None
+
+    @property
+    def generated_tokens(self) -> Int64:
+        """Tokens that each rollout was generated."""
+        return self.output_tokens if self.reused_tokens is None else self.output_tokens - self.reused_tokens
 
 
 def summed(steps: Sequence["Step"]) -> dict[str, Any]:
@@ -46,7 +55,7 @@ def summed(steps: Sequence["Step"]) -> dict[str, Any]:
     rollouts = joined([e.outcome.rollouts for e in episodes])
     sequence_steps = int(rollouts["steps"].sum())
     drafted, accepted = int(rollouts["drafted"].sum()), int(rollouts["accepted"].sum())
-    output = sum(int(e.output_tokens.sum()) for e in episodes)
+    output = sum(int(e.generated_tokens.sum()) for e in episodes)
     decode_steps = sum(step.decoded.steps for step in steps)
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
@@ -78,7 +87,7 @@ def _latencies(episodes: Sequence[Episode], rollouts: "npt.NDArray[Any]") -> dic
     """Mean and 99th percentile of TTFT, TPOT and latency from arrival; TPOT is None where nobody emits a second token."""
     arrival_s = np.concatenate([e.arrival_s for e in episodes])
     waited_s = np.concatenate([e.waited_s for e in episodes])
-    tokens = np.concatenate([e.output_tokens for e in episodes])
+    tokens = np.concatenate([e.generated_tokens for e in episodes])
     first_s, last_s = (np.ascontiguousarray(rollouts[name]) for name in ("first_token_s", "finished_s"))
     more = tokens > 1
     each = {
@@ -171,6 +180,7 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
         "replica": rollouts["replica"],
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": episode.output_tokens,
+        "reused_tokens": 0 if episode.reused_tokens is None else episode.reused_tokens,
         "arrival_s": episode.arrival_s,
         "admitted_s": rollouts["admitted_s"],
         "first_token_s": rollouts["first_token_s"],

@@ -15,15 +15,14 @@ from simulator.budgets.view import Requests
 from simulator.compare.sensitivity import SAMPLE
 from simulator.engine.clock import OTHERS, Clock
 from simulator.engine.cluster import Outcome, simulate
-from simulator.engine.state import ROLLOUT, STEP
 from simulator.generation import Generation, nothing_yet
-from simulator.played import Step
+from simulator.played import Step, nobody_decodes, with_reused
 from simulator.prepared import Phase, Preparing
-from simulator.records import records
 from simulator.summary import Episode
 from simulator.training.loop import Loop, Watches
 from simulator.training.stage import AfterBatch, Per, Publishes, Rollouts, Stage
 from simulator.training.trainer import Judging, Span, asked
+from simulator.transforms.prefixes import NOBODY
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -39,9 +38,16 @@ class SystemRun:
     """
 
     def __init__(
-        self, name: str, preparing: Preparing, loop: Loop, stages: Sequence[Stage], ready: Callable[[], None]
-    ) -> None:
-        self.name, self.preparing, self.loop, self._ready = name, preparing, loop, ready
+        self, name: str, preparing: Preparing, loop: Loop, stages: Sequence[Stage], ready: Callable[[], None],
+        verification: Stage | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.preparing, self.loop, self._ready, self._verification = (
+            name,
+            preparing,
+            loop,
+            ready,
+            verification,
+        )
         self.stream, self.clock = preparing.stream, Clock()
         sample = max(SAMPLE // len(preparing.steps), 1)
         self.steps = [Step(number, self.clock.event(), sample) for number in preparing.steps]
@@ -84,7 +90,7 @@ class SystemRun:
     def rollouts(self, numbers: Int64) -> Rollouts:
         """Rollouts of the stream as stages see them."""
         trace, rows = self.preparing.trace, self.stream.rows[numbers]
-        return Rollouts(rows, trace.prompt_tokens[rows].astype(np.int64), trace.output_tokens[rows].astype(np.int64))
+        return Rollouts(rows, trace.prompt_tokens[rows].astype(np.int64), self.stream.lengths[numbers])
 
     # Generation -----------------------------------------------------------------------------------------------------------
 
@@ -134,31 +140,60 @@ class SystemRun:
         for stage in self.stages["sync"]:
             seconds = float(np.sum(asked(stage, nobody)))
             step.sync_s += seconds
-            yield from self._busy(step, stage, seconds)
+            yield from self._busy(step, stage.name, stage.per, seconds)
+
+    def _verify(self, step: Step, phase: Phase) -> Process:
+        """Verify what rollouts may begin with, and note what they then have."""
+        kept, trace = phase.kept, self.preparing.trace
+        assert kept is not None
+        everyone = phase.begin + np.arange(kept.previous.size)
+        verified = np.flatnonzero(kept.previous != NOBODY)
+        if verified.size and self._verification is not None:
+            before = kept.previous[verified]
+            tokens = (column[before].astype(np.int64) for column in (trace.prompt_tokens, trace.output_tokens))
+            step.verify_s = float(np.sum(asked(self._verification, Rollouts(before, *tokens))))
+            yield from self._busy(step, self._verification.name, "verify", step.verify_s)
+            steps_ago = trace.step[self.stream.rows[everyone[verified]]] - trace.step[before]
+            self.sampled(everyone[verified], kept.prefix_tokens[verified], steps_ago)
+        step.start_s, step.reused_tokens = self.clock.now, int(kept.prefix_tokens.sum())
+        self.stream.lengths[everyone] = kept.total_tokens
 
     def _whole(self, j: int, step: Step, phase: Phase) -> Process:
         """Nothing can disturb it: it is played in one go on a clock of its own, and what finished then happens on the run's."""
         assert self.policy is not None
-        started = time.perf_counter()
-        outcome = simulate(phase.workload, self.policy, self.preparing.placed(phase))
+        if phase.kept is not None:
+            yield from self._verify(step, phase)
+        started, workload = time.perf_counter(), phase.workload
+        outcome = self._decoded(phase)
         step.wall_s = time.perf_counter() - started
         self.check_finite(outcome.makespan_s)
-        done_s = step.start_s + outcome.rollouts["finished_s"]
-        self.judging.judge(phase.numbers, done_s)
-        self.learning.judge(phase.numbers, done_s)
-        self.sampled(phase.numbers, phase.workload.output_tokens)
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
-        workload = phase.workload
-        step.close(Episode(
+        episode = Episode(
             self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s, facts_of(self.policy),
             workload.arrivals_s, workload.waits_s,
-        ))  # fmt: skip
+        )  # fmt: skip
+        everyone = phase.numbers
+        if phase.kept is not None:
+            everyone = phase.begin + np.arange(phase.kept.previous.size)
+            episode = with_reused(episode, self.preparing.trace, self.stream.rows[everyone], phase.kept)
+        self.sampled(everyone, episode.generated_tokens)
+        done_s = step.start_s + episode.outcome.rollouts["finished_s"]
+        self.judging.judge(everyone, done_s)
+        self.learning.judge(everyone, done_s)
+        step.close(episode)
         self.stream.next = int(self.stream.ends[j])
-        for group in self.stream.finish(phase.numbers):
+        for group in self.stream.finish(everyone):
             self.stream.complete(group)
         step.end_s = float(done_s.max())
         yield self.clock.at(step.end_s, OTHERS)
         self.form_batch(j)
+
+    def _decoded(self, phase: Phase) -> Outcome:
+        """What the rollouts of a phase do on the cluster."""
+        assert self.policy is not None
+        if not phase.numbers.size:
+            return nobody_decodes(self.preparing.deployment.replicas)
+        return simulate(phase.workload, self.policy, self.preparing.placed(phase))
 
     def check_finite(self, seconds: float) -> None:
         """Raise InputError for costs that add up to no time."""
@@ -170,20 +205,19 @@ class SystemRun:
     def _nothing_left(self, step: Step) -> None:
         """Everything has been generated; what is left is to train on it."""
         step.end_s, none = step.start_s, np.empty(0, np.int64)
-        replicas = self.preparing.deployment.replicas
-        never_s = np.zeros(replicas)
-        outcome = Outcome(records(ROLLOUT, 0), [records(STEP, 0)] * replicas, never_s, never_s, never_s, 0.0)
+        outcome = nobody_decodes(self.preparing.deployment.replicas)
         step.close(
             Episode(
                 self.name, step.number, Requests(none, none, none), none, outcome, 0.0, {}, np.zeros(0), np.zeros(0)
             )
         )
 
-    def sampled(self, numbers: Int64, tokens: Int64) -> None:
-        """Note that rollouts emitted so many tokens under the weights that the replicas hold."""
-        self._sampled_by[numbers] += tokens * self._loaded
-        sampled = numbers[tokens > 0]
-        self._oldest[sampled] = np.minimum(self._oldest[sampled], self._loaded)
+    def sampled(self, numbers: Int64, tokens: Int64, steps_ago: "int | Int64" = 0) -> None:
+        """Note that so many tokens of rollouts were emitted under the weights that the replicas hold, or held RL steps ago."""
+        version = self._loaded - np.broadcast_to(np.asarray(steps_ago, np.int64), numbers.shape)
+        self._sampled_by[numbers] += tokens * version
+        some = tokens > 0
+        self._oldest[numbers[some]] = np.minimum(self._oldest[numbers[some]], version[some])
 
     # Training -------------------------------------------------------------------------------------------------------------
 
@@ -220,7 +254,7 @@ class SystemRun:
             step.rewarded_s = float(judging.done_s[batch].max())
             rollouts, started_s = self.rollouts(batch), self.clock.now
             for stage in self.stages["batch"]:
-                yield from self._busy(step, stage, float(np.sum(asked(stage, rollouts))))
+                yield from self._busy(step, stage.name, stage.per, float(np.sum(asked(stage, rollouts))))
             step.train_s, step.trained_s, step.trained = self.clock.now - started_s, self.clock.now, batch.size
             tokens = self.stream.lengths[batch]
             step.trained_tokens = int(tokens.sum())
@@ -233,8 +267,8 @@ class SystemRun:
             if self.loop.interrupts and self.generation is not None:
                 self.generation.stop()
 
-    def _busy(self, step: Step, stage: Stage, seconds: float) -> Process:
+    def _busy(self, step: Step, who: str, what: str, seconds: float) -> Process:
         if seconds > 0:
             begun_s = self.clock.now
             yield self.clock.timeout(seconds)
-            step.spans.append(Span(step.number, stage.name, stage.per, begun_s, self.clock.now))
+            step.spans.append(Span(step.number, who, what, begun_s, self.clock.now))

@@ -39,6 +39,14 @@ def firsts(keys: UInt64, out: Float64) -> None:
         out[i] = uniform(keys[i], 0)
 
 
+@entry
+def fill(keys: UInt64, offsets: Int64, out: Float64) -> None:
+    """Write draw p of stream i to out[offsets[i] + p]."""
+    for i in range(keys.size):
+        for p in range(offsets[i], offsets[i + 1]):
+            out[p] = uniform(keys[i], p - offsets[i])
+
+
 def rollout_keys(trace: Trace, rows: Int64, seed: int, stream: str) -> UInt64:
     """Return a stream's key for each of the rollouts in `rows`, uint64[n].
 
@@ -59,6 +67,13 @@ def levels(keys: UInt64) -> Float64:
     """Return one draw for each key, float64[n] in (0, 1)."""
     out = np.empty(keys.size)
     firsts(keys, out)
+    return out
+
+
+def position_draws(keys: UInt64, offsets: Int64) -> Float64:
+    """Return a draw in (0, 1) for each position of each rollout, float64[offsets[-1]]."""
+    out = np.empty(int(offsets[-1]))
+    fill(keys, offsets, out)
     return out
 
 

@@ -124,8 +124,8 @@ class Workload:
         """Return the number of rollouts."""
         return self.prompt.size
 
-    def taken(self, rows: Int64, acceptance: Acceptance) -> "Workload":
-        """Return the workload of these rows, which may repeat, with the acceptance of theirs."""
+    def taken(self, rows: Int64, acceptance: Acceptance, output_tokens: Int64 | None = None) -> "Workload":
+        """Return the workload of these rows, which may repeat, with the acceptance of theirs, and other lengths where given."""
         turns, hashes, hash_offsets = self.turns, self.hashes, self.hash_offsets
         if turns is not None:
             offsets, places = _gathered(turns.offsets, rows)
@@ -134,7 +134,8 @@ class Workload:
             hash_offsets, places = _gathered(hash_offsets, rows)
             hashes = hashes[places]
         return Workload(
-            self.prompt[rows], self.sample[rows], self.prompt_tokens[rows], self.output_tokens[rows], acceptance,
+            self.prompt[rows], self.sample[rows], self.prompt_tokens[rows],
+            self.output_tokens[rows] if output_tokens is None else output_tokens, acceptance,
             None, None if self.arrival_s is None else self.arrival_s[rows], turns, hashes, hash_offsets,
             None if self.texts is None else self.texts.taken(rows), _copies(rows),
         )  # fmt: skip

@@ -107,6 +107,11 @@ def drafter(argument: str, prices: Prices | None) -> DrafterTraining:
     return DrafterTraining(given.get("seconds", 0.0), given.get("s_per_token", 0.0), given.get("every", 1))
 
 
+def forward_pass(name: str, given: Mapping[str, Any], prices: Prices) -> Pass:
+    """A forward pass of the trainer under another name, at the price of `log_probs` where `given` does not say it."""
+    return _priced(name, given, prices, FORWARD)
+
+
 def _priced(name: str, given: Mapping[str, Any], prices: Prices | None, flops: int) -> Pass:
     passes = given.get("passes", 1)
     if "seconds" in given or "s_per_token" in given or prices is None:

@@ -5,10 +5,11 @@ from typing import Any
 
 from simulator.plugins import load
 from simulator.transforms.transform import Transform
+from simulator.transforms.verify import verify
 from simulator.transforms.weight_bits import weight_bits
 from traces.errors import InputError
 
-TRANSFORMS: dict[str, Callable[[str], Transform]] = {"weight_bits": weight_bits}
+TRANSFORMS: dict[str, Callable[[str], Transform]] = {"verify": verify, "weight_bits": weight_bits}
 ENTRY_POINTS = "rolloutsim.transforms"
 
 
