@@ -24,6 +24,8 @@ Float64 = npt.NDArray[np.float64]
 
 RECORDED, PREVIOUS = "recorded", "previous"
 NEXT = "next_logprobs"
+ROUNDING = 1e-3
+"""What a log-prob computed in half precision may be above 0."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class Verify:
 
     @property
     def lossless(self) -> bool:
-        """Leniency 1 is the rule of speculative sampling."""
+        """Leniency 1 is the rule of speculative sampling (2211.17192); drawn anew, a rejected token is too."""
         return self.leniency == 1.0
 
     @property
     def assumes(self) -> str:
         """What replay cannot know."""
         length = "recorded length" if self.remaining == RECORDED else "previous length"
-        law = "" if self.accept is None else f"; every token is accepted with probability {self.accept:g}, assumed"
+        law = "; leniency 1 keeps the policy's law where the first new token is drawn from the residual" if self.lossless else ""
+        law += "" if self.accept is None else f"; every token is accepted with probability {self.accept:g}"
         return (
             f"verify: nobody knows what is written after a kept prefix: a rollout goes on to its {length}, at least one token, "
             f"and is drafted for as recorded there; the response verified is the recorded one{law}"
@@ -133,7 +136,7 @@ def _log_probs(trace: Trace, name: str, rows: Int64) -> Float64:
             f"{trace.source}: {name} is not a list of a log-prob for each response token: verify needs one"
         )
     found: Float64 = pc.list_flatten(column).to_numpy().astype(np.float64)
-    if (bad := ~(np.isfinite(found) & (found <= 0))).any():
+    if (bad := ~(np.isfinite(found) & (found <= ROUNDING))).any():
         raise InputError(
             f"{trace.source}: {name} holds {found[bad.argmax()]}, which is no log-prob: give numbers up to 0"
         )

@@ -141,8 +141,8 @@ def test_built_in_loops_conform(spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:s_per_token=1e-5,fail=0.5,growth=1,hold=yes,backoff_last=yes,when=batch",
-        "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
+    "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:s_per_token=1e-5,fail=0.5,hold=yes,backoff_last=yes,when=batch",
+             "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
              "sync:seconds=0", "drafter:s_per_token=1e-4,every=8"],
 )  # fmt: skip
 def test_built_in_stages_conform(spec: str) -> None:

@@ -29,7 +29,9 @@ class SystemSettings:
     after the first of them, `growth` times as long after each further one; tries: the most, after which one gives up
     and has a reward all the same (None: it goes on); holds: on the server, instead; after_batch: nobody is judged before
     all of the batch have finished and the replicas are quiet; batch_s: seconds of the trainer's stages for a batch;
-    sync_s: of a weight sync; rewards: values, by which refill judges.
+    sync_s: of a weight sync; rewards: values, by which refill judges. kept: tokens of an earlier response, sampled an
+    RL step before, that a rollout begins with (None: none; those that are all of it are done as the phase starts);
+    verify_s: seconds that it takes before a phase of these rollouts to know them.
     """
 
     loop: str
@@ -47,13 +49,16 @@ class SystemSettings:
     after_batch: bool = False
     sync_s: float = 0.0
     rewards: Sequence[float] | None = None
+    kept: Sequence[int] | None = None
+    verify_s: Callable[[list[int]], float] = lambda order: 0.0
 
 
 @dataclass(frozen=True)
 class RLStep:
     """One phase and the batch of the same number; rollouts by their number in the stream, but for `log`.
 
-    start_s: after the weight sync before it, which took sync_s (0: none was needed); end_s: the loop had enough;
+    start_s: after the weight sync before it, which took sync_s (0: none was needed), and verifying, which took verify_s;
+    end_s: the loop had enough;
     quiet_s: no step is under way any more; rewarded_s: of the batch's last reward, or last finish without a reward
     stage; trained_s: the update of train_s is over. carried: begun in an earlier phase and not finished when this one
     starts, with carried_tokens emitted; recomputed: tokens, in this phase; finished, finished_s, emitted (no entry:
@@ -70,6 +75,7 @@ class RLStep:
     trained_s: float
     train_s: float
     sync_s: float
+    verify_s: float
     carried: int
     carried_tokens: int
     recomputed: int
@@ -153,6 +159,7 @@ class Phase:
     carried: dict[int, int]
     start_s: float
     sync_s: float
+    verify_s: float
     over: simpy.Event
     submitted: int = 0  # of the order
     cluster: Cluster | None = None
@@ -290,8 +297,13 @@ class System:
                 yield Turn(self.env, self.last)
             order = self.order(j)
             carried = {i: self.tokens[i] for i in order if i in self.begun}
-            phase = Phase(j, order, self.loaded, carried, self.env.now, sync_s, self.env.event())
+            verify_s = self.settings.verify_s(order)
+            if verify_s > 0:
+                yield self.env.timeout(verify_s)
+            phase = Phase(j, order, self.loaded, carried, self.env.now, sync_s, verify_s, self.env.event())
             self.phases.append(phase)
+            self.keep(phase)
+            order = phase.order
             if self.enough(phase) or not order:
                 phase.order, phase.log = [], [[] for _ in range(self.replicas)]
                 phase.end_s = self.env.now
@@ -310,6 +322,17 @@ class System:
             if self.settings.after_batch and not self.streaming():
                 self.judge(j)
             self.changed()
+
+    def keep(self, phase: Phase) -> None:
+        """Rollouts have what they keep, and are done where it is all."""
+        if self.settings.kept is None:
+            return
+        for i in phase.order:
+            self.tokens[i] = self.settings.kept[i]
+        whole = [i for i in phase.order if self.tokens[i] == self.requests[i].output_tokens]
+        phase.order = [i for i in phase.order if i not in whole]
+        for i in whole:
+            self.finish(phase, i)
 
     def run(self, phase: Phase) -> Process:
         """From the phase's start to its end."""
@@ -435,6 +458,8 @@ class System:
         stale: Counter[int] = Counter()  # tokens of the batch, by staleness
         for earlier in self.phases:
             stale[j - earlier.version] += sum(earlier.emitted.get(i, 0) for i in batch)
+        if self.settings.kept is not None:
+            stale[j - (self.phases[j].version - 1)] += sum(self.settings.kept[i] for i in batch)
         stale = +stale
         assert stale.total() == sum(self.requests[i].output_tokens for i in batch), "a batch is of whole rollouts"
         return RLStep(
@@ -445,6 +470,7 @@ class System:
             trained_s=self.trained_s[j],
             train_s=self.train_s[j],
             sync_s=phase.sync_s,
+            verify_s=phase.verify_s,
             carried=len(phase.carried),
             carried_tokens=sum(phase.carried.values()),
             recomputed=phase.recomputed,
@@ -477,6 +503,11 @@ def assert_runnable(
     assert system.tries is None or max(system.failures or [0]) <= system.tries, "no more fail than are tried"
     for each in (system.reward_s, system.failures, system.rewards):
         assert each is None or len(each) == count, "one for each rollout"
+    if system.kept is not None:
+        assert system.loop == "sync", "which waits for all that it would verify"
+        assert all(0 <= k <= r.output_tokens for k, r in zip(system.kept, requests, strict=True)), (
+            "tokens of the rollout"
+        )
     if system.loop == "refill":
         assert system.rewards is not None, "nothing to judge by"
         assert not system.after_batch, "it judges before there is a batch"

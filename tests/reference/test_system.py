@@ -505,6 +505,22 @@ def a_batch_is_judged_when_it_is_whole() -> None:
     assert (first.rewarded_s, first.trained_s, second.rewarded_s, second.trained_s) == (5.0, 8.0, 7.0, 11.0)
 
 
+def rollouts_go_on_from_what_they_keep() -> None:
+    # 1 s of verifying, then 0 has 3 of 5 tokens, 1 all of 2, 2 none of 1: 2 s of generation. What is kept was sampled an RL step
+    # before.
+    system = SystemSettings(
+        "sync", batch_s=lasts(1.0), kept=[3, 2, 0], verify_s=lasts(1.0), reward_s=[2.0] * 3, servers=3
+    )
+    (step,) = run([5, 2, 1], [0, 1, 2], [0, 0, 0], system)
+    assert times(step) == (1.0, 3.0, 3.0, 5.0, 6.0)
+    assert (step.verify_s, step.finished, step.finished_s) == (1.0, [1, 2, 0], {1: 1.0, 2: 2.0, 0: 3.0})
+    assert (step.order, step.emitted, step.recomputed) == ([0, 2], {0: 2, 2: 1}, 1 + 3)
+    assert (step.stale_mean, step.stale_max) == (5 / 8, 1)
+    # Nobody has anything left: judged at once.
+    (step,) = run([2], [0], [0], replace(system, kept=[2], reward_s=[2.0]))
+    assert times(step) == (1.0, 1.0, 1.0, 3.0, 4.0)
+
+
 CASES = [
     sync_does_one_after_the_other,
     sync_waits_for_the_rewards,
@@ -529,6 +545,7 @@ CASES = [
     rewards_fail_in_a_run,
     servers_are_held_or_free_meanwhile,
     a_batch_is_judged_when_it_is_whole,
+    rollouts_go_on_from_what_they_keep,
 ]
 
 
@@ -589,6 +606,9 @@ BROKEN = [
         "        self.finish(phase, phase.order[position])\n            self.ask(phase)\n",
     ),
     (System, "ask", "if phase.over.triggered:", "if False:"),
+    (System, "generate", "yield self.env.timeout(verify_s)", "pass"),
+    (System, "keep", "self.tokens[i] = self.settings.kept[i]", "pass"),
+    (System, "keep", "self.finish(phase, i)", "self.finished_s[i] = self.env.now"),
     # What is trained, and when.
     (System, "finish", "if self.settings.reward_s is None:", "if True:"),
     (System, "finish", "not self.judges() and all(", "not self.judges() and any("),
@@ -634,6 +654,7 @@ BROKEN = [
     (System, "account", "result.emitted[position] - self.tokens[rollout]", "result.emitted[position]"),
     (System, "account", "sum(result.recomputed)", "max(result.recomputed)"),
     (System, "result", "j - earlier.version", "j - earlier.step"),
+    (System, "result", "(self.phases[j].version - 1)", "self.phases[j].version"),
     (System, "result", "max(self.ready_s[i] for i in batch)", "max(self.ready_s.values())"),
     (System, "result", "{i: self.finished_s[i] for i in phase.finished}", "self.finished_s"),
 ]
