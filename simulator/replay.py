@@ -220,7 +220,8 @@ def _system_run(
         _check_rewards(trace, system, stages)
     keeps = keeping(transforms, system.name, system.loop, loop)
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
-    verification = None if keeps is None else keeps.verification(prices)
+    alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
+    verification = None if keeps is None else keeps.verification(prices, alike)
     apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
     placement = system.placement or own.engine.dispatch
     one = Played(

@@ -107,9 +107,12 @@ def drafter(argument: str, prices: Prices | None) -> DrafterTraining:
     return DrafterTraining(given.get("seconds", 0.0), given.get("s_per_token", 0.0), given.get("every", 1))
 
 
-def forward_pass(name: str, given: Mapping[str, Any], prices: Prices) -> Pass:
-    """A forward pass of the trainer under another name, at the price of `log_probs` where `given` does not say it."""
-    return _priced(name, given, prices, FORWARD)
+def forward_pass(name: str, given: Mapping[str, Any], log_probs: str, prices: Prices) -> Pass:
+    """One forward pass of the trainer: at a given price, else as stage `log_probs` with these settings prices one."""
+    alike = {
+        key: value for key, value in read("log_probs", log_probs, PASS_READERS, "stage").items() if key != "passes"
+    }
+    return _priced(name, given or alike, prices, FORWARD)
 
 
 def _priced(name: str, given: Mapping[str, Any], prices: Prices | None, flops: int) -> Pass:

@@ -47,8 +47,11 @@ class KeepsPrefixes(Protocol):
         Random numbers are keyed by rollout and position (`drafting.draws`).
         """
 
-    def verification(self, prices: Prices) -> Stage:
-        """What verifying takes: a stage of the batch, of prompts and verified responses."""
+    def verification(self, prices: Prices, log_probs: str) -> Stage:
+        """What verifying takes: a stage of the batch, of prompts and verified responses.
+
+        log_probs: settings of the system's stage of that name, empty where it has none.
+        """
 
 
 def keeping(transforms: Sequence[Transform], system: str, spec: str, loop: Loop) -> KeepsPrefixes | None:

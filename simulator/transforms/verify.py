@@ -37,7 +37,7 @@ class Verify:
     policy after the update of that RL step, so only the RL step right after has that policy; for longer epochs `column` names
     log-probs under the policy that verifies. accept: one probability for all tokens instead, where none were recorded.
     remaining: the rollout has its recorded length in all, at least one token after the prefix, or that of the response before.
-    price: of the pass, as of stage `log_probs`.
+    price: of the pass; left out, that of a pass of the system's stage `log_probs`.
     """
 
     leniency: float = 1.0
@@ -57,7 +57,11 @@ class Verify:
     def assumes(self) -> str:
         """What replay cannot know."""
         length = "recorded length" if self.remaining == RECORDED else "previous length"
-        law = "; leniency 1 keeps the policy's law where the first new token is drawn from the residual" if self.lossless else ""
+        law = (
+            "; leniency 1 keeps the policy's law where the first new token is drawn from the residual"
+            if self.lossless
+            else ""
+        )
         law += "" if self.accept is None else f"; every token is accepted with probability {self.accept:g}"
         return (
             f"verify: nobody knows what is written after a kept prefix: a rollout goes on to its {length}, at least one token, "
@@ -80,9 +84,9 @@ class Verify:
             total[has] = np.where(ended & (prefix[has] == verified), verified, np.maximum(goal, prefix[has] + 1))
         return Kept(previous, prefix, total)
 
-    def verification(self, prices: Prices) -> Stage:
+    def verification(self, prices: Prices, log_probs: str) -> Stage:
         """A forward pass of the trainer."""
-        return forward_pass(self.name, self.price, prices)
+        return forward_pass(self.name, self.price, log_probs, prices)
 
     def _log_accept(self, trace: Trace, rows: Int64, before: Int64) -> Float64:
         """Of every token of the responses in `before`, float64[], log(leniency pi_now / pi_then)."""

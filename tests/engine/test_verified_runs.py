@@ -39,7 +39,7 @@ class Told:
     def kept(self, trace: Any, rows: Int64, seed: int) -> Kept:
         return Kept(self.previous[rows], self.prefix[rows], self.total[rows])
 
-    def verification(self, prices: Any) -> Any:
+    def verification(self, prices: Any, log_probs: str) -> Any:
         raise AssertionError("it is given")
 
 

@@ -252,7 +252,7 @@ class Wrong:
     def kept(self, trace: Trace, rows: npt.NDArray[np.int64], seed: int) -> Any:
         return Kept(*self.columns) if len(self.columns) == 3 else None
 
-    def verification(self, prices: Any) -> Any:
+    def verification(self, prices: Any, log_probs: str) -> Any:
         return None
 
 
