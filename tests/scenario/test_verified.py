@@ -186,7 +186,23 @@ def test_it_is_priced_as_the_log_probs_are() -> None:
     assert steps["verify_s"][1] == pytest.approx(steps["train_s"][0])
     assert "verify assumed: 2 FLOPs" in " ".join(result.about["warnings"])
     with pytest.raises(InputError, match="stage verify has no price"):
-        played({"name": "mine", "transforms": ["verify"]})
+        played({"name": "mine", "transforms": ["verify"]}, stages=["update:seconds=1"])
+    # As one of the passes that the scenario prices.
+    alike = played({"name": "mine", "transforms": ["verify"]}, stages=["log_probs:s_per_token=1e-3,passes=2"], trace=trace)
+    own = played({"name": "mine", "transforms": ["verify:s_per_token=1e-3"]}, stages=[], trace=trace)
+    assert alike.rl_steps["verify_s"].to_pylist() == own.rl_steps["verify_s"].to_pylist()
+
+
+def test_a_scenario_or_trace_that_lacks_what_it_needs_leaves_it_out() -> None:
+    trace, both = two_policies(), [{"name": "sync"}, "spec_rl"]
+    unpriced = run(build({"trace": "t", "profile": PROFILE, "systems": both}), trace)
+    assert unpriced.about["left_out"]["spec_rl"].startswith("nothing says what a log-prob pass costs")
+    document = {"trace": "t", "profile": PROFILE, "systems": both, "stages": ["log_probs:s_per_token=1e-5"]}
+    assert not run(build(document), trace).about["left_out"]
+    assert run(build(document), example_trace()).about["left_out"] == {"spec_rl": "no log-probs under a second policy"}
+    apart = from_table(trace.table.filter(pa.array(trace.step != 1)), "apart")
+    left_out = run(build(document), apart).about["left_out"]
+    assert left_out["spec_rl"].startswith("RL step 2 repeats prompts of an older one than the last")
 
 
 def test_what_cannot_begin_with_kept_prefixes_is_refused() -> None:
