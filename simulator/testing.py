@@ -32,6 +32,7 @@ from simulator.system_run import SystemRun
 from simulator.training.resolve import resolve_stage
 from simulator.training.stage import Per, PreparesStage, Prices, Rollouts
 from simulator.training.trainer import asked
+from simulator.transforms.prefixes import NOBODY, KeepsPrefixes, Kept, kept_of
 from traces.io import from_table
 from traces.synthesis import synth
 from traces.trace import Trace
@@ -268,6 +269,50 @@ def check_cost_model(cost: CostModel) -> None:
     assert outside.dtype == np.bool_, "flags are bool"
     compiled = step_times(cost.packed, np.stack([field.ravel() for field in work.fields], axis=1)).reshape(4, 4)
     assert np.allclose(compiled, seconds, rtol=1e-12, atol=0), "the compiled evaluator agrees"
+
+
+def check_prefixes(keeps: KeepsPrefixes, trace: Trace | None = None) -> None:
+    """Assert that a transform that keeps prefixes keeps its contract, on a trace with log-probs under two policies.
+
+    Checked: what is verified is an earlier response of the same slot; a prefix is of it, and no longer than the rollout; the same
+    seed keeps the same, whoever is asked beside a rollout and in whatever order; verifying takes finite seconds, once for all.
+    """
+    trace = with_log_probs(trace or example_trace())
+    for step in trace.steps:
+        rows = np.flatnonzero(trace.step == step)
+        whole = kept_of(keeps, trace, rows, SEED)
+        has = whole.previous != NOBODY
+        mine, earlier = rows[has], whole.previous[has]
+        assert (trace.step[earlier] < step).all(), "what is verified is of an earlier RL step"
+        assert (trace.prompt[earlier] == trace.prompt[mine]).all(), "what is verified answers the same prompt"
+        assert (trace.sample[earlier] == trace.sample[mine]).all(), "what is verified is of the same slot"
+        for part in (np.arange(rows.size), np.arange(rows.size)[::-1], np.arange(1)):
+            again = kept_of(keeps, trace, rows[part], SEED)
+            for one, other in zip(_columns(whole), _columns(again), strict=True):
+                assert (one[part] == other).all(), (
+                    "what a rollout keeps does not depend on who is asked, nor in which order"
+                )
+    stage = keeps.verification(Prices(trace, cast(Profile, example_cost()), None, None, 1, SEED), "seconds=1")
+    assert stage.per == "batch", "it is verified once for all"
+    rollouts = Rollouts(rows, trace.prompt_tokens[rows].astype(np.int64), trace.output_tokens[rows].astype(np.int64))
+    assert np.asarray(asked(stage, rollouts)).shape == (), "verifying takes so many seconds in all"
+
+
+def _columns(kept: Kept) -> tuple[Int64, ...]:
+    return kept.previous, kept.prefix_tokens, kept.total_tokens
+
+
+def with_log_probs(trace: Trace) -> Trace:
+    """Return a trace with made-up log-probs of its tokens, under the policy that sampled them and under the next one."""
+    if {"logprobs", "next_logprobs"} <= {*trace.table.column_names}:
+        return trace
+    rng, table = np.random.default_rng(SEED), trace.table
+    then = [-2 - rng.random(length) for length in trace.output_tokens.tolist()]
+    now = [mine + rng.normal(0, 0.1, mine.size) for mine in then]
+    for name, column in (("logprobs", then), ("next_logprobs", now)):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([one.tolist() for one in column], pa.list_(pa.float32())))
+    return from_table(table, trace.source)
 
 
 def _rl_step(trace: Trace, step: int, cost: CostModel, max_num_seqs: int) -> tuple[Workload, Context]:

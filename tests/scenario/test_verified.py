@@ -10,24 +10,13 @@ import pytest
 from simulator.replay import run
 from simulator.results import Result
 from simulator.scenario import build
-from simulator.testing import example_trace
+from simulator.testing import example_trace, with_log_probs
 from traces.errors import InputError
 from traces.io import from_table
 from traces.trace import Trace
 
 PROFILE = "h100-llama-3.1-8b-published"
 STAGES = ["reward:seconds=0.5,servers=4", "log_probs:seconds=0.25", "update:seconds=1", "sync:seconds=0.125"]
-
-
-def two_policies(trace: Trace | None = None, drift: float = 0.1) -> Trace:
-    """The example trace with log-probs of its tokens under the policy that sampled them, and under that of the next RL step."""
-    trace, rng = trace or example_trace(), np.random.default_rng(3)
-    then = [(-2 - rng.random(length)).tolist() for length in trace.output_tokens.tolist()]
-    now = [(np.array(mine) + rng.normal(0, drift, len(mine))).tolist() for mine in then]
-    table = trace.table
-    for name, column in (("logprobs", then), ("next_logprobs", now)):
-        table = table.append_column(name, pa.array(column, pa.list_(pa.float32())))
-    return from_table(table, "two policies")
 
 
 def verify(leniency: float, **settings: Any) -> str:
@@ -40,7 +29,7 @@ def played(*systems: dict[str, Any], trace: Trace | None = None, **document: Any
         "trace": "example", "profile": PROFILE, "systems": list(systems), "stages": STAGES,
         "engine": {"max_num_seqs": 4, "replicas": 2},
     }  # fmt: skip
-    return run(build(given | document), trace or two_policies())
+    return run(build(given | document), trace or with_log_probs(example_trace()))
 
 
 def of(result: Result, table: Any, system: str) -> Any:
@@ -64,7 +53,7 @@ def test_with_nothing_accepted_generation_is_that_of_sync(transform: str, policy
 
 
 def test_a_trace_without_earlier_responses_has_nothing_to_verify() -> None:
-    trace = two_policies()
+    trace = with_log_probs(example_trace())
     apart = trace.table.set_column(
         trace.table.column_names.index("prompt_id"), "prompt_id",
         pa.array([f"{step}-{name}" for step, name in zip(trace.step, trace.table.column("prompt_id").to_pylist(), strict=True)]),
@@ -81,7 +70,7 @@ def test_a_trace_without_earlier_responses_has_nothing_to_verify() -> None:
 
 
 def test_an_infinite_leniency_reuses_everything() -> None:
-    trace = two_policies()
+    trace = with_log_probs(example_trace())
     result = played({"name": "mine", "transforms": [verify(math.inf)]}, trace=trace)
     rollouts, steps = result.to_pandas("rollouts"), result.to_pandas("rl_steps")
     lengths = [trace.output_tokens[trace.step == step] for step in trace.steps]
@@ -113,7 +102,7 @@ def test_an_infinite_leniency_reuses_everything() -> None:
     ids=str,
 )
 def test_tokens_are_generated_or_reused(parts: dict[str, Any], remaining: str) -> None:
-    trace = two_policies()
+    trace = with_log_probs(example_trace())
     result = played({"name": "mine", "transforms": [verify(1.1, remaining=remaining)], **parts}, trace=trace)
     rollouts, steps, log = (result.to_pandas(name) for name in ("rollouts", "rl_steps", "steps"))
     run_ = result.runs.to_pylist()[0]
@@ -137,8 +126,20 @@ def test_tokens_are_generated_or_reused(parts: dict[str, Any], remaining: str) -
     assert (rollouts["first_token_s"] <= rollouts["finished_s"]).all()
 
 
+def test_time_per_token_is_that_of_generated_ones() -> None:
+    result = played({"name": "mine", "transforms": [verify(1)]})
+    rollouts = result.to_pandas("rollouts")
+    generated = rollouts["output_tokens"] - rollouts["reused_tokens"]
+    more = generated > 1
+    assert 0 < more.sum() < len(rollouts)
+    each_s = (rollouts["finished_s"] - rollouts["first_token_s"])[more] / (generated[more] - 1)
+    run_ = result.runs.to_pylist()[0]
+    assert run_["tpot_s"] == pytest.approx(each_s.mean())
+    assert run_["mean_acceptance_length"] == pytest.approx(generated.sum() / rollouts["decode_steps"].sum())
+
+
 def test_verifying_is_on_the_critical_path_before_generation() -> None:
-    trace = two_policies()
+    trace = with_log_probs(example_trace())
     result = played({"name": "mine", "transforms": [verify(1)]}, trace=trace)
     steps, spans = result.to_pandas("rl_steps"), result.to_pandas("spans")
     tokens = [int((trace.output_tokens + trace.prompt_tokens)[trace.step == step].sum()) for step in trace.steps]
@@ -176,7 +177,7 @@ def test_an_rl_step_alone_verifies_what_was_recorded_before_it() -> None:
 
 
 def test_it_is_priced_as_the_log_probs_are() -> None:
-    trace = two_policies()
+    trace = with_log_probs(example_trace())
     result = played(
         {"name": "mine", "stages": ["log_probs:mfu=0.5"], "transforms": ["verify:mfu=0.5"]}, profile=None, model="qwen3-8b",
         device="h100", stages=[], trace=trace,
@@ -188,13 +189,15 @@ def test_it_is_priced_as_the_log_probs_are() -> None:
     with pytest.raises(InputError, match="stage verify has no price"):
         played({"name": "mine", "transforms": ["verify"]}, stages=["update:seconds=1"])
     # As one of the passes that the scenario prices.
-    alike = played({"name": "mine", "transforms": ["verify"]}, stages=["log_probs:s_per_token=1e-3,passes=2"], trace=trace)
+    alike = played(
+        {"name": "mine", "transforms": ["verify"]}, stages=["log_probs:s_per_token=1e-3,passes=2"], trace=trace
+    )
     own = played({"name": "mine", "transforms": ["verify:s_per_token=1e-3"]}, stages=[], trace=trace)
     assert alike.rl_steps["verify_s"].to_pylist() == own.rl_steps["verify_s"].to_pylist()
 
 
 def test_a_scenario_or_trace_that_lacks_what_it_needs_leaves_it_out() -> None:
-    trace, both = two_policies(), [{"name": "sync"}, "spec_rl"]
+    trace, both = with_log_probs(example_trace()), [{"name": "sync"}, "spec_rl"]
     unpriced = run(build({"trace": "t", "profile": PROFILE, "systems": both}), trace)
     assert unpriced.about["left_out"]["spec_rl"].startswith("nothing says what a log-prob pass costs")
     document = {"trace": "t", "profile": PROFILE, "systems": both, "stages": ["log_probs:s_per_token=1e-5"]}
@@ -206,7 +209,7 @@ def test_a_scenario_or_trace_that_lacks_what_it_needs_leaves_it_out() -> None:
 
 
 def test_what_cannot_begin_with_kept_prefixes_is_refused() -> None:
-    plain = two_policies()
+    plain = with_log_probs(example_trace())
     rewarded = from_table(plain.table.append_column("reward", pa.array(np.arange(len(plain)) * 1.0)), "rewarded")
     for loop in ("one_step_async", "partial:rollouts=10", "streaming:rollouts=12", "refill"):
         with pytest.raises(InputError, match=rf"mine: earlier responses are verified .* loop {loop} waits for neither"):
