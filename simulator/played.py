@@ -84,6 +84,11 @@ class Step:
         if self._episode is not None and self._updated:
             self.over.succeed()
 
+    @property
+    def trainer_s(self) -> float:
+        """Seconds in which the trainer trains, or verifies."""
+        return self.train_s + self.verify_s
+
     def forget(self) -> None:
         """Keep of its decode steps only what they add up to."""
         outcome = self.episode.outcome
@@ -160,7 +165,7 @@ class Played:
             found = step.decoded
             inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
             busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
-        return self.gpus * (end_s - begin_s) - busy_s - self.trainers * (self.steps[j].train_s + self.steps[j].verify_s)
+        return self.gpus * (end_s - begin_s) - busy_s - self.trainers * self.steps[j].trainer_s
 
     def throughput(self, profile: str, effects: Effects) -> Throughput:
         """What it made of its time. profile: name of its costs; effects: what their errors do to its makespan."""

@@ -59,7 +59,7 @@ _RUN_COLUMNS = (
     ("sync_s", pa.float64(), "seconds in which replicas take up new weights"),
     ("verify_s", pa.float64(), "seconds before generation in which earlier responses are verified"),
     ("gpus", pa.int64(), "GPUs that generate or train"),
-    ("train_gpu_s", pa.float64(), "GPU-seconds of training"),
+    ("train_gpu_s", pa.float64(), "GPU-seconds of the trainer: training, and verifying earlier responses"),
     ("idle_gpu_s", pa.float64(), "GPU-seconds in which a GPU neither decodes, nor trains, nor verifies"),
     ("staleness", pa.float64(), "RL steps between the weights that sampled a token and the update, mean over tokens trained on"),
     ("max_staleness", pa.int64(), "the most of them"),

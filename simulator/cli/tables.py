@@ -110,7 +110,9 @@ def _stages(result: Result, runs: list[Row]) -> Table:
         "carried",
         "at most\nstale",
     )
-    grid = _grid({"system": "left", **dict.fromkeys(names, "right")})
+    verified = any(run["verify_s"] or run["reused_tokens"] for run in runs)
+    more = ("verify s", "reused\ntokens") if verified else ()
+    grid = _grid({"system": "left", **dict.fromkeys((*names, *more), "right")})
     reward_s = result.rl_steps.group_by("system").aggregate([("reward_s", "sum"), ("trained", "sum")]).to_pylist()
     by_system = {row["system"]: row for row in reward_s}
     for run in runs:
@@ -119,6 +121,7 @@ def _stages(result: Result, runs: list[Row]) -> Table:
             Text(run["system"]), str(run["rl_steps"]), f"{run['gpus']:,}", f"{run['run_s']:,.2f}", f"{run['makespan_s']:,.2f}",
             f"{summed['reward_s_sum']:,.2f}", f"{run['train_s']:,.2f}", f"{run['sync_s']:,.2f}", f"{summed['trained_sum']:,}",
             f"{run['carried']:,}", str(run["max_staleness"]),
+            *([f"{run['verify_s']:,.2f}", f"{run['reused_tokens']:,}"] if verified else []),
         )  # fmt: skip
     return grid
 

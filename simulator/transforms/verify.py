@@ -64,7 +64,7 @@ class Verify:
         )
         law += "" if self.accept is None else f"; every token is accepted with probability {self.accept:g}"
         return (
-            f"verify: nobody knows what is written after a kept prefix: a rollout goes on to its {length}, at least one token, "
+            f"nobody knows what is written after a kept prefix: a rollout goes on to its {length}, at least one token, "
             f"and is drafted for as recorded there; the response verified is the recorded one{law}"
         )
 

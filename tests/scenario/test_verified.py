@@ -153,6 +153,7 @@ def test_verifying_is_on_the_critical_path_before_generation() -> None:
     assert np.allclose(mine["end_s"] - mine["start_s"], steps["verify_s"][1:])
     busy_s = result.to_pandas("steps")["duration_s"].sum()
     run_ = result.runs.to_pylist()[0]
+    assert np.isclose(run_["train_gpu_s"], 2 * (run_["train_s"] + run_["verify_s"]))
     assert np.isclose(run_["idle_gpu_s"], 2 * run_["run_s"] - busy_s - 2 * (run_["train_s"] + run_["verify_s"]))
 
 
