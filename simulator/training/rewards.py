@@ -1,7 +1,9 @@
 """Rewards: servers that judge rollouts, as each finishes or once all have."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +27,10 @@ class Rewards:
 
     seconds: of every rollout; column: of the trace, or file: of numbers, a line per row of the trace, with seconds of each.
     s_per_token: seconds besides for each token that a judge reads, of prompt and response, and of what it compares the response
-    with: reference, a column of the trace with its tokens. servers: at once. fail: probability that a try fails, of `tries` at
-    most; backoff: seconds after the first failure, times growth (2) after each further one. A rollout of which all tries fail has
-    a default reward then, or with backoff_last after one more wait. holds: a server is kept meanwhile. when: `rollout`, as each
-    finishes, or `batch`, once all of the RL step's have.
+    with: reference, a column of the trace with its tokens. servers: at once; share: servers over the mean rollouts of an RL step,
+    one at least. fail: probability that a try fails, of `tries` at most; backoff: seconds after the first failure, times growth
+    (2) after each further one. A rollout of which all tries fail has a default reward then, or with backoff_last after one more
+    wait. hold: a server is kept meanwhile. when: `rollout`, as each finishes, or `batch`, once all of the RL step's have.
     """
 
     each_s: Float64
@@ -74,6 +76,7 @@ READERS: dict[str, Reader] = {
     "s_per_token": number(0, LONGEST_S),
     "reference": str,
     "servers": whole(1, 1_000_000),
+    "share": number(0, 1),
     "fail": number(0, 0.99),
     "tries": whole(1, MOST_TRIES),
     "backoff": number(0, LONGEST_S),
@@ -94,6 +97,8 @@ def reward(argument: str, prices: Prices | None) -> Rewards:
         )
     if "reference" in given and "s_per_token" not in given:
         refuse("reward", argument, "has a reference, whose tokens cost nothing: give s_per_token=, too", "stage")
+    if "servers" in given and "share" in given:
+        refuse("reward", argument, "has servers and share: one says how many there are", "stage")
     told = [f"{key} {given[key]}" for key in (*sources, "s_per_token", "reference") if key in given]
     source = sources[0] if sources else "seconds"
     none = np.empty(0)
@@ -101,11 +106,19 @@ def reward(argument: str, prices: Prices | None) -> Rewards:
     return Rewards(
         each_s, given.get("s_per_token", 0.0),
         none.astype(np.int64) if prices is None else _reference_tokens(prices.trace, given.get("reference")),
-        given.get("servers", max(each_s.size, 1)), given.get("fail", 0.0), given.get("tries", 3), given.get("backoff", 5.0),
+        _servers(given, prices), given.get("fail", 0.0), given.get("tries", 3), given.get("backoff", 5.0),
         given.get("growth", 2.0), given.get("hold") == "yes", given.get("backoff_last") == "yes", given.get("when") == "batch",
         prices.trace if prices else None,  # type: ignore[arg-type]
         prices.seed if prices else 0, f"given: {', '.join(told)}",
     )  # fmt: skip
+
+
+def _servers(given: Mapping[str, Any], prices: Prices | None) -> int:
+    """How many there are: as given, else one for each row of the trace."""
+    if "servers" in given or prices is None:
+        return int(given.get("servers", 1))
+    trace = prices.trace
+    return max(round(given["share"] * len(trace) / len(trace.steps)), 1) if "share" in given else len(trace)
 
 
 def _reference_tokens(trace: Trace, column: str | None) -> Int64:

@@ -43,6 +43,21 @@ def test_after_the_batch_rewards_take_a_round_for_so_many_servers() -> None:
     assert np.allclose(steps["step_s"], steps["makespan_s"] + 2.0 + 1.0)
 
 
+def test_servers_can_be_a_share_of_the_rollouts() -> None:
+    """15 rollouts an RL step: 0.4 of them are 6 servers, and a share of nearly none is one."""
+    stages = [
+        "reward:seconds=0.5,share=0.4,when=batch",
+        "reward:seconds=0.5,servers=6,when=batch",
+        "reward:seconds=0.5,share=0.001,when=batch",
+    ]
+    result = played(*({"name": stage, "stages": [stage, "update:seconds=1"]} for stage in stages))
+    shared_s, given_s, alone_s = (
+        result.to_pandas("rl_steps").query("system == @stage")["reward_s"].to_numpy() for stage in stages
+    )
+    assert (shared_s == given_s).all()
+    assert np.allclose(alone_s, 7.5, rtol=0, atol=1e-9)
+
+
 def test_a_rule_first_and_a_judge_once_the_batch_is_there() -> None:
     stages = ["reward:seconds=0.25", "reward:seconds=0.5,servers=15,when=batch", "update:seconds=1"]
     steps = played({"name": "s", "stages": stages}).to_pandas("rl_steps")
@@ -55,6 +70,8 @@ def test_what_a_judge_cannot_be_is_refused() -> None:
         "reward:seconds=1,when=later": r"when=later: use rollout or batch",
         "reward:seconds=1,growth=0.5": r"growth=0.5: give a number from 1 to 100",
         "reward:seconds=1,growth=nan": r"growth=nan: give a number from 1 to 100",
+        "reward:seconds=1,servers=3,share=0.5": r"has servers and share: one says how many there are",
+        "reward:seconds=1,share=2": r"share=2: give a number from 0 to 1",
         "reward:servers=3": r"needs one of seconds=, column= and file=, such as seconds=2, or s_per_token=",
         "reward:seconds=1,column=x": r"needs one of seconds=, column= and file=",
         "reward:seconds=1,reference=prompt_tokens": r"has a reference, whose tokens cost nothing: give s_per_token=, too",
