@@ -102,16 +102,21 @@ def nobody_decodes(replicas: int) -> Outcome:
     return Outcome(records(ROLLOUT, 0), [records(STEP, 0)] * replicas, never_s, never_s, never_s, 0.0)
 
 
-def with_reused(episode: Episode, trace: Trace, rows: Int64, kept: Kept) -> Episode:
-    """The episode of all rollouts of an RL step, from that of those with something left: others are there from its start."""
-    rollouts = records(ROLLOUT, rows.size)
+def with_whole(outcome: Outcome, kept: Kept) -> Outcome:
+    """The outcome of all rollouts of an RL step, from that of those with something left: others are there from its start."""
+    rollouts = records(ROLLOUT, kept.previous.size)
     rollouts["replica"] = -1
-    rollouts[kept.left] = episode.outcome.rollouts
+    rollouts[kept.left] = outcome.rollouts
+    return replace(outcome, rollouts=rollouts)
+
+
+def with_reused(episode: Episode, trace: Trace, rows: Int64, kept: Kept) -> Episode:
+    """The episode of all these rollouts, in which those with something left decoded."""
     columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
     nothing_s = np.zeros(rows.size)
     return episode._replace(
-        requests=Requests(*columns), output_tokens=kept.total_tokens, outcome=replace(episode.outcome, rollouts=rollouts),
-        arrival_s=nothing_s, waited_s=nothing_s, reused_tokens=kept.prefix_tokens,
+        requests=Requests(*columns), output_tokens=kept.total_tokens, arrival_s=nothing_s, waited_s=nothing_s,
+        reused_tokens=kept.prefix_tokens,
     )  # fmt: skip
 
 

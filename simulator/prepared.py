@@ -38,7 +38,7 @@ class Phase:
 
     step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
     them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted. kept: what
-    the rollouts of the RL step begin with, `begin` the first of them; numbers are then those that have something left.
+    they begin with; the workload is then of those that have something left.
     """
 
     step: int
@@ -49,7 +49,6 @@ class Phase:
     context: Context
     growing: Growing | None = None
     kept: Kept | None = None
-    begin: int = 0
 
     def reach(self, count: int) -> None:
         """See to it that the first `count` of its rollouts have drafts."""
@@ -152,9 +151,8 @@ class Preparing:
         if self._keeps is None:
             return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
         kept = kept_of(self._keeps, self.trace, rows, self.scenario.seed)
-        workload, left = resumed(workload, self.trace, rows, kept), numbers[kept.left]
-        context = self._context(max(left.size, 1), known)
-        return Phase(step, left, 0, past, workload, context, kept=kept, begin=int(numbers[0]))
+        context = self._context(max(kept.left.size, 1), known)
+        return Phase(step, numbers, 0, past, resumed(workload, self.trace, rows, kept), context, kept=kept)
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace

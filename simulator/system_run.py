@@ -16,7 +16,7 @@ from simulator.compare.sensitivity import SAMPLE
 from simulator.engine.clock import OTHERS, Clock
 from simulator.engine.cluster import Outcome, simulate
 from simulator.generation import Generation, nothing_yet
-from simulator.played import Step, nobody_decodes, with_reused
+from simulator.played import Step, nobody_decodes, with_reused, with_whole
 from simulator.prepared import Phase, Preparing
 from simulator.summary import Episode
 from simulator.training.loop import Loop, Watches
@@ -41,13 +41,8 @@ class SystemRun:
         self, name: str, preparing: Preparing, loop: Loop, stages: Sequence[Stage], ready: Callable[[], None],
         verification: Stage | None = None,
     ) -> None:  # fmt: skip
-        self.name, self.preparing, self.loop, self._ready, self._verification = (
-            name,
-            preparing,
-            loop,
-            ready,
-            verification,
-        )
+        self.name, self.preparing, self.loop, self._ready = name, preparing, loop, ready
+        self._verification = verification
         self.stream, self.clock = preparing.stream, Clock()
         sample = max(SAMPLE // len(preparing.steps), 1)
         self.steps = [Step(number, self.clock.event(), sample) for number in preparing.steps]
@@ -56,6 +51,7 @@ class SystemRun:
         early = [one for one in self.stages["rollout"] if one not in late]
         self.judging = Judging(self.clock, early, self.rollouts, len(self.stream))
         self._comparing = Judging(self.clock, late, self.rollouts, len(self.stream))
+        self._rewards = self._comparing if late else self.judging
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
@@ -140,49 +136,47 @@ class SystemRun:
         for stage in self.stages["sync"]:
             seconds = float(np.sum(asked(stage, nobody)))
             step.sync_s += seconds
-            yield from self._busy(step, stage.name, stage.per, seconds)
+            yield from self._busy(step, stage, seconds)
 
     def _verify(self, step: Step, phase: Phase) -> Process:
         """Verify what rollouts may begin with, and note what they then have."""
         kept, trace = phase.kept, self.preparing.trace
         assert kept is not None
-        everyone = phase.begin + np.arange(kept.previous.size)
         verified = np.flatnonzero(kept.previous != NOBODY)
         if verified.size and self._verification is not None:
-            before = kept.previous[verified]
+            numbers, before = phase.numbers[verified], kept.previous[verified]
             tokens = (column[before].astype(np.int64) for column in (trace.prompt_tokens, trace.output_tokens))
             step.verify_s = float(np.sum(asked(self._verification, Rollouts(before, *tokens))))
-            yield from self._busy(step, self._verification.name, "verify", step.verify_s)
-            steps_ago = trace.step[self.stream.rows[everyone[verified]]] - trace.step[before]
-            self.sampled(everyone[verified], kept.prefix_tokens[verified], steps_ago)
+            yield from self._busy(step, self._verification, step.verify_s, "verify")
+            steps_ago = trace.step[self.stream.rows[numbers]] - trace.step[before]
+            self.sampled(numbers, kept.prefix_tokens[verified], steps_ago)
         step.start_s, step.reused_tokens = self.clock.now, int(kept.prefix_tokens.sum())
-        self.stream.lengths[everyone] = kept.total_tokens
+        self.stream.lengths[phase.numbers] = kept.total_tokens
 
     def _whole(self, j: int, step: Step, phase: Phase) -> Process:
         """Nothing can disturb it: it is played in one go on a clock of its own, and what finished then happens on the run's."""
         assert self.policy is not None
         if phase.kept is not None:
             yield from self._verify(step, phase)
-        started, workload = time.perf_counter(), phase.workload
+        started = time.perf_counter()
         outcome = self._decoded(phase)
         step.wall_s = time.perf_counter() - started
         self.check_finite(outcome.makespan_s)
+        done_s = step.start_s + outcome.rollouts["finished_s"]
+        self.judging.judge(phase.numbers, done_s)
+        self.learning.judge(phase.numbers, done_s)
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
+        workload = phase.workload
         episode = Episode(
             self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s, facts_of(self.policy),
             workload.arrivals_s, workload.waits_s,
         )  # fmt: skip
-        everyone = phase.numbers
         if phase.kept is not None:
-            everyone = phase.begin + np.arange(phase.kept.previous.size)
-            episode = with_reused(episode, self.preparing.trace, self.stream.rows[everyone], phase.kept)
-        self.sampled(everyone, episode.generated_tokens)
-        done_s = step.start_s + episode.outcome.rollouts["finished_s"]
-        self.judging.judge(everyone, done_s)
-        self.learning.judge(everyone, done_s)
+            episode = with_reused(episode, self.preparing.trace, self.stream.rows[phase.numbers], phase.kept)
+        self.sampled(phase.numbers, episode.generated_tokens)
         step.close(episode)
         self.stream.next = int(self.stream.ends[j])
-        for group in self.stream.finish(everyone):
+        for group in self.stream.finish(phase.numbers):
             self.stream.complete(group)
         step.end_s = float(done_s.max())
         yield self.clock.at(step.end_s, OTHERS)
@@ -191,9 +185,10 @@ class SystemRun:
     def _decoded(self, phase: Phase) -> Outcome:
         """What the rollouts of a phase do on the cluster."""
         assert self.policy is not None
-        if not phase.numbers.size:
-            return nobody_decodes(self.preparing.deployment.replicas)
-        return simulate(phase.workload, self.policy, self.preparing.placed(phase))
+        if phase.kept is not None and not phase.kept.left.size:
+            return with_whole(nobody_decodes(self.preparing.deployment.replicas), phase.kept)
+        outcome = simulate(phase.workload, self.policy, self.preparing.placed(phase))
+        return outcome if phase.kept is None else with_whole(outcome, phase.kept)
 
     def check_finite(self, seconds: float) -> None:
         """Raise InputError for costs that add up to no time."""
@@ -249,12 +244,11 @@ class SystemRun:
     def _train(self) -> Process:
         for j, step in enumerate(self.steps):
             batch: Int64 = yield self._batches.get()
-            judging = self._comparing if self._comparing.stages else self.judging
-            yield from judging.all_done(batch)
-            step.rewarded_s = float(judging.done_s[batch].max())
+            yield from self._rewards.all_done(batch)
+            step.rewarded_s = float(self._rewards.done_s[batch].max())
             rollouts, started_s = self.rollouts(batch), self.clock.now
             for stage in self.stages["batch"]:
-                yield from self._busy(step, stage.name, stage.per, float(np.sum(asked(stage, rollouts))))
+                yield from self._busy(step, stage, float(np.sum(asked(stage, rollouts))))
             step.train_s, step.trained_s, step.trained = self.clock.now - started_s, self.clock.now, batch.size
             tokens = self.stream.lengths[batch]
             step.trained_tokens = int(tokens.sum())
@@ -267,8 +261,8 @@ class SystemRun:
             if self.loop.interrupts and self.generation is not None:
                 self.generation.stop()
 
-    def _busy(self, step: Step, who: str, what: str, seconds: float) -> Process:
+    def _busy(self, step: Step, stage: Stage, seconds: float, what: str | None = None) -> Process:
         if seconds > 0:
             begun_s = self.clock.now
             yield self.clock.timeout(seconds)
-            step.spans.append(Span(step.number, who, what, begun_s, self.clock.now))
+            step.spans.append(Span(step.number, stage.name, what or stage.per, begun_s, self.clock.now))
