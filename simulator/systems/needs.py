@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario
     from simulator.system import System
 
-Need = Literal["tokens", "rewards", "next_log_probs", "log_prob_price", "history", "model", "estimate", "experts"]
+Need = Literal["tokens", "rewards", "next_log_probs", "log_prob_price", "history", "model", "estimate"]
 
 
 class Asked(NamedTuple):
@@ -66,12 +66,6 @@ def _estimate(scenario: "Scenario", trace: Trace, steps: list[int]) -> str | Non
     return f"{scenario.model} has {held.kind} weights" if held else None
 
 
-def _experts(scenario: "Scenario", trace: Trace, steps: list[int]) -> str | None:
-    if scenario.model is None or model_shape(load_model(scenario.model)).experts:
-        return None
-    return f"{scenario.model} has no experts"
-
-
 NEEDS: Mapping[Need, Asked] = {
     "tokens": Asked("token ids", _column("token_ids", "no token ids")),
     "rewards": Asked("rewards", _column("reward", "no rewards")),
@@ -80,7 +74,6 @@ NEEDS: Mapping[Need, Asked] = {
     "history": Asked("an earlier RL step", _history),
     "model": Asked("model and device", _model),
     "estimate": Asked("costs estimated from a model of 16-bit weights", _estimate),
-    "experts": Asked("a mixture of experts", _experts),
 }  # fmt: skip
 
 
