@@ -66,7 +66,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in served]
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
-    _check_played(played, trace)
+    runs, played, left_out = _ended(trace, runs, played, left_out)
     deployment, rows = runs[0].preparing.deployment, run_rows(played)
     sources = _errors(scenario, runs, played, rows)
     together = zip_longest(*(one.steps for one in played))
@@ -114,6 +114,21 @@ def _served(scenario: Scenario, trace: Trace, steps: list[int]) -> tuple[list[Sy
     return served, {name: told for name, told in why.items() if told is not None}
 
 
+def _ended(
+    trace: Trace, runs: list[SystemRun], played: list[Played], left_out: dict[str, str]
+) -> tuple[list[SystemRun], list[Played], dict[str, str]]:
+    """The systems that ended an RL step, and why others are left out; InputError where the first one did not."""
+    short = {
+        one.system.name: f"loop {one.system.loop} keeps too few groups for one RL step"
+        for one in played
+        if not one.steps
+    }
+    if why := short.get(played[0].system.name):
+        raise InputError(f"{trace.source}: {why}: record more, or use another")
+    runs = [run_ for run_ in runs if run_.name not in short]
+    return runs, [one for one in played if one.steps], left_out | short
+
+
 def _errors(
     scenario: Scenario, runs: list[SystemRun], played: list[Played], rows: list[dict[str, Any]]
 ) -> list[Source]:
@@ -140,20 +155,6 @@ def _forgotten(played: list[Played]) -> list[str]:
     return [
         f"the table `steps` has the first {MOST_STEPS:,} of {steps:,} decode steps at most: run fewer systems for the rest"
     ]
-
-
-def _check_played(played: Sequence[Played], trace: Trace) -> None:
-    """Raise InputError where a system has no RL step, or nothing to do in any."""
-    if empty := next((one for one in played if not one.steps), None):
-        raise InputError(
-            f"{trace.source}: loop {empty.system.loop} keeps too few groups for one RL step: record more, or use another"
-        )
-    for one in played:
-        if not any(step.decoded.steps for step in one.steps):
-            raise InputError(
-                f"{trace.source}: system {one.system.name}: no rollout of these RL steps has a token left to generate: play an "
-                "earlier RL step besides"
-            )
 
 
 class _Ready:

@@ -33,13 +33,16 @@ from simulator.training.resolve import resolve_stage
 from simulator.training.stage import Per, PreparesStage, Prices, Rollouts
 from simulator.training.trainer import asked
 from simulator.transforms.prefixes import NOBODY, KeepsPrefixes, Kept, kept_of
+from simulator.transforms.transform import ChangesRollouts
 from traces.io import from_table
 from traces.synthesis import synth
 from traces.trace import Trace
+from traces.validation import validate
 
 Int64 = npt.NDArray[np.int64]
 
 PLAIN = ("step", "prompt_id", "sample", "prompt_tokens", "prompt_token_ids")
+NAMES = ("step", "prompt_id", "sample")
 SEED = 20
 
 
@@ -151,6 +154,39 @@ def check_stage(stage: Any, trace: Trace | None = None) -> None:
             assert np.array_equal(seconds[1:], np.asarray(asked(stage, part))), (
                 "a rollout takes its time whoever is beside it"
             )
+
+
+def check_transform(transform: Any, trace: Trace | None = None) -> None:
+    """Assert that a transform keeps its contract on a trace with token ids and rewards.
+
+    transform: what `module:attr` would name. Checked: it says what it is; the trace it makes is valid, of the same RL steps, with
+    the rollouts that were there before in their order; the trace it was given stays as it was; the same arguments give the same
+    trace; and what becomes of a rollout does not depend on where it stands.
+    """
+    assert transform.name, "it has a name"
+    assert isinstance(transform.lossless, bool), "lossless is True or False"
+    assert transform.assumes, "assumes says what is not known"
+    assert "\n" not in transform.assumes, "assumes is one line"
+    if not isinstance(transform, ChangesRollouts):
+        return
+    trace = with_rewards(trace or example_trace())
+    before = from_table(trace.table, trace.source).sha256
+    made = transform.rollouts(trace, SEED)
+    validate(made.table, "transformed trace")
+    assert made.table.schema.names == list(dict.fromkeys(made.table.schema.names)), "each column is there once"
+    assert made.steps == trace.steps, "RL steps stay"
+    assert from_table(trace.table, trace.source).sha256 == before, "the trace given stays as it was"
+    assert made.table.equals(transform.rollouts(trace, SEED).table), "the same arguments give the same trace"
+    places = {key: place for place, key in enumerate(_names(trace))}
+    kept = [places[key] for key in _names(made) if key in places]
+    assert kept == sorted(kept), "rollouts stay in their order"
+    backwards = transform.rollouts(trace.select(np.arange(len(trace))[::-1]), SEED)
+    one, other = (each.table.sort_by([(name, "ascending") for name in NAMES]) for each in (made, backwards))
+    assert one.equals(other), "what becomes of a rollout does not depend on where it stands"
+
+
+def _names(trace: Trace) -> list[tuple[Any, ...]]:
+    return list(zip(*(trace.table.column(name).to_pylist() for name in NAMES), strict=True))
 
 
 def with_rewards(trace: Trace) -> Trace:

@@ -1,6 +1,7 @@
 """Random numbers that belong to a rollout and a position, whoever asks for them and in whatever order."""
 
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,15 +53,25 @@ def rollout_keys(trace: Trace, rows: Int64, seed: int, stream: str) -> UInt64:
 
     The key hashes (stream, seed, prompt_id, step, sample): which rollout it is, not where it stands in the trace.
     """
-    prompts = trace.prompt[rows]
-    names = np.zeros(len(trace.prompt_ids), np.uint64)
-    for number in np.unique(prompts).tolist():
-        text = f"{stream}\0{seed}\0{trace.prompt_ids[number]}".encode()
-        names[number] = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
-    keys = names[prompts]
+    keys = prompt_keys(trace.prompt_ids, trace.prompt[rows], seed, stream)
     for part in (trace.step[rows], trace.sample[rows]):
-        keys = _mixed(keys + GAMMA * (part.astype(np.uint64) + ONE))
+        keys = parted(keys, part)
     return keys
+
+
+def prompt_keys(prompt_ids: list[str], prompts: npt.NDArray[Any], seed: int, stream: str) -> UInt64:
+    """Return a stream's key for each of `prompts`, which index prompt_ids: a hash of (stream, seed, prompt_id); uint64[n]."""
+    names = np.zeros(len(prompt_ids), np.uint64)
+    for number in np.unique(prompts).tolist():
+        text = f"{stream}\0{seed}\0{prompt_ids[number]}".encode()
+        names[number] = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+    keys: UInt64 = names[prompts]
+    return keys
+
+
+def parted(keys: UInt64, part: npt.NDArray[Any]) -> UInt64:
+    """Return the keys of parts, numbered from 0, of what these keys are about; uint64[n]."""
+    return _mixed(keys + GAMMA * (part.astype(np.uint64) + ONE))
 
 
 def levels(keys: UInt64) -> Float64:

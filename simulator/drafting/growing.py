@@ -34,7 +34,7 @@ class Growing:
             whole, span = self.acceptance, self._span(number)
             for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
                 if whole.prefix or whole.table_of[budget] > 0:
-                    whole.tables[whole.table_of[budget], span] = _of(part, budget)
+                    _put(whole.tables[whole.table_of[budget], span], _of(part, budget))
                 if whole.prefix:
                     break
 
@@ -44,8 +44,14 @@ class Growing:
     def _table(self, budget: int) -> UInt8:
         table = np.zeros((int(self._offsets[-1]), 2), np.uint8)
         for number, part in enumerate(self.parts):
-            table[self._span(number)] = _of(part, budget)
+            _put(table[self._span(number)], _of(part, budget))
         return table
+
+
+def _put(zeros: UInt8, table: UInt8) -> None:
+    """Write a table over zeros, which take no memory where they stay."""
+    if table.any():
+        zeros[:] = table
 
 
 def _of(part: Acceptance, budget: int) -> UInt8:

@@ -86,6 +86,15 @@ def update(argument: str, prices: Prices | None) -> Pass:
     return _priced("update", given, prices, TRAIN)
 
 
+def refresh(argument: str, prices: Prices | None) -> Pass:
+    """`refresh:passes=N,mfu=F|seconds=S|s_per_token=S`: a small module beside the policy learns from its rollouts.
+
+    Priced as `log_probs` is: the policy is run forward, what the module itself takes is left out.
+    """
+    given = read("refresh", argument, PASS_READERS, "stage")
+    return _priced("refresh", given, prices, FORWARD)
+
+
 def sync(argument: str, prices: Prices | None) -> WeightSync:
     """`sync:seconds=S|gb_per_s=B`: the model's weights over a link of so many GB/s (default: the device's own)."""
     given = read("sync", argument, {"seconds": SECONDS, "gb_per_s": number(0.001, 1e6)}, "stage")

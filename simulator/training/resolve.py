@@ -7,7 +7,7 @@ from simulator.plugins import calling, load
 from simulator.spec import read, refuse, whole
 from simulator.training.loop import Loop
 from simulator.training.loops import Partial, Refill, Streaming, Whole
-from simulator.training.passes import drafter, log_probs, sync, update
+from simulator.training.passes import drafter, log_probs, refresh, sync, update
 from simulator.training.rewards import reward
 from simulator.training.stage import Per, PreparesStage, Prices, Stage
 from traces.errors import InputError
@@ -65,6 +65,7 @@ STAGES: dict[str, Callable[[str, Prices | None], Stage]] = {
     "reward": reward,
     "log_probs": log_probs,
     "update": update,
+    "refresh": refresh,
     "sync": sync,
     "drafter": drafter,
 }

@@ -4,12 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 from simulator.plugins import load
+from simulator.transforms.cosine import cosine
+from simulator.transforms.latent import latent
+from simulator.transforms.lengths import compress, grow
 from simulator.transforms.transform import Transform
 from simulator.transforms.verify import verify
 from simulator.transforms.weight_bits import weight_bits
+from simulator.transforms.width import width
 from traces.errors import InputError
 
-TRANSFORMS: dict[str, Callable[[str], Transform]] = {"verify": verify, "weight_bits": weight_bits}
+TRANSFORMS: dict[str, Callable[[str], Transform]] = {
+    "width": width,
+    "compress": compress,
+    "grow": grow,
+    "latent": latent,
+    "cosine": cosine,
+    "verify": verify,
+    "weight_bits": weight_bits,
+}
 ENTRY_POINTS = "rolloutsim.transforms"
 
 

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,16 @@ from simulator.testing import (
     check_placement,
     check_policy,
     check_stage,
+    check_transform,
     example_cost,
     example_trace,
 )
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import Prices
+from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError
 from traces.io import from_table
+from traces.trace import Trace
 
 PLUGIN = Path(__file__).parents[1] / "example_plugin"
 
@@ -143,10 +146,57 @@ def test_built_in_loops_conform(spec: str) -> None:
 @pytest.mark.parametrize(
     "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:s_per_token=1e-5,fail=0.5,hold=yes,backoff_last=yes,when=batch",
              "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
-             "sync:seconds=0", "drafter:s_per_token=1e-4,every=8"],
+             "sync:seconds=0", "refresh:seconds=2", "drafter:s_per_token=1e-4,every=8"],
 )  # fmt: skip
 def test_built_in_stages_conform(spec: str) -> None:
     check_stage(resolve_stage(spec, Prices(example_trace(), example_cost(), None, None, 4, 0)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "width:samples=2", "width:samples=7,prompts=0.4", "width:times=3,prior=0.5", "compress:cap=40",
+        "compress:to=0.5,cap_share=1", "grow:factor=1.5,window=200", "latent:span=8,steps=2",
+        "latent:span=4,steps=4,share=0.3", "cosine", "cosine:ngram=3",
+    ],
+)  # fmt: skip
+def test_built_in_transforms_conform(spec: str) -> None:
+    check_transform(resolve_transform(spec))
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """A transform that breaks its contract in one way."""
+
+    make: Any
+    name, lossless, assumes = "breaks", True, "nothing"
+
+    def rollouts(self, trace: Trace, seed: int) -> Trace:
+        return self.make(trace)
+
+
+def test_transforms_that_break_the_contract_are_caught() -> None:
+    def counted(trace: Trace) -> Any:
+        return trace.table.set_column(4, "output_tokens", pa.array(np.arange(1, len(trace) + 1), pa.int32()))
+
+    for told, make in {
+        "RL steps stay": lambda trace: trace.select(trace.step == 0),
+        "stay in their order": lambda trace: trace.select(np.arange(len(trace))[::-1]),
+        "where it stands": lambda trace: trace.select(np.arange(len(trace))[2:]),
+        "same trace": lambda trace: trace.select(np.random.default_rng().random(len(trace)) < 0.9),
+    }.items():
+        with pytest.raises(AssertionError, match=told):
+            check_transform(Breaks(make))
+    with pytest.raises(InputError, match="elements but output_tokens"):
+        check_transform(Breaks(lambda trace: replace(trace, table=counted(trace))))
+    with pytest.raises(AssertionError, match="one line"):
+        check_transform(Unclear())
+
+
+class Unclear:
+    """A transform that assumes two lines."""
+
+    name, lossless, assumes = "unclear", True, "one\ntwo"
 
 
 class Restless:
