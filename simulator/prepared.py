@@ -22,7 +22,6 @@ from simulator.scenario import Scenario
 from simulator.scheduling.resolve import FIRST_COME, resolve_placement
 from simulator.training.stream import Stream
 from simulator.transforms.prefixes import KeepsPrefixes, Kept, kept_of
-from traces.errors import InputError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -156,10 +155,6 @@ class Preparing:
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace
-        if "arrival_s" in trace.table.column_names and self.scenario.engine.arrivals:
-            raise InputError(
-                f"{trace.source}: says when rollouts arrive (arrival_s), but the loop submits them: set engine.arrivals to false"
-            )
         carried = stream.carried()
         numbers = np.concatenate([carried, np.arange(stream.next, len(stream))])
         rows = stream.rows[numbers]

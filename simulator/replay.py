@@ -7,6 +7,8 @@ from importlib.metadata import version
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
@@ -37,13 +39,13 @@ from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block,
 from simulator.system import System
 from simulator.system_run import SystemRun
 from simulator.systems.needs import lacking
-from simulator.training.loop import Judges, Watches
+from simulator.training.loop import Judges, Loop, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import transformed
 from simulator.transforms.prefixes import keeping
 from simulator.transforms.resolve import resolve_transform
-from traces.errors import InputError
+from traces.errors import InputError, UnfitTraceError
 from traces.io import read
 from traces.trace import Trace
 
@@ -63,7 +65,14 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     engine = _Ready()
     shared = Shared()
     served, left_out = _served(scenario, trace, steps)
-    begun = [_system_run(scenario, one, trace, target, steps, shared, engine) for one in served]
+    begun = []
+    for one in served:
+        try:
+            begun.append(_system_run(scenario, one, trace, target, steps, shared, engine))
+        except UnfitTraceError as error:
+            if one is served[0]:
+                raise
+            left_out[one.name] = str(error)
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
     runs, played, left_out = _ended(trace, runs, played, left_out)
@@ -117,16 +126,21 @@ def _served(scenario: Scenario, trace: Trace, steps: list[int]) -> tuple[list[Sy
 def _ended(
     trace: Trace, runs: list[SystemRun], played: list[Played], left_out: dict[str, str]
 ) -> tuple[list[SystemRun], list[Played], dict[str, str]]:
-    """The systems that ended an RL step, and why others are left out; InputError where the first one did not."""
-    short = {
-        one.system.name: f"loop {one.system.loop} keeps too few groups for one RL step"
-        for one in played
-        if not one.steps
-    }
-    if why := short.get(played[0].system.name):
-        raise InputError(f"{trace.source}: {why}: record more, or use another")
-    runs = [run_ for run_ in runs if run_.name not in short]
-    return runs, [one for one in played if one.steps], left_out | short
+    """The systems that did something in an RL step, and why others are left out; InputError where the first one did not."""
+    why = {one.system.name: _idle(one) for one in played if _idle(one)}
+    if told := why.get(played[0].system.name):
+        raise InputError(f"{trace.source}: system {told}")
+    runs = [run_ for run_ in runs if run_.name not in why]
+    return runs, [one for one in played if one.system.name not in why], left_out | why
+
+
+def _idle(one: Played) -> str:
+    """Why a system has no RL step, or nothing to do in any; nothing where it has."""
+    if not one.steps:
+        return f"{one.system.name}: loop {one.system.loop} keeps too few groups for one RL step: record more, or use another"
+    if not any(step.decoded.steps for step in one.steps):
+        return f"{one.system.name}: no rollout of these RL steps has a token left to generate: play an earlier RL step besides"
+    return ""
 
 
 def _errors(
@@ -217,8 +231,7 @@ def _system_run(
     deployment, loop = deployment_of(own, cost, drafter, target.config), resolve_loop(system.loop)
     prices = prices_of(own, system, trace, cost)
     stages = [resolve_stage(stage, prices) for stage in system.stages]
-    if isinstance(loop, Judges):
-        _check_rewards(trace, system, stages)
+    _check_loop(loop, own, trace, system, stages)
     keeps = keeping(transforms, system.name, system.loop, loop)
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
     alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
@@ -232,16 +245,25 @@ def _system_run(
     return SystemRun(system.name, preparing, loop, stages, ready, verification), one
 
 
-def _check_rewards(trace: Trace, system: System, stages: Sequence[Stage]) -> None:
+def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, stages: Sequence[Stage]) -> None:
+    """Raise UnfitTraceError for a trace that lacks what a loop goes by, InputError for stages that it cannot have."""
+    if isinstance(loop, Watches) and "arrival_s" in trace.table.column_names and scenario.engine.arrivals:
+        raise UnfitTraceError(
+            f"{trace.source}: says when rollouts arrive (arrival_s), but loop {system.loop} submits them: "
+            "set engine.arrivals to false"
+        )
+    if not isinstance(loop, Judges):
+        return
     if late := [one.name for one in stages if isinstance(one, AfterBatch) and one.after_batch]:
         raise InputError(
             f"system {system.name}: loop {system.loop} keeps groups by rewards before it has a batch, and stage {late[0]} waits "
             "for the batch: leave when=batch out"
         )
     column = trace.table.column("reward") if "reward" in trace.table.column_names else None
-    if column is None or column.null_count:
-        missing = "has no rewards" if column is None else f"has no reward in {column.null_count:,} of its rows"
-        raise InputError(
+    lacking = len(trace) if column is None else int(np.isnan(column.to_numpy()).sum())
+    if lacking:
+        missing = "has no rewards" if lacking == len(trace) else f"has no reward in {lacking:,} of its rows"
+        raise UnfitTraceError(
             f"{trace.source}: {missing}, by which loop {system.loop} keeps groups: record them, or use another loop"
         )
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from simulator.drafting.draws import GAMMA, parted
 from simulator.spec import number, read, whole
 from simulator.transforms.tables import RIGHT, end_facts, recorded, rewards_of, with_column
-from traces.errors import InputError
+from traces.errors import UnfitTraceError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -54,13 +54,15 @@ class Cosine:
     def rollouts(self, trace: Trace, seed: int) -> Trace:
         """Return the trace with rewards by length."""
         if not recorded(trace, "reward"):
-            raise InputError(f"{trace.source}: transform cosine: no rewards say which answers are right: record them")
+            raise UnfitTraceError(
+                f"{trace.source}: transform cosine: no rewards say which answers are right: record them"
+            )
         recorded_rewards = rewards_of(trace)
         window = int(trace.output_tokens.max()) if self.window is None else self.window
         lengths = trace.output_tokens.astype(np.int64)
         if lengths.max() > window:
             row = int(np.argmax(lengths))
-            raise InputError(
+            raise UnfitTraceError(
                 f"{trace.source}: transform cosine: row {row} has {lengths[row]} tokens, more than the window of {window}: "
                 "give a larger one, or cut them with grow:factor=1,window= before"
             )

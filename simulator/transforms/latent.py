@@ -8,7 +8,7 @@ import numpy.typing as npt
 from simulator.drafting.draws import levels, parted, rollout_keys
 from simulator.spec import number, read, refuse, whole
 from simulator.transforms.tables import lists, recorded, with_column, without
-from traces.errors import InputError
+from traces.errors import UnfitTraceError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -55,7 +55,7 @@ class Latent:
         if not is_latent.any():
             return trace
         if recorded(trace, "turns"):
-            raise InputError(
+            raise UnfitTraceError(
                 f"{trace.source}: transform latent: its rollouts have turns, which spans would cross: leave them out"
             )
         lengths = trace.output_tokens - (self.span - self.steps) * np.bincount(row[is_latent], minlength=spans.size)
@@ -90,7 +90,7 @@ class Latent:
             largest = max(largest, int(trace.prompt_token_ids_flat.max()))
         counts = np.add.reduceat(latent.astype(np.int64), np.cumsum(lengths) - lengths)
         if largest + counts.sum() > LARGEST_ID:
-            raise InputError(
+            raise UnfitTraceError(
                 f"{trace.source}: transform latent: token ids up to {largest} leave no room for {counts.sum()} more below 2^31: "
                 "correct them"
             )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from simulator.spec import number, read, refuse, whole
 from simulator.transforms.tables import BY_TOKEN, cut, end_facts, recorded, with_column, with_values, without
-from traces.errors import InputError
+from traces.errors import UnfitTraceError
 from traces.trace import Trace
 
 Float64 = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ def scaled(trace: Trace, factor: Float64, cap: int, name: str) -> Trace:
     if (wanted == recorded_tokens).all():
         made = cut(trace, lengths)
     elif recorded(trace, "turns"):
-        raise InputError(
+        raise UnfitTraceError(
             f"{trace.source}: transform {name}: its rollouts have turns, and nothing says how those are scaled: leave them out"
         )
     else:
@@ -77,7 +77,7 @@ class Compress:
         """Shorten the responses: in RL step j by to ** min(j / over, 1)."""
         begun, over = trace.steps[0], trace.steps[-1] - trace.steps[0] if self.over is None else self.over
         if over == 0 and self.over is None and self.to != 1:
-            raise InputError(
+            raise UnfitTraceError(
                 f"{trace.source}: transform compress: one RL step only, and nothing has shrunk in it: say over=0 for all at once"
             )
         done = np.minimum((trace.step - begun) / over, 1.0) if over else np.ones(len(trace))

@@ -11,7 +11,7 @@ from simulator.drafting.draws import levels, parted, prompt_keys
 from simulator.spec import number, read, refuse, whole
 from simulator.transforms.groups import Groups, groups_of
 from simulator.transforms.tables import BY_TOKEN, RIGHT, recorded, rewards_of, with_column, without
-from traces.errors import InputError
+from traces.errors import UnfitTraceError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -82,7 +82,9 @@ class Width:
         place = np.arange(more.size) - np.repeat(np.cumsum(missing) - missing, missing)
         sample = trace.sample[groups.lasts].astype(np.int64)[more] + 1 + place
         if sample.max() > LAST_SAMPLE:
-            raise InputError(f"{trace.source}: transform width: would number samples up to {sample.max()}: begin at 0")
+            raise UnfitTraceError(
+                f"{trace.source}: transform width: would number samples up to {sample.max()}: begin at 0"
+            )
         of_group = parted(
             prompt_keys(trace.prompt_ids, trace.prompt[groups.firsts], seed, "width"), trace.step[groups.firsts]
         )
@@ -139,7 +141,7 @@ def _ends_of_rewards(trace: Trace) -> Float64:
     """The rewards of a wrong and of a right answer where a group has none: the least and the most of the trace, else 0 and 1."""
     rewards = rewards_of(trace) if recorded(trace, "reward") else np.full(1, np.nan)
     if missing := int(np.isnan(rewards).sum()):
-        raise InputError(
+        raise UnfitTraceError(
             f"{trace.source}: transform width: prior= draws right and wrong answers, and {missing} rollouts have no reward: "
             "record them, or leave it out"
         )

@@ -9,7 +9,9 @@ from simulator.replay import run
 from simulator.results import Result
 from simulator.scenario import build
 from simulator.testing import example_trace, with_rewards
+from simulator.transforms.tables import with_column
 from tests.transforms.traces import trace_of
+from traces.errors import InputError
 from traces.trace import Trace
 
 PROFILE = "h100-llama-3.1-8b-published"
@@ -140,3 +142,37 @@ def test_a_capped_response_replays_its_recorded_drafts() -> None:
     short = first & (whole["output_tokens"] <= 50)
     assert short.any()
     assert cut.loc[short, "accepted_tokens"].equals(whole.loc[short, "accepted_tokens"])
+
+
+UNFIT = {
+    "turns": ("litereason", "have turns"),
+    "arrival_s": ("brorl", "engine.arrivals"),
+    "reward": ("dler", "no reward in 1 of its rows"),
+}
+"""A column that a trace has more of, or less, and one of the systems that cannot do with it, and why."""
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_system_that_cannot_run_a_trace_is_left_out_and_others_run(name: str) -> None:
+    trace = with_rewards(example_trace())
+    rewards = trace.table["reward"].to_pylist()
+    values = {
+        "turns": [[{"generated_tokens": tokens, "wait_s": 1.0}] for tokens in trace.output_tokens.tolist()],
+        "arrival_s": np.arange(len(trace)) * 0.25,
+        "reward": [float("nan"), *rewards[1:]],
+    }
+    trace = with_column(trace, name, values[name])
+    system, why = UNFIT[name]
+    result = played(trace, "sync", system)
+    assert result.runs["system"].to_pylist() == ["sync"]
+    assert why in result.about["left_out"][system]
+    with pytest.raises(InputError, match=why):
+        played(trace, system)
+
+
+def test_a_system_whose_loop_keeps_no_group_is_left_out() -> None:
+    trace = groups_of(np.zeros(60), 5, 4)
+    told = played(trace, "sync", REFILL).about["left_out"]
+    assert "loop refill keeps too few groups for one RL step" in told["refill"]
+    with pytest.raises(InputError, match="too few groups"):
+        played(trace, REFILL, "sync")
