@@ -1,6 +1,6 @@
 """What comes of a system run: its RL steps, and what its GPUs do meanwhile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -135,6 +135,7 @@ class Played:
     replicas: int
     gpus_per_replica: int
     train_gpus: int
+    changed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
     @property

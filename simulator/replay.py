@@ -42,7 +42,7 @@ from simulator.systems.needs import lacking
 from simulator.training.loop import Judges, Loop, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import AfterBatch, Stage
-from simulator.transforms.apply import transformed
+from simulator.transforms.apply import facts_told, transformed
 from simulator.transforms.prefixes import keeping
 from simulator.transforms.resolve import resolve_transform
 from traces.errors import InputError, UnfitTraceError
@@ -240,7 +240,7 @@ def _system_run(
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
-        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0,
+        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace),
     )  # fmt: skip
     return SystemRun(system.name, preparing, loop, stages, ready, verification), one
 

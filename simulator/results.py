@@ -91,6 +91,7 @@ _RUN_COLUMNS = (
     ("assumes", pa.string(), "what its results rest on besides what was recorded and measured, JSON list"),
     ("basis", pa.string(), "what the seconds of each stage rest on, JSON by stage"),
     ("wall_s", pa.float64(), "seconds that the simulation itself took"),
+    ("changed", pa.string(), "figures of the workload as its transforms left it, JSON by transform"),
     ("facts", pa.string(), "what the policy says about itself, JSON by RL step"),
 )  # fmt: skip
 
@@ -223,7 +224,7 @@ class Result:
         """The `runs` table and what was run, as plain data for JSON."""
         runs = self.runs.to_pylist()
         for run in runs:
-            run |= {name: json.loads(run[name]) for name in ("facts", "basis", "errors", "assumes")}
+            run |= {name: json.loads(run[name]) for name in ("facts", "basis", "errors", "assumes", "changed")}
         document = {"schema_version": SCHEMA_VERSION, **self.about, "runs": runs, "rl_steps": self.rl_steps.to_pylist()}
         if self.comparison:
             document["comparison"] = {"policies": self.comparison.table.to_pylist(), "notes": self.comparison.notes}

@@ -116,6 +116,7 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
             "policy": run.system.policy, "drafter": run.drafter.describe(), "lossless": run.lossless,
             "placement": run.placement, "loop": run.system.loop, "stages": ", ".join(run.system.stages),
             "transforms": ", ".join(run.system.transforms), "assumes": json.dumps(run.assumes),
+            "changed": json.dumps(run.changed, allow_nan=False),
             "rl_steps": len(steps), "facts": facts, "run_s": run_s, "samples_per_s": trained / run_s,
             "train_gpu_s": run.trainers * sum(step.trainer_s for step in steps),
             "idle_gpu_s": sum(run.idle_gpu_s(j) for j in range(len(steps))), "gpus": run.gpus,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from simulator.drafting.drafter import Target
 from simulator.plugins import calling
-from simulator.transforms.transform import ChangesCosts, ChangesRollouts, Transform
+from simulator.transforms.transform import ChangesCosts, ChangesRollouts, TellsFacts, Transform
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -24,3 +24,13 @@ def transformed(transforms: Sequence[Transform], trace: Trace, target: Target, s
             if not isinstance(target, Target):
                 raise InputError(f"transform {one.name}: costs: give a Target")
     return trace, target
+
+
+def facts_told(transforms: Sequence[Transform], trace: Trace) -> dict[str, dict[str, float]]:
+    """Return what transforms tell of the trace as they left it, by transform."""
+    told = dict[str, dict[str, float]]()
+    for one in transforms:
+        if isinstance(one, TellsFacts):
+            with calling(f"transform {one.name}: facts", "mend the transform"):
+                told[one.name] = {str(name): float(value) for name, value in one.facts(trace).items()}
+    return told

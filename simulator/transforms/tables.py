@@ -89,8 +89,9 @@ def end_facts(trace: Trace) -> Mapping[str, float]:
     if recorded(trace, "finish_reason"):
         by_length = pc.fill_null(pc.equal(trace.table.column("finish_reason"), "length"), False)
         facts["truncated_share"] = float(by_length.to_numpy().mean())
-    if recorded(trace, "reward"):
-        facts["mean_reward"] = float(np.nanmean(rewards_of(trace)))
+    rewards = rewards_of(trace) if recorded(trace, "reward") else np.zeros(0)
+    if np.isfinite(rewards).any():
+        facts["mean_reward"] = float(rewards[np.isfinite(rewards)].mean())
     return facts
 
 

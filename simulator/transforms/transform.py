@@ -49,7 +49,7 @@ class ChangesCosts(Protocol):
 
 @runtime_checkable
 class TellsFacts(Protocol):
-    """A transform that has something to report of a trace that it made."""
+    """A transform that has something to report of the trace that a system runs, once all its transforms are done."""
 
     def facts(self, trace: Trace) -> Mapping[str, float]:
-        """Return figures by name, of the trace that it was given."""
+        """Return finite figures by name."""

@@ -32,9 +32,9 @@ def played(trace: Trace, *systems: Any, **engine: Any) -> Result:
 def of(result: Result, table: str, system: str) -> Any:
     found = result.to_pandas(table)
     own = found[found["system"] == system]
-    return own.drop(columns=["system", "wall_s", "transforms", "assumes", "lossless"], errors="ignore").reset_index(
-        drop=True
-    )
+    return own.drop(
+        columns=["system", "wall_s", "transforms", "assumes", "changed", "lossless"], errors="ignore"
+    ).reset_index(drop=True)
 
 
 @pytest.mark.parametrize("transforms", OFF.values(), ids=OFF)
@@ -65,6 +65,14 @@ def test_the_published_files_run_and_say_what_they_assume() -> None:
         "long_cot": False,
     }
     assert (runs.loc[names[1:], "assumes"].str.len() > 10).all()
+
+
+def test_the_result_tells_what_transforms_made_of_the_workload() -> None:
+    trace = trace_of(output_tokens=[10, 60, 100], reward=[0, 1, 1])
+    system = {"name": "s", "drafter": NOTHING, "transforms": ["compress:cap=50", "width:samples=3"]}
+    told = played(trace, system).document()["runs"][0]["changed"]
+    assert told["compress"] == pytest.approx({"mean_tokens": 110 / 3, "truncated_share": 2 / 3, "mean_reward": 0})
+    assert told["width"] == {"mixed_groups": 0.0}
 
 
 def groups_of(rewards: Any, samples: int, needed: int) -> Trace:
