@@ -16,6 +16,8 @@ UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 NO_TABLE = -1
+CHECKED = 2**20
+"""Positions that are checked at a time: a table of zeros takes memory only where it is looked at."""
 
 
 class Draft:
@@ -77,11 +79,13 @@ class Acceptance:
         if not (isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape == shape):
             kind = f"{table.dtype}{list(table.shape)}" if isinstance(table, np.ndarray) else type(table).__name__
             raise InputError(f"a drafter's table is {kind}: it must be uint8{list(shape)}, accepted and drafted")
-        if (table[:, 0] > table[:, 1]).any():
-            position = int((table[:, 0] > table[:, 1]).argmax())
-            raise InputError(
-                f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
-            )
+        for begin in range(0, len(table), CHECKED):
+            wrong = table[begin : begin + CHECKED, 0] > table[begin : begin + CHECKED, 1]
+            if wrong.any():
+                position = begin + int(wrong.argmax())
+                raise InputError(
+                    f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
+                )
         own = table.flags.owndata and table.flags.writeable and table.flags.c_contiguous
         return table if own else np.array(table, order="C")
 
