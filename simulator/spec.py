@@ -72,6 +72,17 @@ def number(low: float, high: float) -> Reader:
     return reader
 
 
+def tokens_or_share(text: str) -> float:
+    """Read a whole number of tokens from 1 on, or a share between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not (0 < value < 1 or (text.isascii() and text.isdecimal() and 1 <= value <= MOST)):
+        raise ValueError(f"give whole tokens from 1 to {MOST}, or a share between 0 and 1")
+    return value
+
+
 def one_of(*choices: str) -> Reader:
     """Read one of some words."""
 

@@ -42,6 +42,8 @@ class Router:
         self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
         self.queue: deque[tuple[int, int, bool]] = deque()
         self.requests, self.now_s = workload.requests, 0.0
+        limited = deployment.serving.num_gpu_blocks is not None
+        self.block_size = deployment.serving.block_size if limited else 0
         self._turns, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
         self._where = np.full(len(workload), HELD)
         self._emitted = workload.begun_tokens.copy()

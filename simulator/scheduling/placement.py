@@ -73,6 +73,10 @@ class State(Protocol):
         """Rollouts in the common queue."""
 
     @property
+    def block_size(self) -> int:
+        """Tokens of a KV block, 0 where there is no limit to them."""
+
+    @property
     def emitted_tokens(self) -> Int64:
         """Of every rollout."""
 
@@ -107,6 +111,11 @@ class View:
     def queued(self) -> int:
         """Rollouts in the common queue."""
         return self._state.queued
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a KV block; 0 where there is no limit to how many."""
+        return self._state.block_size
 
     @property
     def emitted_tokens(self) -> Int64:

@@ -5,6 +5,7 @@ from typing import Any
 
 from simulator.budgets.context import Context
 from simulator.plugins import calling, load
+from simulator.scheduling.context_aware import context_aware
 from simulator.scheduling.divided import divided
 from simulator.scheduling.first_come import least_loaded, round_robin, shared, static
 from simulator.scheduling.longest_first import longest_first
@@ -30,6 +31,7 @@ BUILT_IN: dict[str, Build] = {
     **{name: _plain(name, placement) for name, placement in FIRST_COME.items()},
     "longest_first": longest_first,
     "divided": divided,
+    "context": context_aware,
 }
 ENTRY_POINTS = "rolloutsim.placements"
 

@@ -23,6 +23,7 @@ class AtRest:
     room: Int64
     now_s: float = 0.0
     queued: int = 0
+    block_size: int = 0
 
     def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Nobody runs or waits, and every slot is free."""

@@ -126,13 +126,26 @@ def test_shipped_profiles_conform(name: str) -> None:
     check_cost_model(load_profile(name))
 
 
-@pytest.mark.parametrize("spec", ["shared", "static", "round_robin", "least_loaded", "longest_first", "divided:stay=7"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "shared",
+        "static",
+        "round_robin",
+        "least_loaded",
+        "longest_first",
+        "divided:stay=7",
+        "context:stay=7",
+        "context:stay=0.2,starved=2",
+    ],
+)
 def test_built_in_placements_conform(spec: str) -> None:
     check_placement(NamedPlacement(spec))
 
 
-def test_pulled_kv_conforms() -> None:
-    check_placement(NamedPlacement("divided:stay=11,kv=pull"))
+@pytest.mark.parametrize("spec", ["divided:stay=11,kv=pull", "context:stay=11,kv=pull"])
+def test_pulled_kv_conforms(spec: str) -> None:
+    check_placement(NamedPlacement(spec))
 
 
 @pytest.mark.parametrize(
