@@ -148,9 +148,9 @@ class Preparing:
         rows = stream.rows[numbers]
         workload = self.workload(rows, past, self.scenario.seed)
         if self._keeps is None:
-            return Phase(step, numbers, 0, past, workload, self._context(rows.size, known))
+            return Phase(step, numbers, 0, past, workload, self._context(j, rows.size, known))
         kept = kept_of(self._keeps, self.trace, rows, self.scenario.seed)
-        context = self._context(max(kept.left.size, 1), known)
+        context = self._context(j, max(kept.left.size, 1), known)
         return Phase(step, numbers, 0, past, resumed(workload, self.trace, rows, kept), context, kept=kept)
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
@@ -172,7 +172,7 @@ class Preparing:
         workload = workload_of(trace, rows, growing.acceptance, siblings, arrivals=False)
         workload = replace(workload, begun=stream.emitted[numbers])
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)
-        return Phase(step, numbers, carried.size, past, workload, self._context(ahead, known), growing)
+        return Phase(step, numbers, carried.size, past, workload, self._context(j, ahead, known), growing)
 
     def _rows_of(self, mine_known: Bool, step: int, window: int) -> Int64:
         """Rows of the history that this run has: those recorded before it, and of its own those that are known."""
@@ -188,7 +188,7 @@ class Preparing:
         rows = np.flatnonzero(recent)
         return rows[np.lexsort((trace.sample[rows], trace.prompt_rank[trace.prompt[rows]], trace.step[rows]))]
 
-    def _context(self, rollouts: int, known: Int64) -> Context:
+    def _context(self, j: int, rollouts: int, known: Int64) -> Context:
         trace, deployment, seed = self.trace, self.deployment, self.scenario.seed
         # the first may get one more than others
         filled = min(deployment.max_num_seqs, -(-rollouts // deployment.replicas))
@@ -198,7 +198,7 @@ class Preparing:
         )
         return Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
-            deployment.cost, filled, curve, self.drafter.cost, seed, strategies_of(self.drafter),
+            deployment.cost, filled, curve, self.drafter.cost, seed, strategies_of(self.drafter), j,
         )  # fmt: skip
 
 

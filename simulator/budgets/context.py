@@ -23,7 +23,8 @@ class Context:
     the history window, oldest first (h = 0 on a cold start); cost: the cost model; max_num_seqs: slots of a replica that
     the RL step's rollouts can fill; draft_curve: measures the drafter on the history, called only by policies that need
     it, None on a cold start; draft_cost: what drafting adds to a decode step; seed: names the random numbers of a policy
-    that draws them; strategies: the trees that are drafted, which budgets name by their tokens to verify (none: chains).
+    that draws them; strategies: the trees that are drafted, which budgets name by their tokens to verify (none: chains);
+    rl_step: RL steps of the run before this one.
     """
 
     n_prompts: int
@@ -35,6 +36,7 @@ class Context:
     draft_cost: DraftCost = FREE
     seed: int = 0
     strategies: tuple[Strategy, ...] = ()
+    rl_step: int = 0
 
     def __post_init__(self) -> None:
         """Keep policies from writing into what others read."""

@@ -10,6 +10,7 @@ from simulator.scheduling.divided import divided
 from simulator.scheduling.first_come import least_loaded, round_robin, shared, static
 from simulator.scheduling.longest_first import longest_first
 from simulator.scheduling.placement import Placement, PreparesPlacement
+from simulator.scheduling.ranked import ranked
 from simulator.spec import refuse
 from traces.errors import InputError
 
@@ -32,6 +33,7 @@ BUILT_IN: dict[str, Build] = {
     "longest_first": longest_first,
     "divided": divided,
     "context": context_aware,
+    "ranked": ranked,
 }
 ENTRY_POINTS = "rolloutsim.placements"
 

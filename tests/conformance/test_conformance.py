@@ -137,6 +137,9 @@ def test_shipped_profiles_conform(name: str) -> None:
         "divided:stay=7",
         "context:stay=7",
         "context:stay=0.2,starved=2",
+        "ranked",
+        "ranked:order=descending,split=even,migrate=0",
+        "ranked:migrate=0.5,kv=pull",
     ],
 )
 def test_built_in_placements_conform(spec: str) -> None:

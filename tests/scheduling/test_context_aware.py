@@ -102,7 +102,7 @@ class Plain:
         return last if last in able and left[best] < left[last] + need else best
 
 
-@settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(clusters())
 def test_decisions_are_those_of_the_rules(
     drawn: tuple[list[Request], Settings, int, list[int] | None, bool, int],
