@@ -145,6 +145,7 @@ class Preparing:
         past = past_rows(self.trace, step, self.drafter.window)
         past = past[~np.isin(past, stream.rows[~learnt])]
         known = past_rows(self.trace, step, max(self.drafter.window, POLICY_WINDOW))
+        known = known[~np.isin(known, stream.rows[~stream.finished])]
         rows = stream.rows[numbers]
         workload = self.workload(rows, past, self.scenario.seed)
         if self._keeps is None:

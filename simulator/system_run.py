@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +20,8 @@ from simulator.generation import Generation, nothing_yet
 from simulator.played import Step, nobody_decodes, with_reused, with_whole
 from simulator.prepared import Phase, Preparing
 from simulator.summary import Episode
-from simulator.training.loop import Loop, Watches
+from simulator.training.loop import Loop, OwnPace, Watches
+from simulator.training.pacing import Pacing
 from simulator.training.stage import AfterBatch, Per, Publishes, Rollouts, Stage
 from simulator.training.trainer import Judging, Span, asked
 from simulator.transforms.prefixes import NOBODY
@@ -61,6 +63,8 @@ class SystemRun:
         self.sums = nothing_yet(len(self.stream))
         self.policy: BudgetPolicy | None = None
         self.generation: Generation | None = None
+        replicas, ranks = preparing.deployment.replicas, preparing.deployment.data_parallel_size
+        self._pacing = Pacing(self.clock, self.stream, replicas, ranks) if isinstance(loop, OwnPace) else None
         self.ran_dry = False
         self.batches: list[Int64] = []
         self.phases: deque[Phase | None] = deque()
@@ -95,6 +99,8 @@ class SystemRun:
         for j, step in enumerate(self.steps):
             while self.version < (j if loop.interrupts else j - loop.lag):
                 yield self._updated
+            if self._pacing is not None:
+                yield from self._pacing.first_free()
             yield from self._take_up_weights(step)
             step.start_s = self.clock.now
             if self.stream.next == len(self.stream) and self.stream.finished.all():
@@ -176,9 +182,13 @@ class SystemRun:
         self.sampled(phase.numbers, episode.generated_tokens)
         step.close(episode)
         self.stream.next = int(self.stream.ends[j])
+        step.end_s = float(done_s.max())
+        if self._pacing is not None:
+            finished_s = outcome.rollouts["finished_s"]
+            self._pacing.begun(phase.numbers, step.start_s, finished_s, outcome.logs, partial(self.form_batch, j))
+            return
         for group in self.stream.finish(phase.numbers):
             self.stream.complete(group)
-        step.end_s = float(done_s.max())
         yield self.clock.at(step.end_s, OTHERS)
         self.form_batch(j)
 
@@ -187,7 +197,8 @@ class SystemRun:
         assert self.policy is not None
         if phase.kept is not None and not phase.kept.left.size:
             return with_whole(nobody_decodes(self.preparing.deployment.replicas), phase.kept)
-        outcome = simulate(phase.workload, self.policy, self.preparing.placed(phase))
+        begin_s = None if self._pacing is None else self._pacing.begin_s
+        outcome = simulate(phase.workload, self.policy, self.preparing.placed(phase), begin_s=begin_s)
         return outcome if phase.kept is None else with_whole(outcome, phase.kept)
 
     def check_finite(self, seconds: float) -> None:

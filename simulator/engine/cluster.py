@@ -54,13 +54,19 @@ class Outcome:
         return self.over_s if self.over_s is not None else float(self.rollouts["finished_s"].max()) - self.start_s
 
 
-def simulate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False) -> Outcome:
+def simulate(
+    workload: Workload,
+    policy: BudgetPolicy,
+    deployment: Deployment,
+    check: bool = False,
+    begin_s: Float64 | None = None,
+) -> Outcome:
     """Decode a workload under a policy to the last completion, from 0 on, and return what happened.
 
-    check: assert every invariant at every event.
+    check: assert every invariant at every event; begin_s: float64[replicas], when each is free to begin (None: all at 0).
     """
     clock = Clock()
-    cluster = Cluster(clock, workload, policy, deployment, check)
+    cluster = Cluster(clock, workload, policy, deployment, check, begin_s=begin_s)
     clock.process(cluster.decode())
     clock.run()
     outcome = cluster.outcome()
@@ -72,12 +78,13 @@ class Cluster:
     """Equal replicas that decode a workload, from when `decode` begins, where the deployment's placement puts its rollouts.
 
     listener: is told which rollouts finished, when all that happens at an instant has been done; it may `submit` more, or
-    `stop`. Without one, and with a placement that acts at the start alone, each replica goes ahead of the clock.
+    `stop`. Without one, and with a placement that acts at the start alone, each replica goes ahead of the clock. begin_s:
+    float64[replicas], seconds after which each is free to begin (None: at once).
     """
 
     def __init__(
         self, clock: Clock, workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False,
-        listener: Callable[[list[int]], None] | None = None, submitted: Int64 | None = None,
+        listener: Callable[[list[int]], None] | None = None, submitted: Int64 | None = None, begin_s: Float64 | None = None,
     ) -> None:  # fmt: skip
         placement = placement_of(deployment.placement, deployment.replicas)
         self.clock, self.workload, self._listener, self._checks = clock, workload, listener, check
@@ -95,6 +102,7 @@ class Cluster:
             for number in range(deployment.replicas)
         ]
         self.router = Router(workload, self.replicas, watched, placement, deployment)
+        self._begin_s = np.zeros(deployment.replicas) if begin_s is None else begin_s
         self._stopped = False
         self.quiet_s = 0.0
 
@@ -102,8 +110,8 @@ class Cluster:
         """Decode until nothing is left, or `stop` is called; as a SimPy process."""
         now_s = self.clock.now
         self.ledger.rollouts["arrival_s"] += now_s
-        for replica in self.replicas:
-            replica.core["now_s"] = replica.core["visible_s"] = replica.core["next_s"] = now_s
+        for replica, begin_s in zip(self.replicas, self._begin_s.tolist(), strict=True):
+            replica.core["now_s"] = replica.core["visible_s"] = replica.core["next_s"] = now_s + begin_s
         yield from self._go_ahead() if self._ahead else self._together()
 
     def submit(self, rollouts: Int64) -> None:

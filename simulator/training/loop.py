@@ -60,6 +60,17 @@ class Watches(Protocol):
 
 
 @runtime_checkable
+class OwnPace(Protocol):
+    """A loop under which each replica begins the next RL step's rollouts when it has no more of this one's, within the lag.
+
+    RL steps are generated whole. It goes with placements that give each replica a part of its own: a `View` does not show what a
+    replica still does of the RL step before, so rollouts placed on it wait until it is through with that.
+    """
+
+    own_pace: bool
+
+
+@runtime_checkable
 class Judges(Protocol):
     """A loop that drops groups that teach nothing, once their rewards are known."""
 

@@ -19,6 +19,17 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Pacing:
+    """The same, but no replica waits for another: each goes on to the next RL step when it is through with this one (RhymeRL's
+    HistoPipe, 2508.18588). With lag 0 it is `sync`, for all wait for the update.
+    """  # fmt: skip
+
+    lag: int = 1
+    interrupts = False
+    own_pace = True
+
+
+@dataclass(frozen=True)
 class Partial:
     """So many rollouts in flight, until enough groups are whole; the rest goes on in the next RL step (CoPRIS, 2511.05589).
 

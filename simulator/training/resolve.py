@@ -6,7 +6,7 @@ from typing import Any, get_args
 from simulator.plugins import calling, load
 from simulator.spec import read, refuse, whole
 from simulator.training.loop import Loop
-from simulator.training.loops import Partial, Refill, Streaming, Whole
+from simulator.training.loops import Pacing, Partial, Refill, Streaming, Whole
 from simulator.training.passes import drafter, log_probs, refresh, sync, update
 from simulator.training.rewards import reward
 from simulator.training.stage import Per, PreparesStage, Prices, Stage
@@ -54,9 +54,15 @@ def _streaming(argument: str) -> Loop:
     return Streaming(given["rollouts"], given.get("lag", 1))
 
 
+def _own_pace(argument: str) -> Loop:
+    """Replicas at their own pace: each begins the next RL step when it is through with this one."""
+    return Pacing(**read("own_pace", argument, {"lag": whole(0, 1000)}, "loop"))
+
+
 LOOPS: dict[str, Callable[[str], Loop]] = {
     "sync": _sync,
     "one_step_async": _one_step_async,
+    "own_pace": _own_pace,
     "partial": _partial,
     "refill": _refill,
     "streaming": _streaming,

@@ -153,7 +153,16 @@ def test_pulled_kv_conforms(spec: str) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["sync", "one_step_async", "partial:rollouts=7", "refill", "streaming:rollouts=9", "streaming:rollouts=30,lag=2"],
+    [
+        "sync",
+        "one_step_async",
+        "own_pace",
+        "own_pace:lag=0",
+        "partial:rollouts=7",
+        "refill",
+        "streaming:rollouts=9",
+        "streaming:rollouts=30,lag=2",
+    ],
 )
 def test_built_in_loops_conform(spec: str) -> None:
     check_loop(resolve_loop(spec))

@@ -18,7 +18,7 @@ from traces.trace import Trace
 
 PROFILE = "h100-llama-3.1-8b-published"
 STAGES = ["reward:seconds=0.5,servers=4", "log_probs:seconds=0.25", "update:seconds=1", "sync:seconds=0.125"]
-LOOPS = ["sync", "one_step_async", "partial:rollouts=10", "streaming:rollouts=12,lag=1"]
+LOOPS = ["sync", "one_step_async", "own_pace:lag=1", "partial:rollouts=10", "streaming:rollouts=12,lag=1"]
 
 
 def played(*systems: dict[str, Any], trace: Trace | None = None, **document: Any) -> Result:
@@ -62,7 +62,7 @@ def test_trees_are_drafted_under_every_loop(loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("placement", ["shared", "divided:stay=9"])
+@pytest.mark.parametrize("placement", ["shared", "divided:stay=9", "context:stay=9", "ranked:migrate=0.3"])
 def test_nothing_is_lost_or_doubled(loop: str, placement: str) -> None:
     trace = example_trace()
     result = played(
@@ -83,7 +83,7 @@ def test_nothing_is_lost_or_doubled(loop: str, placement: str) -> None:
     assert np.isclose(steps["step_s"].sum(), run_["run_s"])
     assert (steps["step_s"] > 0).all()
     busy_s = result.to_pandas("steps")["duration_s"].sum()
-    assert run_["gpus"] == (4 if loop in ("one_step_async", "streaming:rollouts=12,lag=1") else 2)
+    assert run_["gpus"] == (4 if "async" in loop or "lag=1" in loop else 2)
     assert np.isclose(run_["idle_gpu_s"], run_["gpus"] * run_["run_s"] - busy_s - 2 * run_["train_s"])
 
 
