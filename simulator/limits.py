@@ -41,7 +41,7 @@ KvDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
 Shape = Literal["path", "tree"]
-Siblings = Literal["next-step", "live"]
+Siblings = Literal["next-step", "live", "everywhere"]
 OffSteps = Literal["nothing", "least", "most"]
 """What a recorded drafter has accepted where no recorded step begins (`drafting.recorded.Recorded`)."""
 DraftContext = Literal["recomputed", "cached"]

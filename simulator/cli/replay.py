@@ -67,7 +67,7 @@ TRAINING = ("log_probs", "update", "sync")
               "parallel, recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
 @drafter_options
 @click.option("--siblings", type=click.Choice(get_args(Siblings)), help="When siblings know a rollout's tokens: in the next "
-              f"RL step, or at once on a replica [default: {SUFFIX.siblings}].")  # fmt: skip
+              f"RL step, or at once on a replica, or everywhere [default: {SUFFIX.siblings}].")  # fmt: skip
 @click.option("--newest", type=click.IntRange(*NEWEST), help="RL steps that count more, with --newest-weight.")
 @click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
 @click.option("--draft-cost", "cost", help="Measured cost of suffix or n-gram drafting: a name, a file of `calibrate drafter` or "

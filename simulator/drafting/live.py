@@ -3,6 +3,10 @@
 Drafts then depend on when things happen, so they are made inside the engine's loop. Every replica grows one automaton per
 group (one for all, in global scope) from the history and from what its own rollouts of that group emit, and one per
 rollout from its own prompt and output. Nothing is shared between replicas before the RL step ends.
+
+With siblings `everywhere` all replicas have one index. What a rollout emits is in it from when its replica begins its next decode
+step; tokens of its last step there, from when it goes on elsewhere. Replicas begin steps in the order of the clock, so none of them
+learns what is yet to be emitted.
 """
 
 from dataclasses import dataclass, field
@@ -73,6 +77,7 @@ class Siblings:
     min_prob: float
     scored: bool
     use_own: bool
+    everywhere: bool
     scratch: int  # address of room for a draft of the largest budget, and for four of at most `depth` tokens
     rollouts: Array[Sibling]
     groups: Array[Group]
@@ -193,7 +198,7 @@ def siblings_record(drafter: "Suffix", rollouts: "npt.NDArray[Any]", groups: "np
     """The index of these rollouts, as `drafter` drafts for them."""
     made = Pointing(
         SIBLINGS, depth=drafter.depth, factor=drafter.factor, min_prob=drafter.min_prob, scored=drafter.match == "scored",
-        use_own=drafter.own,
+        use_own=drafter.own, everywhere=drafter.siblings == "everywhere",
     )  # fmt: skip
     made.point(rollouts=rollouts, groups=groups, scratch=np.empty(max(4 * drafter.depth, LARGEST_BUDGET), np.int32))
     return made
@@ -211,12 +216,26 @@ class SiblingIndex:
     rows: Int64
     history: Forest
     memory: dict[tuple[int, str], Int32] = field(default_factory=dict)
+    shared: list[Pointing] = field(default_factory=list)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all replicas have one index."""
+        return self.drafter.siblings == "everywhere"
 
     def of_replica(self, number: int = 0) -> Pointing:
-        """Return a fresh `Siblings` for a replica; its memory is touched only as rollouts arrive.
+        """Return a fresh `Siblings` for a replica, `everywhere` the one of replica 0, which is made first.
 
-        A replica's memory is used again for the next policy: fresh pages cost as much as a third of the drafting.
+        Its memory is touched only as rollouts arrive, and used again for the next policy: fresh pages cost as much as a third of
+        the drafting.
         """
+        if not self.everywhere:
+            return self._made(number)
+        if number == 0:
+            self.shared[:] = [self._made(0)]
+        return self.shared[0]
+
+    def _made(self, number: int) -> Pointing:
         trace, rows, drafter = self.trace, self.rows, self.drafter
         group_of = trace.prompt[rows] if drafter.scope == "problem" else np.zeros(rows.size, np.int64)
         lengths = trace.output_tokens[rows].astype(np.int64)

@@ -37,8 +37,9 @@ class Suffix:
     once, a query token each. window: RL steps of history. depth: longest string known, in tokens (a context has at most
     depth - 1). factor: drafted tokens per matched token, at most. min_prob: a draft ends where its path probability falls
     below. prompt: whether the prompt is context; without it the context starts empty. siblings: other rollouts of the
-    same RL step are known from the `next-step` on, or `live`, from the next decode step on where they run on the same
-    replica (`live.SiblingIndex`). newest, newest_weight: what occurs in the newest so many RL steps counts so many times.
+    same RL step are known from the `next-step` on, or from the next decode step on, `live` where they run on the same
+    replica or `everywhere` (`live.SiblingIndex`). newest, newest_weight: what occurs in the newest so many RL steps counts so
+    many times.
     cost: what drafting adds to a decode step.
     """
 
@@ -61,7 +62,7 @@ class Suffix:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, in words that begin with a setting."""
-        if self.shape == "tree" and self.siblings == "live":
+        if self.shape == "tree" and self.siblings != "next-step":
             raise InputError("shape tree is not drafted with live siblings: change one of the two")
         if self.shape == "tree" and self.match != "scored":
             raise InputError(f"shape tree goes with match scored, not {self.match}: change one of the two")
@@ -71,14 +72,14 @@ class Suffix:
         """The history unless the scope is `request`; prompt and own output if `own`; siblings if they are live."""
         own: set[Source] = {"prompt", "own"} if self.own else set()
         past: set[Source] = {"history"} if self.scope != "request" else set()
-        beside: set[Source] = {"siblings"} if self.siblings == "live" else set()
+        beside: set[Source] = {"siblings"} if self.siblings != "next-step" else set()
         return frozenset(own | past | beside)
 
     def describe(self) -> str:
         """Name it with every setting that a result depends on."""
         own = "+own" if self.own and self.scope != "request" else ""
         tree = " tree" if self.shape == "tree" else ""
-        live = ", live siblings" if self.siblings == "live" else ""
+        live = {"next-step": "", "live": ", live siblings", "everywhere": ", live siblings everywhere"}[self.siblings]
         newest = f", newest {self.newest} x{self.newest_weight}" if self.newest and self.newest_weight != 1 else ""
         return (
             f"suffix({self.scope}{own}, {self.match}{tree}, window={self.window}, depth={self.depth}, "
@@ -115,7 +116,7 @@ class Suffix:
 
     def sibling_index(self, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
         """Return what drafts with live siblings, where they are asked for."""
-        return SiblingIndex(self, trace, rows, self.learn(trace, past)) if self.siblings == "live" else None
+        return SiblingIndex(self, trace, rows, self.learn(trace, past)) if self.siblings != "next-step" else None
 
     def count(
         self, trace: Trace, rows: Int64, history: Forest, budget: int, threads: int = THREADS

@@ -93,7 +93,8 @@ class Cluster:
         self._known = np.zeros(len(workload), np.bool_)
         self._known[self._submitted] = True
         events = events_of(placement)
-        watched = listener is not None or bool(events & {"left", "finished"})
+        everywhere = workload.siblings is not None and workload.siblings.everywhere
+        watched = listener is not None or everywhere or bool(events & {"left", "finished"})
         self._ahead = not watched and (workload.arrival_s is None or "arrival" not in events)
         pools = deployment.serving.pools(workload, deployment.max_num_seqs, self.ledger.rollouts)
         self._ranks = deployment.data_parallel_size

@@ -184,6 +184,9 @@ def give_budgets(core: Core) -> None:
 def propose_live(core: Core) -> None:
     """Draft for the sequences that decode, with what siblings have emitted so far."""
     slots, rollouts, siblings = slots_of(core), rollouts_of(core), siblings_of(core)
+    if siblings.everywhere:
+        for i in range(core.decoding):
+            catch_up(siblings, slots[i].rollout, slots[i].position - rollouts[slots[i].rollout].start)
     for i in range(core.decoding):
         slot = slots[i]
         emitted = slot.position - rollouts[slot.rollout].start
@@ -242,7 +245,10 @@ def verify(core: Core, step: Step) -> None:
 
 @compiled
 def verify_live(core: Core, step: Step) -> None:
-    """Verify the drafts proposed, of which a token limit may have cut some; then let siblings learn what everybody emits."""
+    """Verify the drafts proposed, of which a token limit may have cut some; then let siblings learn what everybody emits.
+
+    Siblings everywhere learn it when the next step begins, for other replicas may begin one before this one ends.
+    """
     slots, rollouts, siblings = slots_of(core), rollouts_of(core), siblings_of(core)
     drafted = emitted = pairs = ended = longest = asking = 0
     for i in range(core.scheduled):
@@ -255,12 +261,9 @@ def verify_live(core: Core, step: Step) -> None:
         drafted += drafts
         longest = max(longest, drafts)
         asking += slot.budget > 0
-        learn(
-            siblings,
-            slot.rollout,
-            slot.position - rollouts[slot.rollout].start,
-            min(slot.right + 1, slot.stop - slot.position),
-        )
+        if not siblings.everywhere:
+            already = slot.position - rollouts[slot.rollout].start
+            learn(siblings, slot.rollout, already, min(slot.right + 1, slot.stop - slot.position))
         emitted += slot.right + 1
         slot.position += slot.right + 1
         ended += slot.position >= slot.limit
@@ -269,7 +272,8 @@ def verify_live(core: Core, step: Step) -> None:
         if slot.take == known_tokens(slot) - slot.computed:  # its prefill is complete with this step, and emits a token
             already = slot.position - rollouts[slot.rollout].start
             catch_up(siblings, slot.rollout, already)
-            learn(siblings, slot.rollout, already, min(1, slot.stop - slot.position))
+            if not siblings.everywhere:
+                learn(siblings, slot.rollout, already, min(1, slot.stop - slot.position))
     core.asking, core.longest_draft, core.ended = asking, longest, ended
     step.drafted_tokens, step.emitted_tokens, step.pairs = drafted, emitted, core.context_tokens + pairs
 

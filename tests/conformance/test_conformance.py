@@ -101,6 +101,7 @@ def test_built_in_policies_conform(spec: str) -> None:
         Suffix(scope="request"),
         Suffix(newest=1, newest_weight=2),
         Suffix(siblings="live"),
+        Suffix(siblings="everywhere"),
         Ngram(2, 4),
         Last(),
         Last(resync=False),

@@ -13,6 +13,7 @@ from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload
+from simulator.scheduling.placement import Event, Place, View
 from tests.drafting.rollouts import NAMES, Case, sequence
 from tests.engine.workloads import affine_pair
 from tests.reference.suffix import Counts, draft_longest
@@ -138,6 +139,98 @@ def test_without_siblings_live_drafts_are_the_frozen_ones_but_for_ties(match: st
         assert live[field].sum() == pytest.approx(frozen[field].sum(), rel=0.03)
 
 
+def everywhere(
+    parts: list[list[int]], rollouts: list[tuple[int, list[int], list[int]]], drafter: Suffix, past: list[list[list[int]]],
+    budget: int, slots: int,
+) -> list[tuple[int, int, int]]:  # fmt: skip
+    """`lock_step` of replicas, in turn at every step, with one index for all; parts: rollouts of each replica.
+
+    What a rollout emitted is in the index when its replica comes to its next step.
+    """
+    together = drafter.scope == "global"
+    shared = {group: Counts(drafter.depth) for group in ([-1] if together else range(len(past)))}
+    for prompt, group in enumerate(past):
+        for output in group:
+            shared[-1 if together else prompt].insert(output)
+    own = {i: Counts(drafter.depth) for i in range(len(rollouts))}
+    queues, lives = [deque(part) for part in parts], [list[int]() for _ in parts]
+    emitted, learnt, found = [0] * len(rollouts), [0] * len(rollouts), [[0, 0, 0] for _ in rollouts]
+    while any(queues) or any(lives):
+        for queue, live in zip(queues, lives, strict=True):
+            while queue and len(live) < slots:
+                live.append(queue.popleft())
+            for i in live:
+                prompt, before, output = rollouts[i]
+                for token in before if emitted[i] == 0 else ():
+                    own[i].append(token)
+                for p in range(learnt[i], emitted[i]):
+                    own[i].append(output[p])
+                    shared[-1 if together else prompt].append_to(output[:p], output[p])
+                learnt[i] = emitted[i]
+            counts = {}
+            for i in live:
+                prompt, before, output = rollouts[i]
+                draft: list[int] = []
+                table, settings = (
+                    shared[-1 if together else prompt],
+                    {"factor": drafter.factor, "min_prob": drafter.min_prob},
+                )
+                if emitted[i] and budget:
+                    context = [*before, *output[: emitted[i]]]
+                    longer = matched(own[i], context) >= matched(table, output[: emitted[i]])
+                    if drafter.own and longer:
+                        draft = draft_longest({"own": own[i]}, context, **settings, budget=budget)[0]
+                    else:
+                        draft = draft_longest({"shared": table}, output[: emitted[i]], **settings, budget=budget)[0]
+                actual = output[emitted[i] :]
+                most = min(len(draft), len(actual))
+                counts[i] = next((j for j in range(most) if draft[j] != actual[j]), most)
+                for j, more in enumerate((1, len(draft), counts[i])):
+                    found[i][j] += more
+            for i in live:
+                emitted[i] = min(emitted[i] + counts[i] + 1, len(rollouts[i][2]))
+            live[:] = [i for i in live if emitted[i] < len(rollouts[i][2])]
+    return [(steps, drafted, accepted) for steps, drafted, accepted in found]
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("scope", ["problem", "global"])
+def test_siblings_everywhere_are_the_lock_step_of_all_replicas(scope: str, own: bool) -> None:
+    rng = random.Random(f"{scope}{own}everywhere")
+    told_something = 0
+    for _ in range(120):
+        case = random_case(rng)
+        settings = {"scope": scope, "own": own, "depth": rng.randint(2, 7), "factor": rng.choice((0.5, 1.0, 2.0)),
+                    "min_prob": rng.choice((0.0, 0.1, 0.5))}  # fmt: skip
+        drafter, local = (Suffix(**settings, siblings=siblings) for siblings in ("everywhere", "live"))  # type: ignore[arg-type]
+        budget, slots, replicas = rng.choice((0, 1, 3, 255)), rng.randint(1, 4), rng.randint(1, 3)
+        rollouts = [(prompt, case.prompts[prompt], output) for prompt, group in enumerate(case.now) for output in group]
+        parts = [part.tolist() for part in np.array_split(np.arange(len(rollouts)), replicas)]
+        ended, alone = (
+            simulate(
+                workload_of(case.trace(), one, live=True), by_live([budget]),
+                Deployment(UNIT, slots, replicas, "static"), check=True,
+            ).rollouts[["steps", "drafted", "accepted"]].tolist()
+            for one in (drafter, local)
+        )  # fmt: skip
+        assert ended == everywhere(parts, rollouts, drafter, case.past, budget, slots)
+        told_something += ended != alone
+    assert told_something > 10, "what other replicas emitted makes a difference in these cases"
+
+
+@pytest.mark.parametrize("placement", ["shared", "divided:stay=5", "context:stay=7"])
+def test_siblings_everywhere_on_one_replica_are_live_ones(placement: str) -> None:
+    """But for the last tokens of those that leave, which the others then do not have, or only later."""
+    trace = from_table(synth(prompts=4, samples=4, steps=2, median_tokens=200, max_tokens=400, seed=4), "made")
+    accepted = [
+        simulate(
+            workload_of(trace, Suffix(siblings=siblings), live=True), by_live([6]), Deployment(UNIT, 16, 1, placement)  # type: ignore[arg-type]
+        ).rollouts["accepted"].sum()
+        for siblings in ("everywhere", "live")
+    ]  # fmt: skip
+    assert accepted[0] == pytest.approx(accepted[1], rel=0.03)
+
+
 @pytest.mark.parametrize("match", ["longest", "scored"])
 def test_siblings_on_other_replicas_stay_unheard(match: str) -> None:
     """Two samples of the same text: together the second learns from the first, apart neither does."""
@@ -151,3 +244,20 @@ def test_siblings_on_other_replicas_stay_unheard(match: str) -> None:
     after = simulate(workload, by_live([4]), Deployment(UNIT, 1, 1, "static")).rollouts["accepted"]
     assert after[0] == 0
     assert after[1] > 40
+
+
+@pytest.mark.parametrize("match", ["longest", "scored"])
+def test_siblings_everywhere_are_heard_on_other_replicas(match: str) -> None:
+    """The same text on a replica that is behind: there it is drafted."""
+    rng = random.Random(9)
+    text = [rng.randrange(10_000) for _ in range(60)]
+    case = Case([[]], [[]], [[text, list(range(20_000, 20_045)), text]])
+    drafter = Suffix(match=match, depth=8, siblings="everywhere")  # type: ignore[arg-type]
+    workload = workload_of(case.trace(), drafter, live=True)
+
+    def second_waits(event: Event, view: View) -> list[Place]:
+        return [Place(event.rollouts, np.array([0, 1, 1]))] if event.kind == "start" else []
+
+    accepted = simulate(workload, by_live([4]), Deployment(UNIT, 1, 2, second_waits), check=True).rollouts["accepted"]
+    assert accepted[0] == 0
+    assert accepted[2] > 30
