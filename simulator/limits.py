@@ -31,7 +31,7 @@ LARGEST_BUDGET = 255
 LOOKAHEAD, STEP_OVERHEAD_S = Whole(0, LARGEST_BUDGET**2), Range(0, 10)
 """A tree of so many passes, each so wide, is written before it is verified."""
 BOOTSTRAP, SEEDS, STEPS, SEED = Whole(0, 100_000), Whole(1, 10_000), Whole(0), Whole(0)
-DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(1), Whole(0), Whole(1, 1000)
+DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(0), Whole(0), Whole(1, 1000)
 FACTOR, PROBABILITY, HEAD_LAYERS = Range(0, 255), Range(0, 1), Whole(1, 1000)
 
 Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]

@@ -4,9 +4,9 @@ Drafts then depend on when things happen, so they are made inside the engine's l
 group (one for all, in global scope) from the history and from what its own rollouts of that group emit, and one per
 rollout from its own prompt and output. Nothing is shared between replicas before the RL step ends.
 
-With siblings `everywhere` all replicas have one index. What a rollout emits is in it from when its replica begins its next decode
-step; tokens of its last step there, from when it goes on elsewhere. Replicas begin steps in the order of the clock, so none of them
-learns what is yet to be emitted.
+With siblings `everywhere` all replicas have one index. What a rollout emits is in it from when its replica begins its next
+decode step; tokens of its last step there, from when it goes on elsewhere. Replicas begin steps in the order of the clock, so
+none of them learns what is yet to be emitted.
 """
 
 from dataclasses import dataclass, field
