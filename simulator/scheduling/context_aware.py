@@ -1,7 +1,7 @@
 """Context-aware scheduling of divided rollouts: a probe of each group tells how long its siblings may get (Seer, 2511.14617)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.scheduling.estimates import Held
 from simulator.scheduling.placement import KV, Decision, Event, Kind, Place, View
-from simulator.spec import one_of, read, tokens_or_share, whole
+from simulator.spec import number, one_of, read, tokens_or_share, whole
 
 Int64 = npt.NDArray[np.int64]
 Room = Literal["kv", "slots"]
@@ -21,17 +21,19 @@ STAY_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Settings:
-    """`context:stay=TOKENS|SHARE,kv=recompute|pull,room=kv|slots,starved=N`, each with a default.
+    """`context:stay=TOKENS|SHARE,kv=recompute|pull,room=kv|slots,reserve=SHARE,starved=N`, each with a default.
 
     stay: tokens that a rollout emits before it may go elsewhere, or below 1 a share of the longest rollout of the history
-    (without a history it stays to its end); kv: whether what it has is computed again there, or pulled. room: a replica has room
-    where a slot is free; with `kv`, where KV blocks are limited, only if all there fit as they may be at the end of their stays.
-    starved: every so many placements the one that has been held longest goes first; 0: never.
+    (without a history STAY_TOKENS, none of them reserved); kv: whether what it has is computed again there, or pulled. room: a
+    replica has room where a slot is free; with `kv`, where KV blocks are limited, only if all there fit with the share `reserve`
+    of their stays: with 1 as they may be at the end, so that nobody is preempted, with less as they are on the way. starved:
+    every so many placements the one that has been held longest goes first; 0: never.
     """
 
     stay: float = STAY_TOKENS
     kv: KV = "recompute"
     room: Room = "kv"
+    reserve: float = 1.0
     starved: int = 32
 
 
@@ -39,6 +41,7 @@ READERS = {
     "stay": tokens_or_share,
     "kv": one_of(*get_args(KV)),
     "room": one_of(*get_args(Room)),
+    "reserve": number(0, 1),
     "starved": whole(0),
 }
 
@@ -91,11 +94,11 @@ class ContextAware:
         return decisions
 
     def _tokens(self, rollout: int, view: View) -> int:
-        """Tokens that it may have at the end of its stay: as many as the longest of the history, unless it has those already."""
-        emitted, left = int(view.emitted_tokens[rollout]), self._stay_tokens or 1
+        """Tokens that are reserved for it: of its stay no more than to the longest of the history, unless it is as long."""
+        emitted, left = int(view.emitted_tokens[rollout]), self._stay_tokens
         if 0 < self._longest_tokens - emitted < left:
             left = self._longest_tokens - emitted
-        return int(view.requests.prompt_tokens[rollout]) + emitted + left
+        return int(view.requests.prompt_tokens[rollout]) + emitted + max(round(self._settings.reserve * left), 1)
 
 
 class Rooms:
@@ -137,5 +140,7 @@ def context_aware(argument: str, context: Context | None) -> ContextAware:
     """Probes first, then the groups that are expected to be longest, in stays that end where there is room."""
     settings = Settings(**read("context", argument, READERS, "placement"))
     longest = 0 if context is None else int(context.output_tokens.max(initial=0))
-    stay = int(settings.stay) if settings.stay >= 1 else round(settings.stay * longest)
-    return ContextAware(settings, stay if settings.stay >= 1 or not longest else max(stay, 1), longest)
+    if settings.stay < 1:
+        stay = max(round(settings.stay * longest), 1) if longest else STAY_TOKENS
+        settings = replace(settings, stay=stay, reserve=settings.reserve if longest else 0.0)
+    return ContextAware(settings, int(settings.stay), longest)
