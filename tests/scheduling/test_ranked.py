@@ -234,13 +234,14 @@ def test_only_overlong_rollouts_move_and_none_twice() -> None:
 
 
 @pytest.mark.parametrize("split", ["even", "balanced"])
-def test_about_the_share_that_it_names_moves_where_lengths_are_drawn_alike(split: str) -> None:
-    """The published share of samples that migrate is 2 to 6 %."""
+@pytest.mark.parametrize("spread", [0.1, 0.4])
+def test_about_the_share_that_it_names_moves_where_lengths_are_drawn_alike(split: str, spread: float) -> None:
+    """The published share of samples that migrate is 2 to 6 %; it grows with the spread within groups, for ranks shift with it."""
     moved, shares = list[int](), list[float]()
     for seed in range(10):
         rng = np.random.default_rng(seed)
         prompt, of_prompt = np.repeat(np.arange(64), 8), np.repeat(rng.lognormal(6, 0.8, 64), 8)
-        before, now = (np.rint(of_prompt * rng.lognormal(0, 0.4, 512)).astype(np.int64) + 1 for _ in range(2))
+        before, now = (np.rint(of_prompt * rng.lognormal(0, spread, 512)).astype(np.int64) + 1 for _ in range(2))
         context = Context(64, prompt, before, PROFILE, 64, lambda: None)
         placement: Any = resolve_placement(f"ranked:split={split}", context)
 
@@ -251,8 +252,8 @@ def test_about_the_share_that_it_names_moves_where_lengths_are_drawn_alike(split
         took(made(prompt, now), 64, 8, spy)
         shares.append(len(moved) / 512)
         moved.clear()
-    print(f"{split}: {np.mean(shares):.1%} of the rollouts move")
-    assert 0.02 < np.mean(shares) < 0.1
+    print(f"{split}, spread {spread}: {np.mean(shares):.1%} of the rollouts move")
+    assert 0.02 < np.mean(shares) < 0.15
 
 
 @pytest.mark.parametrize(
