@@ -236,7 +236,7 @@ def test_only_overlong_rollouts_move_and_none_twice() -> None:
 @pytest.mark.parametrize("split", ["even", "balanced"])
 @pytest.mark.parametrize("spread", [0.1, 0.4])
 def test_about_the_share_that_it_names_moves_where_lengths_are_drawn_alike(split: str, spread: float) -> None:
-    """The published share of samples that migrate is 2 to 6 %; it grows with the spread within groups, for ranks shift with it."""
+    """Published is that 2 to 6 % of samples migrate."""
     moved, shares = list[int](), list[float]()
     for seed in range(10):
         rng = np.random.default_rng(seed)
