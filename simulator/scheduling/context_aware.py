@@ -26,8 +26,8 @@ class Settings:
     stay: tokens that a rollout emits before it may go elsewhere, or below 1 a share of the longest rollout of the history
     (without a history STAY_TOKENS, none of them reserved); kv: whether what it has is computed again there, or pulled. room: a
     replica has room where a slot is free; with `kv`, where KV blocks are limited, only if all there fit with the share `reserve`
-    of their stays: with 1 as they may be at the end, so that nobody is preempted, with less as they are on the way. starved:
-    every so many placements the one that has been held longest goes first; 0: never.
+    of their stays: with 1 as they may be at the end, with less as they are on the way. starved: every so many placements the one
+    that has been held longest goes first; 0: never.
     """
 
     stay: float = STAY_TOKENS

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Key = tuple[float, int, int]
+"""- estimate, first member that is held, group."""
 
 
 class Held:
@@ -25,9 +27,8 @@ class Held:
         self._times = 0
         self._by_tokens: list[tuple[int, int, int]] = []  # probes: (tokens, rollout, since)
         self._members: dict[int, list[tuple[int, int]]] = {}  # others, by group: (rollout, since)
-        self._by_estimate: list[
-            tuple[float, int, int]
-        ] = []  # (- estimate, first member, group), none too late in the order
+        self._by_estimate: list[Key] = []
+        self._keys: dict[int, Key] = {}  # the entry that counts for each group, never too late in the order
         self._by_time: deque[tuple[int, int]] = deque()  # (rollout, since)
 
     def __len__(self) -> int:
@@ -44,7 +45,7 @@ class Held:
         else:
             group = self._group[rollout]
             heappush(self._members.setdefault(group, []), (rollout, since))
-            heappush(self._by_estimate, (-self.estimate(group), rollout, group))
+            self._sooner((-self.estimate(group), rollout, group))
 
     def finished(self, rollout: int, tokens: int) -> None:
         """Note the length of a rollout."""
@@ -52,7 +53,7 @@ class Held:
         before, self._longest[group] = self._longest.get(group, 0), max(self._longest.get(group, 0), tokens)
         first = self._first_member(group)
         if first is not None and before < tokens:
-            heappush(self._by_estimate, (-self.estimate(group), first, group))
+            self._sooner((-self.estimate(group), first, group))
 
     def estimate(self, group: int) -> float:
         """How long its rollouts may get: as the longest that has finished, before any has longer than all."""
@@ -66,14 +67,18 @@ class Held:
                 return rollout
             heappop(self._by_tokens)
         while True:
-            less_estimate, rollout, group = self._by_estimate[0]
+            key = self._by_estimate[0]
+            group = key[2]
             first = self._first_member(group)
-            if first is None:
+            if self._keys.get(group) != key:
                 heappop(self._by_estimate)
-            elif (less_estimate, rollout) == (-self.estimate(group), first):
-                return rollout
+            elif first is None:
+                del self._keys[group]
+            elif key == (now := (-self.estimate(group), first, group)):
+                return first
             else:
-                heapreplace(self._by_estimate, (-self.estimate(group), first, group))
+                self._keys[group] = now
+                heapreplace(self._by_estimate, now)
 
     def longest_held(self) -> int:
         """Who has been held longest."""
@@ -86,6 +91,13 @@ class Held:
     def take(self, rollout: int) -> None:
         """Let go of a rollout."""
         del self._since[rollout]
+
+    def _sooner(self, key: Key) -> None:
+        """Let a group's entry be this one, if it comes before the one that it has."""
+        group = key[2]
+        if group not in self._keys or key < self._keys[group]:
+            self._keys[group] = key
+            heappush(self._by_estimate, key)
 
     def _first_member(self, group: int) -> int | None:
         """The first of a group's held rollouts but for its probe."""
