@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from simulator.budgets.policy import UNLIMITED
+from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 
 Reader = Callable[[str], Any]
@@ -111,7 +111,7 @@ def several(one: Reader, example: str, count: int | None = None, ascending: bool
     return reader
 
 
-BUDGET = whole(0, UNLIMITED)
+BUDGET = whole(0, LARGEST_BUDGET)
 """Drafts per decode step."""
 
 

@@ -9,11 +9,12 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.buckets import BOUNDS, TLT, check_bounds
+from simulator.budgets.buckets import BOUNDS, check_bounds
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback, LastStep
 from simulator.budgets.policy import BudgetPolicy
-from simulator.budgets.trees import tree_budgets
+from simulator.budgets.switch import REPREFILL, Switch, switch_from
+from simulator.budgets.trees import budgets_of
 from simulator.budgets.view import BatchView
 from simulator.spec import BUDGET, number, read, several, whole
 
@@ -22,12 +23,11 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """`bandit:strategies=K/K/...,bounds=B/B/...,epsilon=P,window=N,live=B,patience=STEPS,seed=N`, each with a default.
+    """`bandit:strategies=K/K/...,bounds=B/B/...,epsilon=P,window=N,live=B,patience=STEPS,reprefill=no|yes,every=STEPS,seed=N`.
 
     strategies: draft lengths to choose among, or tokens to verify of the drafter's tree strategies, by default all of them;
-    bounds: smallest batch of each bucket, from 1 on; epsilon: share of decode steps that try one at random; window: rewards
-    remembered of each; live, patience: drafting starts once at most `live` sequences were live in `patience` consecutive
-    steps, and goes on to the end of the RL step; patience 0: at once.
+    bounds: smallest batch of each bucket, from 1 on; epsilon: share of choices that try one at random; window: rewards
+    remembered of each; live, patience, reprefill: when drafting begins (`switch.Switch`); every: decode steps between choices.
     """
 
     strategies: tuple[int, ...] | None = None
@@ -36,6 +36,8 @@ class Settings:
     window: int = 300
     live: int = 32
     patience: int = 10
+    reprefill: str = "no"
+    every: int = 1
     seed: int = 0
 
 
@@ -46,6 +48,8 @@ READERS = {
     "window": whole(1),
     "live": whole(1),
     "patience": whole(0),
+    "reprefill": REPREFILL,
+    "every": whole(1),
     "seed": whole(0),
 }
 
@@ -71,11 +75,9 @@ class Arm:
 
 @dataclass
 class _Replica:
-    """One engine instance: its arms by bucket, its switch, and what it chose for the step under way."""
+    """One engine instance: its arms by bucket, and what it chose for the steps under way."""
 
     arms: list[list[Arm]]
-    calm: int = 0
-    on: bool = False
     chosen: Arm | None = None
     live: int = 0
     time_s: float = 0.0
@@ -86,10 +88,9 @@ class _Replica:
 class Bandit:
     """Each decode step, the strategy with the best median reward in the batch's bucket, or one at random."""
 
-    every = 1
-
-    def __init__(self, settings: Settings, strategies: tuple[int, ...], seed: int) -> None:
+    def __init__(self, settings: Settings, strategies: tuple[int, ...], seed: int, switch: Switch) -> None:
         self._settings, self._strategies = settings, strategies
+        self.every, self.switch = settings.every, switch
         self._seed = seed
         self._feedback = Feedback()
         self._replicas: dict[int, _Replica] = {}
@@ -108,15 +109,10 @@ class Bandit:
         replica = self._replicas.get(number_)
         if replica is None:
             replica = self._replicas[number_] = _Replica(self._arms())
-        settings, live = self._settings, view.live
-        replica.calm = replica.calm + 1 if live <= settings.live else 0
-        replica.on = replica.on or replica.calm >= settings.patience
-        if not replica.on:
-            return 0
-        step = self._feedback.last_step(view, number_)
+        live, step = view.live, self._feedback.last_step(view, number_)
         if replica.chosen is not None and step.sequences:
             replica.chosen.reward(reward_of(step, replica.live, view.time_s - replica.time_s))
-        arms = replica.arms[bisect_right(settings.bounds, live) - 1]
+        arms = replica.arms[bisect_right(self._settings.bounds, live) - 1]
         which = self._choose(arms, *self._draw(number_, replica, view.steps))
         # a step that prefills says little about drafting: SGLang runs prefills in steps of their own
         replica.chosen = None if step.joined else arms[which]
@@ -143,7 +139,7 @@ class Bandit:
 
 
 def reward_of(step: LastStep, live: int, elapsed_s: float) -> float:
-    """Tokens per second: mean emitted tokens of the sequences still live, for the batch, over the step's seconds."""
+    """Tokens per second: mean emitted tokens of the sequences still live, for the batch, over the seconds since the choice."""
     return step.emitted / step.sequences * live / elapsed_s
 
 
@@ -151,4 +147,6 @@ def bandit(argument: str, context: Context) -> Bandit:
     """The draft length or strategy with the best median reward in the batch's bucket, a random one in a tenth of the steps."""
     settings = Settings(**read("bandit", argument, READERS))
     check_bounds("bandit", argument, settings.bounds)
-    return Bandit(settings, tree_budgets("bandit", argument, settings.strategies, context) or TLT, context.seed)
+    switch = switch_from("bandit", argument, settings.live, settings.patience, settings.reprefill)
+    strategies = budgets_of("bandit", argument, settings.strategies, context)
+    return Bandit(settings, strategies, context.seed, switch)

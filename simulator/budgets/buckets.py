@@ -1,46 +1,56 @@
 """A budget by batch bucket, switched on once the batch is small (the strategy map of TLT, arXiv 2511.16665)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy, by_live
-from simulator.budgets.trees import tree_budgets
+from simulator.budgets.switch import REPREFILL, switch_from
+from simulator.budgets.trees import CHAINS, budgets_of
 from simulator.spec import BUDGET, read, refuse, several, whole
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`buckets:bounds=B/B/...,budgets=K/K/...,live=B`, each with a default.
+    """`buckets:bounds=B/B/...,budgets=K/K/...,live=B,patience=STEPS,reprefill=no|yes`, each with a default.
 
-    bounds: smallest batch of each bucket, from 1 on; budgets: drafts per decode step in it (TLT's verified tokens), by
-    default the drafter's strategies, where it has any; live: no drafts above this batch size.
+    bounds: smallest batch of each bucket, from 1 on; budgets: in it, by default the drafter's strategies, most tokens to verify
+    first, or `trees.CHAINS`; live: no drafts above this batch size. With patience `live` is where drafting begins
+    (`switch.Switch`), and it then goes on at any size.
     """
 
     bounds: tuple[int, ...] = (1, 2, 5, 21)
     budgets: tuple[int, ...] | None = None
     live: int = 32
+    patience: int = 0
+    reprefill: str = "no"
 
 
-TLT = (48, 32, 16, 8)
-"""Tokens that TLT's released strategies verify, and budgets where the drafter has no strategies."""
 BOUNDS = several(whole(1), "1/2/5/21", ascending=True)
-READERS = {"bounds": BOUNDS, "budgets": several(BUDGET, "48/32/16/8"), "live": whole(1)}
+READERS = {
+    "bounds": BOUNDS,
+    "budgets": several(BUDGET, "48/32/16/8"),
+    "live": whole(1),
+    "patience": whole(0),
+    "reprefill": REPREFILL,
+}
 
 
 def buckets(argument: str, context: Context) -> TablePolicy:
     """A fixed draft length or tree strategy per bucket of batch sizes, none above a batch size."""
     settings = Settings(**read("buckets", argument, READERS))
     check_bounds("buckets", argument, settings.bounds)
-    given = tree_budgets("buckets", argument, settings.budgets, context) or TLT
-    for budgets in (settings.budgets or TLT, given):  # the drafter's strategies are not known where a name is checked
+    given = budgets_of("buckets", argument, settings.budgets, context)
+    for budgets in (settings.budgets or CHAINS, given):  # the drafter's strategies are not known where a name is checked
         if len(settings.bounds) != len(budgets):
             counts = f"{len(settings.bounds)} bounds and {len(budgets)} budgets"
             refuse("buckets", argument, f"has {counts}: give one budget for each bound")
-    most = min(settings.live, context.max_num_seqs)
+    switch = switch_from("buckets", argument, settings.live, settings.patience, settings.reprefill)
+    most = min(settings.live, context.max_num_seqs) if switch.on else context.max_num_seqs
     bucket = np.searchsorted(settings.bounds, np.maximum(np.arange(most + 1), 1), side="right") - 1
-    return by_live([*np.array(given)[bucket], 0])
+    table = np.array(given)[bucket]
+    return replace(by_live([*table, 0] if switch.on else table), switch=switch)
 
 
 def check_bounds(name: str, argument: str, bounds: tuple[int, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from simulator.budgets.switch import ALWAYS, Switch, switch_of
 from simulator.budgets.view import BatchView
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
@@ -25,7 +26,7 @@ class BudgetPolicy(Protocol):
 
     An attribute `every` (`Paced`, default 1) says after how many decode steps it wants to be asked again; 0: only when the
     batch changes. It is always asked when a rollout joins or leaves. `Prepares` is asked once per RL step for the policy to
-    use; `Explains` and `Learner` are optional, too.
+    use; `Explains`, `Learner` and `Switches` (`budgets.switch`) are optional, too.
 
     One object serves all replicas of an RL step, each with its own clock and its own count of decode steps. Rollout
     numbers are the same on all of them; what is learnt of a replica goes by its number.
@@ -77,7 +78,7 @@ class TablePolicy:
     boundaries: int64[rows, stages - 1], ascending; a sequence of a row is in stage s once it has emitted
     boundaries[row, s - 1] tokens. budgets: int64[rows, stages, b], by live sequences 0..b-1; beyond that the last holds.
     row_of_prompt: int64[prompts], or None where there is one row. facts: what a result should say about it. trailing: whether
-    the sequences of the step before are those that count, by whose end an engine has drafted.
+    the sequences of the step before are those that count, by whose end an engine has drafted. switch: when it begins to draft.
     The engine looks these up in compiled code; calling the policy gives the same budgets, by those that are live.
     """
 
@@ -86,6 +87,7 @@ class TablePolicy:
     row_of_prompt: Int64 | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     trailing: bool = False
+    switch: Switch = ALWAYS
 
     def __post_init__(self) -> None:
         """Refuse a table that compiled code could not look up."""
@@ -128,6 +130,7 @@ class Capped:
     def __init__(self, policy: BudgetPolicy, most: int) -> None:
         self.policy, self.most = policy, most
         self.every = policy.every if isinstance(policy, Paced) else 1
+        self.switch = switch_of(policy)
 
     def __call__(self, view: BatchView) -> npt.ArrayLike:
         """Return the budget of every live sequence."""

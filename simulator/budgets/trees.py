@@ -4,14 +4,19 @@ from simulator.budgets.context import Context
 from simulator.spec import refuse
 
 
-def tree_budgets(name: str, argument: str, given: tuple[int, ...] | None, context: Context) -> tuple[int, ...] | None:
-    """Return the budgets that were given, or the drafter's strategies, most tokens first; None where there are neither.
+CHAINS = (8, 6, 4, 2)
+"""Lengths of paths where no strategies are drafted: TLT's trees are 8 deep, so no path of theirs is longer; shorter ones for
+larger batches are our choice."""
+
+
+def budgets_of(name: str, argument: str, given: tuple[int, ...] | None, context: Context) -> tuple[int, ...]:
+    """Return the budgets that were given, or the drafter's strategies, most tokens first, or `CHAINS` where it has none.
 
     Refuses one that is neither 0 nor the tokens that a strategy verifies.
     """
     verify = [one.verify for one in context.strategies]
     if given is None:
-        return tuple(verify[::-1]) or None
+        return tuple(verify[::-1]) or CHAINS
     if verify and (unknown := [budget for budget in given if budget not in (0, *verify)]):
         known = "/".join(map(str, verify))
         refuse(

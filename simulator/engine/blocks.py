@@ -81,6 +81,16 @@ def forget(pool: Pool, blocks: Array[Block], number: int) -> None:
 
 
 @compiled
+def forget_all(pool: Pool) -> None:
+    """Let no block be found any longer."""
+    blocks, cached = blocks_of(pool), cached_of(pool)
+    for number in range(blocks.size):
+        blocks[number].key, blocks[number].twin = NO_KEY, 0
+    for key in range(cached.size):
+        cached[key] = 0
+
+
+@compiled
 def extend(pool: Pool, line: int, held: int, wanted: int) -> bool:
     """Allocate blocks to a line until it holds `wanted`, from the head of the free queue; whether there were enough."""
     if wanted - held > pool.free:

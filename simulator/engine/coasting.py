@@ -9,6 +9,7 @@ from simulator.compiled import compiled
 from simulator.engine.blocks import extend
 from simulator.engine.pricing import book, price
 from simulator.engine.schedule import known_tokens, publish_until
+from simulator.engine.switching import wait_on
 from simulator.engine.state import Core, Pool, Step, arrivals_of, log_of, padding_of, pool_of, rollouts_of, slots_of
 
 
@@ -38,6 +39,8 @@ def coast(core: Core) -> int:
         core.context_tokens += core.live
         core.longest_context += core.uneven
     done = core.logged - first
+    if done > 0 and not core.on:
+        wait_on(core, done)
     if done > 0:
         move_on(core, pool, done)
     return done
@@ -57,11 +60,13 @@ def fill_in(core: Core, step: Step) -> None:
 
 @compiled
 def quiet_steps(core: Core) -> int:
-    """Steps until a sequence reaches its limit, the policy must be asked or the log is full."""
+    """Steps until a sequence reaches its limit, the policy must be asked or begins to draft, or the log is full."""
     slots = slots_of(core)
     steps = log_of(core).size - core.logged
-    if core.asked and core.every > 0:
+    if core.on and core.asked and core.every > 0:
         steps = min(steps, core.every - (core.steps - core.asked_at))
+    if not core.on and core.live <= core.few:
+        steps = min(steps, core.patience - core.calm + 1)  # the step to come is counted already
     for i in range(core.live):
         steps = min(steps, slots[i].limit - slots[i].position)
     return steps

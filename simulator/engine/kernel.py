@@ -38,6 +38,7 @@ from simulator.engine.state import (
     told_of,
     turns_of,
 )
+from simulator.engine.switching import switch_off, switches_on
 from simulator.records import as_int
 
 
@@ -56,6 +57,8 @@ def decode(core: Core, live: bool | None) -> int:
             return LOG_FULL
         if core.now_s >= core.until_s:
             return GOING
+        if not core.on and switches_on(core):
+            return ASK
         begin_step(core, live)
         if core.live == 0:
             reason = wait(core)
@@ -69,8 +72,8 @@ def decode(core: Core, live: bool | None) -> int:
             and not core.changed
             and not trails(core)
         )
-        if live is None and quiet and coast(core) > 0 and (not core.plain or core.now_s >= core.until_s):
-            continue  # what would be scheduled next may have changed
+        if live is None and quiet and coast(core) > 0 and looks(core):
+            continue
 
         step = log[core.logged]
         run_step(core, step, live)
@@ -117,7 +120,7 @@ def end_step(core: Core, step: Step) -> int:
             return TOLD
         if core.wait_when_free:
             return FREED
-    if core.asked and (core.completed > 0 or core.changed or 0 < core.every <= core.steps - core.asked_at):
+    if core.asked and core.on and (core.completed > 0 or core.changed or 0 < core.every <= core.steps - core.asked_at):
         return ASK
     return GOING
 
@@ -130,7 +133,7 @@ def form_batch(core: Core, live: bool | None) -> None:
         admit(core, core.max_num_batched_tokens)
         core.scheduled = core.decoding
         core.stale |= core.admitted > 0
-    if core.stale and not core.asked:
+    if core.stale and core.on and not core.asked:
         give_budgets(core)
     if live is not None:
         propose_live(core)
@@ -143,6 +146,7 @@ def wait(core: Core) -> int:
     """Nobody is live: go on to the next arrival, or say that there is none."""
     if looks_again(core):
         return AGAIN
+    switch_off(core)
     arrivals = arrivals_of(core)
     if core.next_arrival == arrivals.size:
         return IDLE
@@ -160,6 +164,12 @@ def looks_again(core: Core) -> bool:
         core.visible_s = core.now_s
         return True
     return core.head < core.tail
+
+
+@compiled
+def looks(core: Core) -> bool:
+    """Whether something may have changed before the next step is formed: what is scheduled, the clock's end, the switch."""
+    return not core.plain or not core.on or core.now_s >= core.until_s
 
 
 @compiled

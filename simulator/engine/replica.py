@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import checked, every_of, name_of
 from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
+from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
 from simulator.drafting.acceptance import DRAFT
@@ -75,12 +76,13 @@ class Replica:
         self.plain = bool(limits["plain"])
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
-        asked = table is not policy
+        asked, switch = table is not policy, switch_of(policy)
         slots = min(deployment.max_num_seqs, len(workload))
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
             uneven=deployment.cost.packed["uneven"], trees=bool(deployment.strategies), stages=table.budgets.shape[1],
-            widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True, **limits,
+            widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True,
+            on=switch.on, few=switch.live, patience=switch.patience, counted=-1, reprefill=switch.reprefill, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
@@ -189,7 +191,7 @@ class Replica:
             self.asking = True
         if core["reason"] in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if core["asked"] and self.asking:
+        if core["asked"] and core["on"] and self.asking:
             self._ask()
             self.asking = False
 
@@ -238,10 +240,10 @@ class Replica:
     def _queue_up(self, waiting: Int64, arriving: Int64) -> None:
         """Lay queue and arrivals out anew.
 
-        The queue has room at its head for the running, who may be preempted, and at its tail for those who arrive or come back
+        The queue has room at its head for the running, who may be put back, and at its tail for those who arrive or come back
         from a turn, and for as many more as it holds; arrivals have room for those who come back.
         """
-        head = self._slots.size if self.core["paged"] else 0
+        head = self._slots.size if self.core["paged"] or self.core["reprefill"] else 0
         slack = len(self.workload) if self.workload.turns is not None else 0
         room = np.empty(arriving.size + self.ledger.turns.size + self._slots.size + waiting.size, np.int64)
         if self._open:

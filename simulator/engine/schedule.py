@@ -87,19 +87,26 @@ def leave(core: Core, slot: Slot, rollout: Rollout) -> None:
 
 
 @compiled
-def preempt_last(core: Core) -> None:
-    """Send the rollout admitted last back to the head of the queue, without its KV."""
+def put_back_last(core: Core) -> Rollout:
+    """Send the rollout admitted last back to the head of the queue, without its KV; returns it."""
     last = core.live - 1
     slot = slots_of(core)[last]
     rollout = rollouts_of(core)[slot.rollout]
     leave(core, slot, rollout)
     rollout.position = slot.position
-    rollout.preempted += 1
-    release(pool_of(core), slot.line, slot.held)
+    if core.paged:
+        release(pool_of(core), slot.line, slot.held)
     core.head -= 1
     queue_of(core)[core.head] = slot.rollout
     core.live = last
     core.decoding = min(core.decoding, last)
+    return rollout
+
+
+@compiled
+def preempt_last(core: Core) -> None:
+    """Preempt the rollout admitted last."""
+    put_back_last(core).preempted += 1
     core.preempted += 1
 
 

@@ -165,6 +165,13 @@ class Core:
     every: int  # decode steps between questions; 0: only when the batch changes
     trailing: bool  # whether its table goes by the sequences of the step before
     batch: int  # how many those were
+    # its policy's switch (`budgets.switch`)
+    on: bool  # whether it drafts; until it does, the policy is neither asked nor looked up
+    few: int  # running rollouts with which it may begin
+    patience: int  # decode steps in a row before which there must be so few
+    calm: int  # how many there were
+    counted: int  # `steps` when that was counted last
+    reprefill: bool  # whether all that runs is computed again then
     # its limits, by vLLM's names
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -31,6 +31,7 @@ from simulator.engine.state import (
     padding_of,
     rollouts_of,
 )
+from simulator.engine.switching import switch_off, switches_on
 from simulator.records import Array
 
 
@@ -104,6 +105,8 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
         core = core_at(cores[i])
         if core.logged == log_of(core).size:
             core.reason = LOG_FULL
+        if core.reason == GOING and not core.on and switches_on(core):
+            core.reason = ASK
         if core.reason in (ASK, LOG_FULL):
             return i
     busy = 0
@@ -136,11 +139,14 @@ def form_rank(core: Core, start_s: float, live: bool | None) -> bool:
     """Form a rank's batch at `start_s`, until when all ranks had nothing to do if it is not now; whether there is one."""
     if core.now_s < start_s:
         release_departed(core)
+        switch_off(core)
         core.now_s = core.visible_s = start_s
     core.evicted = 0
     begin_step(core, live)
     while core.live == 0 and looks_again(core):
         begin_step(core, live)
+    if core.live == 0:
+        switch_off(core)
     return core.live > 0
 
 

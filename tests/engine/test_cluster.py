@@ -11,12 +11,12 @@ import simpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.budgets.policy import by_live
+from simulator.budgets.policy import BudgetPolicy, by_live
 from simulator.engine.clock import OTHERS, Clock
 from simulator.engine.cluster import Cluster, Outcome, simulate
 from simulator.engine.deployment import Deployment
 from simulator.scheduling.placement import Cancel, Event, Place, View
-from tests.engine.test_serving import PROFILE, WORK, cost, serving_of, workload_of
+from tests.engine.test_serving import PROFILE, WORK, cost, policy_of, serving_of, workload_of
 from tests.reference import cluster as reference
 from tests.reference.serving import Request, Settings
 from tests.reference.test_serving_invariants import scenarios
@@ -103,7 +103,7 @@ def clusters(draw: st.DrawFn) -> tuple[list[Request], Settings, int, list[int] |
 
 def simulated(
     requests: list[Request], limits: Settings, replicas: int, rule: Rule, begun: list[int] | None, arrivals: bool,
-    ranks: int = 1,
+    ranks: int = 1, policy: BudgetPolicy | None = None,
 ) -> tuple[Cluster, Outcome]:  # fmt: skip
     load = workload_of(requests, arrivals)
     if begun is not None:
@@ -119,7 +119,7 @@ def simulated(
         pull_s_per_token=PULL_S,
         data_parallel_size=ranks,
     )
-    cluster = Cluster(clock, load, by_live([limits.budget]), where, check=True)
+    cluster = Cluster(clock, load, policy or policy_of(limits), where, check=True)
     clock.process(cluster.decode())
     clock.run()
     return cluster, cluster.outcome()
@@ -231,7 +231,7 @@ def late_and_stopped(
         pull_s_per_token=PULL_S,
         data_parallel_size=ranks,
     )
-    here = Cluster(clock, load, by_live([limits.budget]), where, True, lambda finished: None, np.array(first, np.int64))
+    here = Cluster(clock, load, policy_of(limits), where, True, lambda finished: None, np.array(first, np.int64))
 
     def others() -> Any:
         for at_s, rollouts in late.items():

@@ -1,11 +1,14 @@
 """The engine under vLLM's limits against the plain reference simulator, which was written from the rules alone: bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from simulator.budgets.feedback import Feedback
 from simulator.budgets.policy import TablePolicy, by_live
+from simulator.budgets.switch import Switch
 from simulator.budgets.view import BatchView
 from simulator.cost import Affine, Profile, Table
 from simulator.cost.operators import row
@@ -81,8 +84,14 @@ def serving_of(limits: reference.Settings) -> Serving:
     return Serving(**{name: getattr(limits, name) for name in names})
 
 
+def policy_of(limits: reference.Settings) -> TablePolicy:
+    """The budget for all, from when the switch says."""
+    switch = Switch(limits.switch_live, limits.patience, limits.reprefill)
+    return replace(by_live([limits.budget]), switch=switch)
+
+
 def run(requests: list[reference.Request], limits: reference.Settings, policy: object = None) -> Outcome:
-    chosen = by_live([limits.budget]) if policy is None else policy
+    chosen = policy_of(limits) if policy is None else policy
     return simulate(
         workload_of(requests), chosen, Deployment(PROFILE, limits.max_num_seqs, serving=serving_of(limits)), check=True
     )  # type: ignore[arg-type]

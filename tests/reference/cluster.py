@@ -242,8 +242,10 @@ class Lockstep:
         settings = self.replicas[0].engine.settings
         alone = [replica.engine.work() if replica in busy else dummy(settings) for replica in self.replicas]
         works = shared(alone, settings.cudagraph_capture_sizes)
-        shares = [replica.engine.shares if replica in busy else [] for replica in self.replicas]
-        hosts_s = [host_s(work, those, settings) for work, those in zip(works, shares, strict=True)]
+        hosts_s = [
+            replica.engine.host_s(work) if replica in busy else host_s(work, [], settings, settings.budget)
+            for replica, work in zip(self.replicas, works, strict=True)
+        ]
         dt_s = max(self.cluster.cost(work) + host for work, host in zip(works, hosts_s, strict=True))
         for replica, work in zip(self.replicas, works, strict=True):
             if replica in busy:

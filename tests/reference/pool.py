@@ -48,5 +48,9 @@ class Pool:
             self.key_of[block] = key
             self.copies.setdefault(key, []).append(block)
 
+    def forget(self) -> None:
+        """Cache nothing."""
+        self.copies, self.key_of = {}, {}
+
     def find(self, key: Hashable) -> int | None:
         return next(iter(self.copies.get(key, ())), None)

@@ -61,6 +61,9 @@ class Settings:
     eager_step_s: float = 0.0  # besides, where no CUDA graph is large enough
     cudagraph_capture_sizes: Sequence[int] | None = None
     budget: int = 0
+    switch_live: int = 0  # nobody drafts before there were so few running ones, or fewer, at the start of as many steps in a row
+    patience: int = 0
+    reprefill: bool = False  # whether those then lose their KV, and the cache what it holds
     trees: bool = False  # drafts are verified whole or not at all
     check: bool = True
 
@@ -206,6 +209,8 @@ class Engine:
         self.leaving: list[Rollout] = []  # done with their output, turn or stay; still of the running ones
         self.shares: list[Share] = []  # of the next step, where it is scheduled already
         self.victims: list[int] = []
+        self.on = settings.patience == 0  # whether it drafts
+        self.calm = 0
         self.log: list[Step] = []
 
     def begin(self, now_s: float, cost: Cost) -> Step | None:
@@ -213,14 +218,35 @@ class Engine:
         if not self.form(now_s):
             return None
         work = self.work()
-        return self.start(now_s, work, cost(work) + host_s(work, self.shares, self.settings))
+        return self.start(now_s, work, cost(work) + self.host_s(work))
+
+    def host_s(self, work: Work) -> float:
+        return host_s(work, self.shares, self.settings, self.budget())
+
+    def budget(self) -> int:
+        return self.settings.budget if self.on else 0
+
+    def switch(self) -> None:
+        """A step is about to be scheduled: begin to draft with the last of so many in a row that find few running."""
+        running = [rollout for rollout in self.running if rollout not in self.leaving]
+        if self.on or not running:
+            return
+        self.calm = self.calm + 1 if len(running) <= self.settings.switch_live else 0
+        self.on = self.calm >= self.settings.patience
+        if self.on and self.settings.reprefill:
+            for rollout in reversed(running):
+                self.leave(rollout)
+                self.waiting.appendleft(rollout)
+            self.pool.forget()
 
     def form(self, now_s: float) -> bool:
         """Form the batch of a step that starts now, where it was not scheduled ahead; False with nothing to do."""
         if not self.shares:
             self.look(now_s)
             if not self.waiting and not self.running:
+                self.on, self.calm = self.settings.patience == 0, 0
                 return False
+            self.switch()
             self.shares, more = self.schedule()
             self.victims = self.victims + more
             assert self.shares, f"stuck at {now_s} s: rollout {self.waiting[0].index} cannot be admitted, ever"
@@ -248,6 +274,7 @@ class Engine:
         self.shares, self.victims = [], []
         if self.settings.async_scheduling:
             self.look(now_s)
+            self.switch()
             self.shares, self.victims = self.schedule()
         return step
 
@@ -327,7 +354,7 @@ class Engine:
         if not rollout.request.drafted:
             return 0
         room = self.longest() - rollout.needed() - 1
-        wanted = min(self.settings.budget, rollout.request.drafted[rollout.p])
+        wanted = min(self.budget(), rollout.request.drafted[rollout.p])
         if self.settings.trees and room < wanted:
             return 0
         return int(min(wanted, room))
@@ -369,7 +396,7 @@ class Engine:
         accepted = emitted = 0
         if rollout.decoding:
             if rollout.request.accepted:
-                accepted = min(self.settings.budget, rollout.request.accepted[rollout.p], take - 1)
+                accepted = min(self.budget(), rollout.request.accepted[rollout.p], take - 1)
             accepted = min(accepted, rollout.leaves_at() - rollout.p)
             emitted = min(accepted + 1, rollout.leaves_at() - rollout.p)
         elif rollout.computed + take == rollout.needed():
@@ -454,12 +481,12 @@ def padded(query_tokens: int, capture_sizes: Sequence[int] | None) -> int:
     return min((size for size in capture_sizes or () if size >= query_tokens), default=query_tokens)
 
 
-def host_s(work: Work, shares: Sequence[Share], settings: Settings) -> float:
-    """Seconds of the host in a step that these shares take."""
+def host_s(work: Work, shares: Sequence[Share], settings: Settings, budget: int) -> float:
+    """Seconds of the host in a step that these shares take, where each may draft so many."""
     sizes, tokens = settings.cudagraph_capture_sizes, {share.take for share in shares}
     if sizes and work.query_tokens > max(sizes):
         return settings.step_overhead_s + settings.eager_step_s
-    uneven = len(tokens) > 1 or any(not share.decoding for share in shares) or (settings.budget > 0 and tokens == {1})
+    uneven = len(tokens) > 1 or any(not share.decoding for share in shares) or (budget > 0 and tokens == {1})
     return settings.step_overhead_s + settings.uneven_step_s if uneven else settings.step_overhead_s
 
 

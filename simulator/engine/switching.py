@@ -1,0 +1,43 @@
+"""A policy's switch in the loop (`budgets.switch`): when drafting begins, and what that costs."""
+
+from simulator.budgets.switch import calm_steps
+from simulator.compiled import compiled
+from simulator.engine.blocks import forget_all
+from simulator.engine.schedule import put_back_last
+from simulator.engine.state import Core, pool_of
+
+
+@compiled
+def switches_on(core: Core) -> bool:
+    """Count the decode step to come, before it is scheduled; whether drafting begins with it and the policy must be asked."""
+    if core.live == 0 or core.counted == core.steps:
+        return False
+    core.counted, core.calm = core.steps, calm_steps(core.calm, core.live, core.few)
+    if core.calm < core.patience:
+        return False
+    core.on = core.stale = True
+    if core.reprefill:
+        recompute(core)
+    return core.asked
+
+
+@compiled
+def switch_off(core: Core) -> None:
+    """Nothing is left in the batch or the queue: drafting must begin anew."""
+    core.on, core.calm = core.patience == 0, 0
+
+
+@compiled
+def recompute(core: Core) -> None:
+    """Put everything that runs back at the head of the queue, in its order, and let nothing be found in the cache."""
+    while core.live > 0:
+        put_back_last(core)
+    if core.paged:
+        forget_all(pool_of(core))
+
+
+@compiled
+def wait_on(core: Core, done: int) -> None:
+    """Count what was decoded without a look, the first of those steps being counted already."""
+    if core.live <= core.few:
+        core.calm += done - 1
