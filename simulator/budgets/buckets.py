@@ -42,7 +42,10 @@ def buckets(argument: str, context: Context) -> TablePolicy:
     settings = Settings(**read("buckets", argument, READERS))
     check_bounds("buckets", argument, settings.bounds)
     given = budgets_of("buckets", argument, settings.budgets, context)
-    for budgets in (settings.budgets or CHAINS, given):  # the drafter's strategies are not known where a name is checked
+    for budgets in (
+        settings.budgets or CHAINS,
+        given,
+    ):  # the drafter's strategies are not known where a name is checked
         if len(settings.bounds) != len(budgets):
             counts = f"{len(settings.bounds)} bounds and {len(budgets)} budgets"
             refuse("buckets", argument, f"has {counts}: give one budget for each bound")

@@ -3,7 +3,6 @@
 from simulator.budgets.context import Context
 from simulator.spec import refuse
 
-
 CHAINS = (8, 6, 4, 2)
 """Lengths of paths where no strategies are drafted: TLT's trees are 8 deep, so no path of theirs is longer; shorter ones for
 larger batches are our choice."""

@@ -21,6 +21,7 @@ from simulator.budgets.answers import checked, every_of, facts_of
 from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.resolve import check_spec, resolve_policy
+from simulator.budgets.switch import Switched, switch_of
 from simulator.budgets.view import SEEN, SINCE, BatchView, Requests
 from simulator.cost import load_profile
 from simulator.cost.model import CostModel
@@ -131,6 +132,11 @@ class Budgets:
     def __init__(self, policy: BudgetPolicy, sequences: Sequences, max_num_seqs: int, most: int) -> None:
         self.policy, self._sequences, self._slots, self._most = policy, sequences, max_num_seqs, most
         self._every = 1 if isinstance(policy, TablePolicy) else every_of(policy)
+        self._switched = Switched(switch_of(policy))
+        if self._switched.switch.reprefill:
+            raise InputError(
+                "policy: reprefill=yes computes what runs again as drafting begins, which vLLM needs nobody to do: leave it out"
+            )
         self._seen: Int64 = sequences.records.view(np.int64).reshape(sequences.records.size, -1)[:, : len(SEEN)]
         self._members, self._asked_at, self._begun, self._began_s = b"", 0, -1, time.perf_counter()
 
@@ -140,7 +146,10 @@ class Budgets:
         live = places[records["ended"][places] == 0]
         live = live[np.argsort(records["rollout"][live])]
         members = live.tobytes()
-        if live.size and (members != self._members or 0 < self._every <= steps - self._asked_at):
+        self._switched.before_step(live.size)
+        if not self._switched.on:
+            records["budget"][live] = 0
+        elif live.size and (members != self._members or 0 < self._every <= steps - self._asked_at):
             answer = checked(self.policy(self._view(live)), live.size, self.policy)
             records["budget"][live] = np.minimum(answer, self._most)
             self._members, self._asked_at = members, steps

@@ -9,8 +9,8 @@ from simulator.compiled import compiled
 from simulator.engine.blocks import extend
 from simulator.engine.pricing import book, price
 from simulator.engine.schedule import known_tokens, publish_until
-from simulator.engine.switching import wait_on
 from simulator.engine.state import Core, Pool, Step, arrivals_of, log_of, padding_of, pool_of, rollouts_of, slots_of
+from simulator.engine.switching import wait_on
 
 
 @compiled

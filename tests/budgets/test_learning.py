@@ -143,8 +143,7 @@ def test_bandit_takes_the_best_median_of_its_bucket_or_explores(seed: int) -> No
     rng = random.Random(seed)
     settings = {
         "strategies": rng.choice(((1, 2, 4), (8, 0), (5,))), "bounds": rng.choice(((1,), (1, 3), (1, 2, 5, 21))),
-        "epsilon": rng.choice((0.0, 0.1, 0.6)), "window": rng.choice((1, 4, 5, 300)), "live": rng.choice((2, 5, 300)),
-        "patience": rng.choice((0, 1, 10)),
+        "epsilon": rng.choice((0.0, 0.1, 0.6)), "window": rng.choice((1, 4, 5, 300)),
     }  # fmt: skip
     text = ",".join(f"{key}={'/'.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in settings.items())
     rule = rules.Bandit(**settings, draw=draws((seed, 3)))  # type: ignore[arg-type]
@@ -216,7 +215,7 @@ def rule_of(spec: str) -> tuple[str, Rule]:
         "adaptive:low=1,high=9,delta=4": lambda: rules.Adaptive(1, 9, 0.5, 4, average=False),
         "goodput": lambda: rules.Goodput(plain, 8, 20, 0.7, 0.15),
         "bandit:strategies=1/3/9,bounds=1/3": lambda: rules.Bandit(
-            (1, 3, 9), (1, 3), 0.1, 300, 32, 10, draws((5, 0))
+            (1, 3, 9), (1, 3), 0.1, 300, draws((5, 0))
         ),
         "seer:high=probe,interval=4": lambda: rules.Seer(
             plain, lambda seen: [sample == 0 for sample in seen.samples], 8, 2.0, 4, 0.7, 0.15
@@ -280,6 +279,38 @@ def test_in_the_engine_every_answer_is_the_rules(spec: str, replicas: int, seed:
     outcome = simulate(workload, Recorded(), Deployment(cost, 6, replicas, draft_cost=draft_cost), check=True)
     assert len(asked_at) == sum(len(log) for log in outcome.logs), "asked before every decode step"
     assert len(set(budgets_given)) > 1
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("reprefill", ["no", "yes"])
+def test_in_the_engine_a_bandit_is_asked_from_its_switch_on(every: int, reprefill: str) -> None:
+    rng = random.Random(every)
+    workload = workload_of([random_rollout(rng, rng.randint(0, 90), rng.randint(1, 150)) for _ in range(24)])
+    cost, draft_cost, _ = priced(1)
+    context = replace(context_with(cost, draft_cost, n_prompts=24), seed=5)
+    spec = f"bandit:strategies=1/3/9,bounds=1/3,live=4,patience=6,every={every},reprefill={reprefill}"
+    policy, rule = resolve_policy(spec, context), rules.Bandit((1, 3, 9), (1, 3), 0.1, 300, draws((5, 0)))
+    asked_at = []
+
+    class Recorded:
+        every, switch = policy.every, policy.switch  # type: ignore[attr-defined]
+
+        def __call__(self, view: BatchView) -> object:
+            answer = policy(view)
+            assert np.broadcast_to(np.asarray(answer), view.live).tolist() == rule(seen_of(view))
+            asked_at.append(view.steps)
+            return answer
+
+    outcome = simulate(workload, Recorded(), Deployment(cost, 12, draft_cost=draft_cost), check=True)
+    (log,) = outcome.logs
+    calm = np.convolve(log["live"] <= 4, np.ones(6))[: log.size]
+    begins = int(np.flatnonzero(calm == 6)[0])  # no step admits anybody here once so few run
+    assert asked_at[0] == begins
+    assert not log["drafted_tokens"][:begins].any()
+    left = np.flatnonzero(np.diff(log["live"][begins:])) + begins + 1
+    assert set(left.tolist()) <= set(asked_at), "where the batch changes"
+    assert max(np.diff(asked_at)) == every
+    assert len(asked_at) == log.size - begins or every > 1
 
 
 @pytest.mark.parametrize("spec", ["goodput", "seer", "bandit:patience=0,strategies=0/2/5"])

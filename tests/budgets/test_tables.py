@@ -58,8 +58,9 @@ def test_a_schedule_as_vllm_documents_it() -> None:
 @pytest.mark.parametrize(
     ("spec", "arguments"),
     [
-        ("buckets", ((1, 2, 5, 21), (48, 32, 16, 8), 32)),
-        ("buckets:live=1000", ((1, 2, 5, 21), (48, 32, 16, 8), 1000)),
+        ("buckets", ((1, 2, 5, 21), (8, 6, 4, 2), 32)),
+        ("buckets:live=1000", ((1, 2, 5, 21), (8, 6, 4, 2), 1000)),
+        ("buckets:live=3,patience=2", ((1, 2, 5, 21), (8, 6, 4, 2), 1000)),
         ("buckets:bounds=1/9,budgets=0/255,live=11", ((1, 9), (0, 255), 11)),
         ("buckets:bounds=1,budgets=4", ((1,), (4,), 32)),
     ],
@@ -184,6 +185,11 @@ BAD = [
     ("buckets:bounds=1/5/5,budgets=3/2/1", "put them in ascending order"),
     ("buckets:bounds=1/5", "has 2 bounds and 4 budgets"),
     ("buckets:live=0", "has live=0: give a whole number from 1"),
+    ("buckets:patience=-1", "has patience=-1: give a whole number from 0"),
+    ("buckets:reprefill=maybe,patience=1", "has reprefill=maybe: use no or yes"),
+    ("buckets:reprefill=yes", "has reprefill=yes, but drafts from the start: give patience="),
+    ("bandit:reprefill=yes,patience=0", "has reprefill=yes, but drafts from the start: give patience="),
+    ("bandit:every=0", "has every=0: give a whole number from 1"),
     ("classes:bounds=5", "has 1 bounds and 3 budgets: give one budget more than bounds"),
     ("classes:bounds=0/5", "has bounds=0/5: give a whole number from 1"),
     ("classes:by=length", "has by=length: use emitted or history"),

@@ -56,6 +56,13 @@ def test_budgets_that_are_no_strategy_are_refused(spec: str) -> None:
     resolve_policy(spec, replace(context(), strategies=()))  # of a chain it is a length
 
 
+def test_chains_are_no_longer_than_a_tree_of_tlt_is_deep() -> None:
+    chains = replace(context(), strategies=())
+    assert by_live(resolve_policy("buckets:live=21", chains))[1:13] == [8] + 3 * [6] + 8 * [4], "12 slots"
+    answers = assert_follows("bandit", rules.Bandit((8, 6, 4, 2), (1, 2, 5, 21), 0.1, 300, draws((0, 0))), chains, 0)
+    assert {budget for budgets in answers for budget in budgets} == {8, 6, 4, 2}
+
+
 @pytest.mark.parametrize("spec", ["adaptive", "aimd", "das", "seer"])
 def test_policies_that_reckon_with_paths_refuse_trees(spec: str) -> None:
     with pytest.raises(
@@ -66,7 +73,7 @@ def test_policies_that_reckon_with_paths_refuse_trees(spec: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_bandit_chooses_among_all_strategies(seed: int) -> None:
-    rule = rules.Bandit((48, 32, 16), (1, 2, 5, 21), 0.1, 300, 32, 0, draws((seed, 0)))
+    rule = rules.Bandit((48, 32, 16), (1, 2, 5, 21), 0.1, 300, draws((seed, 0)))
     answers = assert_follows("bandit:patience=0", rule, context(seed=seed), seed)
     assert {budget for budgets in answers for budget in budgets} == {16, 32, 48}
 

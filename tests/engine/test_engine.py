@@ -1,6 +1,7 @@
 """The compiled engine against the reference: every count, every decode step, every completion."""
 
 import random
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.resolve import resolve_policy
+from simulator.budgets.switch import ALWAYS, Switch
 from simulator.budgets.view import BatchView
 from simulator.engine import replica
 from simulator.engine.cluster import simulate
@@ -80,6 +82,7 @@ def assert_engine_is_the_reference(
     replicas: int,
     dispatch: Dispatch,
     by_budget: bool,
+    switch: Switch = ALWAYS,
 ) -> None:
     rng = random.Random(seed)
     rollouts = rollouts_of(rng, output_tokens, by_budget)
@@ -96,6 +99,7 @@ def assert_engine_is_the_reference(
     else:
         every = {"every step": 1, "every n": rng.randint(2, 6), "on change": 0}[kind]
         policy, policy_reference = Hidden(scatter, every), asked_every(scatter_reference, every)
+    policy = replace(policy, switch=switch)  # type: ignore[type-var]
     draft_cost, drafting = random_drafting(rng)
     outcome = simulate(
         workload_of(rollouts, prompt),
@@ -103,7 +107,10 @@ def assert_engine_is_the_reference(
         Deployment(cost, max_num_seqs, replicas, dispatch, draft_cost),
         check=True,
     )
-    result = reference.simulate(rollouts, cost_reference, policy_reference, max_num_seqs, replicas, dispatch, drafting)
+    result = reference.simulate(
+        rollouts, cost_reference, policy_reference, max_num_seqs, replicas, dispatch, drafting,
+        switch=(switch.live, switch.patience, switch.reprefill),
+    )  # fmt: skip
     assert_same(outcome, result)
 
 
@@ -118,6 +125,21 @@ def assert_engine_is_the_reference(
     by_budget=st.booleans(),
 )
 def test_engine_is_the_reference(kind: Kind, **scenario) -> None:
+    assert_engine_is_the_reference(kind=kind, **scenario)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(fixed_examples, max_examples=120)
+@given(
+    seed=st.integers(0, 2**32),
+    output_tokens=lengths,
+    max_num_seqs=st.integers(1, 8),
+    replicas=st.integers(1, 4),
+    dispatch=st.sampled_from(["shared", "static"]),
+    by_budget=st.booleans(),
+    switch=st.builds(Switch, st.integers(1, 5), st.integers(1, 8), st.booleans()),
+)
+def test_engine_is_the_reference_where_drafting_begins_late(kind: Kind, **scenario) -> None:
     assert_engine_is_the_reference(kind=kind, **scenario)
 
 

@@ -29,7 +29,11 @@ FEW = {"deadline": None, "derandomize": True, "suppress_health_check": list(Heal
 @st.composite
 def switches(draw: st.DrawFn) -> dict[str, int | bool]:
     """A switch by the reference's names, which short rollouts reach."""
-    return {"switch_live": draw(st.integers(1, 3)), "patience": draw(st.integers(1, 6)), "reprefill": draw(st.booleans())}
+    return {
+        "switch_live": draw(st.integers(1, 3)),
+        "patience": draw(st.integers(1, 6)),
+        "reprefill": draw(st.booleans()),
+    }
 
 
 @settings(max_examples=400, **FEW)
@@ -120,7 +124,9 @@ def test_patience_without_end_drafts_nothing_and_is_plain_decoding_to_the_bit() 
     assert_equal(never, plain)
 
 
-@pytest.mark.parametrize("where", [Serving(), Serving(num_gpu_blocks=4000, enable_prefix_caching=True, async_scheduling=True)])
+@pytest.mark.parametrize(
+    "where", [Serving(), Serving(num_gpu_blocks=4000, enable_prefix_caching=True, async_scheduling=True)]
+)
 def test_a_replica_computes_all_that_runs_again_once_and_drafts_from_then_on(where: Serving) -> None:
     outcome, kept = outcome_of(Switch(8, 5, True), where), outcome_of(Switch(8, 5), where)
     assert kept.rollouts["recomputed"].sum() == 0
@@ -128,7 +134,9 @@ def test_a_replica_computes_all_that_runs_again_once_and_drafts_from_then_on(whe
     for log, log_kept in zip(outcome.logs, kept.logs, strict=True):
         first = int(np.flatnonzero(log_kept["drafted_tokens"])[0])
         again = np.flatnonzero(log["prefill_tokens"])
-        assert again[-1] == first == np.flatnonzero(log["drafted_tokens"])[0] - 1, "in place of the step that would draft first"
+        assert again[-1] == first == np.flatnonzero(log["drafted_tokens"])[0] - 1, (
+            "in place of the step that would draft first"
+        )
         assert log["live"][first] == log["prefill_seqs"][first] == log_kept["live"][first] <= 8, "everything that runs"
         assert log["prefill_tokens"][first] == log["prefill_kv_tokens"][first], "of whole contexts, nothing found"
         recomputed += log["prefill_tokens"][first]
@@ -138,7 +146,9 @@ def test_a_replica_computes_all_that_runs_again_once_and_drafts_from_then_on(whe
 
 def test_it_ends_where_nothing_is_left() -> None:
     """Two rollouts that do not meet: each waits for the switch, three steps each."""
-    requests = [replace(one, accepted=[0] * 9, drafted=[1] * 9) for one in (Request(2, 9), Request(2, 9, arrival_s=500.0))]
+    requests = [
+        replace(one, accepted=[0] * 9, drafted=[1] * 9) for one in (Request(2, 9), Request(2, 9, arrival_s=500.0))
+    ]
     limits = Settings(2, budget=1, switch_live=2, patience=3)
     outcome = run(requests, limits)
     drafted = outcome.logs[0]["drafted_tokens"].tolist()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.budgets.context import Context
 from simulator.budgets.policy import TablePolicy
+from simulator.budgets.switch import ALWAYS, Switch
 from simulator.cost import Affine, Profile, Roof, Table
 from simulator.cost.draft_cost import DraftCost, Forward
 from simulator.cost.operators import Operator, row
@@ -169,6 +170,7 @@ class Hidden:
 
     policy: Callable[..., npt.ArrayLike]
     every: int = 1
+    switch: Switch = ALWAYS
 
     def __call__(self, view: object) -> npt.ArrayLike:
         return self.policy(view)

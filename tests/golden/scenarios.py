@@ -3,10 +3,12 @@
 from typing import Any, NamedTuple
 
 H100 = "h100-llama-3.1-8b-published"
-TABLES = ["none", "fixed:4", "unlimited", "threshold:4@16", "schedule:1-8=6,16-64=2", "buckets:live=64", "classes",
-          "classes:by=history", "das", "das:form=printed", "das:predictor=ema,refresh=8", "das:budgets=0/4/12,cap=8"]  # fmt: skip
-ASKED = ["none", "goodput", "goodput:max=4,interval=5", "aimd", "aimd:variant=double", "bandit:patience=0", "bandit", "seer",
-         "seer:high=probe", "tests.golden.policies:by_length", "tests.golden.policies:Prepared"]  # fmt: skip
+TABLES = ["none", "fixed:4", "unlimited", "threshold:4@16", "schedule:1-8=6,16-64=2", "buckets:live=64,budgets=48/32/16/8",
+          "classes", "classes:by=history", "das", "das:form=printed",
+          "das:predictor=ema,refresh=8", "das:budgets=0/4/12,cap=8"]  # fmt: skip
+ASKED = ["none", "goodput", "goodput:max=4,interval=5", "aimd", "aimd:variant=double",
+         "bandit:patience=0,strategies=48/32/16/8", "bandit:strategies=48/32/16/8", "seer", "seer:high=probe",
+         "tests.golden.policies:by_length", "tests.golden.policies:Prepared"]  # fmt: skip
 FEW = ["none", "fixed:3", "unlimited", "das"]
 CURVE = [0.8, 0.7, 0.6, 0.5]
 PASS = {"per_pass_s": 0.0007, "per_step_s": 0.0003, "per_pass_kv_token_s": 1e-9}
@@ -74,7 +76,7 @@ SCENARIOS: dict[str, Golden] = {
     "arrivals": of("made:arriving", [*FEW, "goodput"], engine={"replicas": 2, "dispatch": "least_loaded"}),
     "arrivals shared": of("made:arriving", FEW, engine=LIMITS | {"replicas": 2}),
     "arrivals ignored": of("made:arriving", FEW, engine={"arrivals": False}),
-    "turns": of("made:turning", [*FEW, "bandit:patience=0"], engine=LIMITS),
+    "turns": of("made:turning", [*FEW, "bandit:patience=0,strategies=48/32/16/8"], engine=LIMITS),
     "turns without limits": of("made:turning", FEW),
     "seeds": of("made:plain", FEW, EAGLE | {"spread": 0.3}, compare={"bootstrap": 5, "seeds": 3}),
     # third-party rollouts

@@ -125,8 +125,13 @@ def simulate(
     dispatch: Literal["shared", "static"] = "shared",
     drafting: "Drafting | None" = None,
     passes: Callable[[int], int] = int,
+    switch: tuple[int, int, bool] = (0, 0, False),
 ) -> RunResult:
-    """Run the workload, in queue order, to its last completion; passes: of a draft model, for a draft of so many tokens."""
+    """Run the workload, in queue order, to its last completion; passes: of a draft model, for a draft of so many tokens.
+
+    switch: (live, patience, whether all that runs is prefilled again): a replica drafts from the step on that is the last of
+    `patience` in a row before which at most `live` ran.
+    """
     env = simpy.Environment(initial_time=0.0)
     waiting = [_Live(index, rollout, env.event()) for index, rollout in enumerate(workload)]
     for rollout in waiting:
@@ -134,7 +139,7 @@ def simulate(
     queues = [deque(waiting)] * replicas if dispatch == "shared" else split(waiting, replicas)
     log: list[Step] = []
     cluster = [
-        _Replica(env, index, queue, max_num_seqs, cost, policy, log, drafting, passes)
+        _Replica(env, index, queue, max_num_seqs, cost, policy, log, drafting, passes, switch)
         for index, queue in enumerate(queues)
     ]
     if dispatch == "shared":
@@ -160,12 +165,12 @@ def simulate(
     )
 
 
-def share(rollout: Rollout, p: int, k: int) -> Share:
-    """What the rollout does in a step that starts with p tokens emitted, at budget k."""
+def share(rollout: Rollout, p: int, k: int, again: bool = False) -> Share:
+    """What the rollout does in a step that starts with p tokens emitted, at budget k; again: it has no KV any more."""
     context = rollout.prompt_tokens + p
-    if p == 0:  # the step that admits it: the whole prompt, and one token
-        q = max(rollout.prompt_tokens, 1)
-        return Share(q, context, q * (q + 1) // 2, prefill_tokens=q, drafted=0, accepted=0, emitted=1)
+    if p == 0 or again:  # the whole prompt and what was emitted, and one token
+        q = max(rollout.prompt_tokens, 1) + p
+        return Share(q, q if p else context, q * (q + 1) // 2, prefill_tokens=q, drafted=0, accepted=0, emitted=1)
     drafted = accepted = 0
     if k > 0:
         by_position = rollout.by_budget[k] if rollout.by_budget else (rollout.accepted, rollout.drafted)
@@ -200,6 +205,7 @@ class _Live:
         self.rollout = rollout
         self.admitted = admitted
         self.share: Share
+        self.again = False
         self.emitted = self.steps = self.drafted = self.accepted = 0
         self.replica = -1
         self.finish_s = float("nan")
@@ -231,6 +237,7 @@ class _Replica:
         log: list[Step],
         drafting: "Drafting | None",
         passes: Callable[[int], int],
+        switch: tuple[int, int, bool],
     ) -> None:
         self.env = env
         self.index = index
@@ -240,6 +247,8 @@ class _Replica:
         self.policy = policy
         self.log = log
         self.drafting, self.passes = drafting, passes
+        self.few, self.patience, self.reprefill = switch
+        self.calm, self.on = 0, self.patience == 0
         self.batch: list[_Live] = []
         self.before = 0
         self.clock_s = 0.0
@@ -247,6 +256,7 @@ class _Replica:
 
     def decode(self) -> Process:
         while True:
+            self.look_at_switch()
             while self.queue and self.has_room():
                 self.admit(self.queue.popleft())
             if not self.batch:
@@ -260,6 +270,15 @@ class _Replica:
             ended.succeed()
             yield _Turn(self.env, self.index, 0.0)  # the rollouts emit, and leave, first
 
+    def look_at_switch(self) -> None:
+        running = [rollout for rollout in self.batch if rollout.emitted > 0]
+        if self.on or not running:
+            return
+        self.calm = self.calm + 1 if len(running) <= self.few else 0
+        self.on = self.calm == self.patience
+        for rollout in running if self.on and self.reprefill else ():
+            rollout.again = True
+
     def has_room(self) -> bool:
         return len(self.batch) < self.max_num_seqs
 
@@ -268,18 +287,19 @@ class _Replica:
         rollout.admitted.succeed(self)
 
     def plan_step(self) -> Step:
-        budgets = self.policy(
-            View(
-                live=len(self.batch),
-                rollouts=tuple(r.index for r in self.batch),
-                prompt_tokens=tuple(r.rollout.prompt_tokens for r in self.batch),
-                emitted_tokens=tuple(r.emitted for r in self.batch),
-                before=self.before or len(self.batch),
-            )
+        view = View(
+            live=len(self.batch),
+            rollouts=tuple(r.index for r in self.batch),
+            prompt_tokens=tuple(r.rollout.prompt_tokens for r in self.batch),
+            emitted_tokens=tuple(r.emitted for r in self.batch),
+            before=self.before or len(self.batch),
         )
+        budgets = self.policy(view) if self.on else [0] * len(self.batch)
         self.before = len(self.batch)
+        again = [r.again for r in self.batch]
         for r, k in zip(self.batch, budgets, strict=True):
-            r.share = share(r.rollout, r.emitted, k)
+            r.share = share(r.rollout, r.emitted, k, r.again)
+            r.again = False
         shares = [r.share for r in self.batch]
         query = sum(s.query_tokens for s in shares)
         kv = sum(s.context_tokens for s in shares)
@@ -287,7 +307,8 @@ class _Replica:
         prefill = sum(s.prefill_tokens for s in shares)
         dt_s = self.cost(len(self.batch), query, kv, pairs, prefill)
         if self.drafting is not None:
-            decoding = [(r.share, k) for r, k in zip(self.batch, budgets, strict=True) if r.emitted > 0]
+            those = zip(self.batch, budgets, again, strict=True)
+            decoding = [(r.share, k) for r, k, prefilled in those if r.emitted > 0 and not prefilled]
             dt_s += self.drafting(
                 sum(k > 0 for _, k in decoding),
                 max((self.passes(s.drafted) for s, _ in decoding), default=0),

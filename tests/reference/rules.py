@@ -188,24 +188,17 @@ class Bandit:
     """`draw(replica, step)` gives two numbers in [0, 1): whether to explore, and which."""
 
     def __init__(
-        self, strategies: Sequence[int], bounds: Sequence[int], epsilon: float, window: int, live: int, patience: int,
+        self, strategies: Sequence[int], bounds: Sequence[int], epsilon: float, window: int,
         draw: Callable[[int, int], tuple[float, float]],
     ) -> None:  # fmt: skip
         self.strategies, self.bounds, self.epsilon, self.window = strategies, bounds, epsilon, window
-        self.live, self.patience, self.draw = live, patience, draw
+        self.draw = draw
         self.rewards: dict[tuple[int, int, int], list[float]] = {}
-        self.calm: dict[int, int] = {}
-        self.on: set[int] = set()
         self.chosen: dict[int, tuple[tuple[int, int, int], int, float] | None] = {}
         self.learning: dict[int, _Learning] = {}
 
     def __call__(self, seen: Seen) -> list[int]:
         live = len(seen.rollouts)
-        self.calm[seen.replica] = self.calm.get(seen.replica, 0) + 1 if live <= self.live else 0
-        if self.calm[seen.replica] >= self.patience:
-            self.on.add(seen.replica)
-        if seen.replica not in self.on:
-            return [0] * live
         steps, joined = self.learning.setdefault(seen.replica, _Learning()).steps(seen)
         chosen = self.chosen.get(seen.replica)
         if chosen and steps:

@@ -61,7 +61,9 @@ class Settings:
     eager_step_s: float = 0.0  # besides, where no CUDA graph is large enough
     cudagraph_capture_sizes: Sequence[int] | None = None
     budget: int = 0
-    switch_live: int = 0  # nobody drafts before there were so few running ones, or fewer, at the start of as many steps in a row
+    switch_live: int = (
+        0  # nobody drafts before there were so few running ones, or fewer, at the start of as many steps in a row
+    )
     patience: int = 0
     reprefill: bool = False  # whether those then lose their KV, and the cache what it holds
     trees: bool = False  # drafts are verified whole or not at all
