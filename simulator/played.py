@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,10 @@ class Step:
     def trainer_s(self) -> float:
         """Seconds in which the trainer trains, or verifies."""
         return self.train_s + self.verify_s
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Note what else there is to say of its generation, which is over."""
+        self._episode = self.episode._replace(facts=self.episode.facts | facts)
 
     def forget(self) -> None:
         """Keep of its decode steps only what they add up to."""

@@ -86,6 +86,7 @@ class Preparing:
         self.scenario, self.trace, self.steps, self.drafter, self.shared = scenario, trace, steps, drafter, shared
         self.deployment, self._placement = deployment, placement or scenario.engine.dispatch
         self.policy_spec, self._keeps = scenario.policies[0], keeps
+        self._version = 0
         self.stream = Stream(trace, steps)
 
     def phase(self, j: int, watched: bool, learnt: Bool) -> Phase:
@@ -101,6 +102,10 @@ class Preparing:
         if isinstance(policy, TablePolicy):
             phase.workload.acceptance.serve(np.unique(policy.budgets))
         return policy
+
+    def teach(self, drafter: Drafter) -> None:
+        """Draft with another version of the drafter from now on."""
+        self.drafter, self._version = drafter, self._version + 1
 
     def placed(self, phase: Phase) -> Deployment:
         """The deployment with its placement prepared for a phase."""
@@ -137,7 +142,8 @@ class Preparing:
 
     @property
     def _drafts(self) -> str:
-        return self.scenario.drafter.model_dump_json()
+        version = f" {id(self)} {self._version}" if self._version else ""
+        return f"{self.scenario.drafter.model_dump_json()}{version}"
 
     def _whole(self, j: int, learnt: Bool) -> Phase:
         step, stream = self.steps[j], self.stream

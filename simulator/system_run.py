@@ -22,6 +22,7 @@ from simulator.prepared import Phase, Preparing
 from simulator.summary import Episode
 from simulator.training.loop import Loop, OwnPace, Watches
 from simulator.training.pacing import Pacing
+from simulator.training.spot import spot_of
 from simulator.training.stage import AfterBatch, Per, Publishes, Rollouts, Stage
 from simulator.training.trainer import Judging, Span, asked
 from simulator.transforms.prefixes import NOBODY
@@ -55,6 +56,8 @@ class SystemRun:
         self._comparing = Judging(self.clock, late, self.rollouts, len(self.stream))
         self._rewards = self._comparing if late else self.judging
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
+        deployment = preparing.deployment
+        self.spot = spot_of(self.stages["idle"], preparing.drafter, deployment.replicas, deployment.data_parallel_size)
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
         self._batches: simpy.Store = simpy.Store(self.clock)
@@ -109,6 +112,8 @@ class SystemRun:
                 if not loop.interrupts:
                     self.hand_over(j)
                 continue
+            if self.spot is not None and (version := self.spot.begin(step.number)) is not None:
+                self.preparing.teach(version)
             phase = self.preparing.phase(j, isinstance(loop, Watches), self._learnt(step))
             self.phases.append(phase)
             self.policy = self.preparing.policy(phase, self.policy)
@@ -118,6 +123,10 @@ class SystemRun:
                 yield from generation.play()
             else:
                 yield from self._whole(j, step, phase)
+            if self.spot is not None:
+                episode = step.episode
+                tokens = int(episode.output_tokens.sum())
+                step.tell(self.spot.train(episode.outcome.logs, step.end_s - step.start_s, tokens))
             if self.ran_dry:
                 return
 

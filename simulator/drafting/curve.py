@@ -79,12 +79,16 @@ class AcceptanceCurve:
             )
         return replace(self, conditional=self.conditional[:positions])
 
-    def survival(self, step: int = 0) -> Float64:
-        """Return float64[K], P(at least j drafted tokens are accepted) at an RL step, over all rollouts."""
+    def conditional_at(self, step: int) -> Float64:
+        """Return float64[K], the conditional probabilities at an RL step."""
         conditional = np.array(self.conditional)
         if shift := self.drift_per_step * (step - self.drift_from):
             conditional = scipy.special.expit(scipy.special.logit(conditional) + shift)
-        return np.cumprod(conditional)
+        return conditional
+
+    def survival(self, step: int = 0) -> Float64:
+        """Return float64[K], P(at least j drafted tokens are accepted) at an RL step, over all rollouts."""
+        return np.cumprod(self.conditional_at(step))
 
     def mean_accepted(self, budget: int, step: int = 0) -> float:
         """Return the expected accepted tokens of a draft of `budget` tokens, the bonus not counted."""

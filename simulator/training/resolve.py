@@ -9,6 +9,7 @@ from simulator.training.loop import Loop
 from simulator.training.loops import Pacing, Partial, Refill, Streaming, Whole
 from simulator.training.passes import drafter, log_probs, refresh, sync, update
 from simulator.training.rewards import reward
+from simulator.training.spot import spot
 from simulator.training.stage import Per, PreparesStage, Prices, Stage
 from traces.errors import InputError
 
@@ -74,6 +75,7 @@ STAGES: dict[str, Callable[[str, Prices | None], Stage]] = {
     "refresh": refresh,
     "sync": sync,
     "drafter": drafter,
+    "spot": spot,
 }
 LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
 

@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from simulator.cost.model import Profile
 from simulator.cost.shape import ModelShape
+from simulator.drafting.drafter import Drafter
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-Per = Literal["rollout", "batch", "sync", "drafter"]
+Per = Literal["rollout", "batch", "sync", "drafter", "idle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,8 @@ class Stage(Protocol):
     per: `rollout`, as each finishes, on servers (`Serves`), or once the batch is there (`AfterBatch`); `batch`, once for the RL
     step's rollouts, one stage after another, before the next update; `sync`, when replicas take up new weights, while nothing
     decodes; `drafter`, as each rollout finishes, too: what has been through it is what a drafter has learnt when an RL step
-    begins (`Publishes`). basis: what its seconds rest on: measured, given, or assumed how.
+    begins (`Publishes`); `idle`, on replicas that have nothing left in the RL step: it takes no time of anybody's, and makes
+    versions of the drafter (`TrainsWhenIdle`). basis: what its seconds, or its speed, rest on: measured, given, or assumed how.
     """
 
     @property
@@ -84,6 +86,25 @@ class Publishes(Protocol):
     """A stage of the drafter that has a new version for every so many rollouts. Others have one for each."""
 
     every: int
+
+
+@runtime_checkable
+class TrainsWhenIdle(Protocol):
+    """A stage that trains the drafter on replicas with nothing left to do, until the RL step's rollouts are there."""
+
+    every: int
+    """RL steps between versions."""
+    replicas: int
+    """It begins once so many are idle."""
+
+    def tokens(self, idle_s: float, output_tokens: int) -> float:
+        """Return how many tokens it learns in so many seconds of idle replicas, in an RL step of so many emitted ones."""
+
+    def version(self, drafter: Drafter, measured: Drafter, tokens: float, step: int) -> Drafter:
+        """Return the version for the RL steps from `step` on, which has learnt so many tokens more than `drafter`, the one before.
+
+        measured: as it was at first. Raises InputError for a drafter that cannot be trained.
+        """
 
 
 @runtime_checkable
