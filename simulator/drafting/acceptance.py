@@ -61,6 +61,10 @@ class Acceptance:
             self.tables = np.zeros((1, int(self.offsets[-1]), 2), np.uint8)
             self.table_of[0] = 0
 
+    def serves(self, budgets: "Int64 | int") -> bool:
+        """Whether there is a table for each of these budgets."""
+        return bool(np.min(self.table_of[budgets]) != NO_TABLE)
+
     def serve(self, budgets: Iterable[int]) -> None:
         """Make sure that there is a table for each budget in [0, 255]."""
         asked = {k: self.least(k) for k in sorted({int(k) for k in budgets}) if self.table_of[k] == NO_TABLE}

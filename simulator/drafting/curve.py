@@ -81,9 +81,10 @@ class AcceptanceCurve:
 
     def conditional_at(self, step: int) -> Float64:
         """Return float64[K], the conditional probabilities at an RL step."""
-        conditional = np.array(self.conditional)
+        conditional = np.array(self.conditional, np.float64)
         if shift := self.drift_per_step * (step - self.drift_from):
-            conditional = scipy.special.expit(scipy.special.logit(conditional) + shift)
+            moved: Float64 = scipy.special.expit(scipy.special.logit(conditional) + shift)
+            return moved
         return conditional
 
     def survival(self, step: int = 0) -> Float64:

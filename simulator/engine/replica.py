@@ -261,6 +261,7 @@ class Replica:
     def _point_at_drafts(self) -> None:
         """Read drafts from the tables that there are now: they are laid out anew when a budget is asked for first."""
         acceptance = self.workload.acceptance
+        self._tables = acceptance.tables
         self.core.point(drafts=acceptance.tables.reshape(-1, 2).view(DRAFT), table_of=acceptance.table_of)
         self.core["positions"] = acceptance.tables.shape[1]
 
@@ -281,8 +282,10 @@ class Replica:
         self._slots["budget"][:live] = budgets
         acceptance = self.workload.acceptance
         if not acceptance.prefix:  # else there is one table, and `shift` stays 0
-            acceptance.serve(np.unique(budgets))
-            self._point_at_drafts()
+            if not acceptance.serves(budgets):
+                acceptance.serve(np.unique(budgets))
+            if self._tables is not acceptance.tables:
+                self._point_at_drafts()
             self._slots["shift"][:live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 

@@ -92,8 +92,9 @@ READERS = {
 
 
 def spot(argument: str, prices: Prices | None) -> SpotTraining:
-    """`spot:half_life=N,tokens_per_s=R,limit=P/P,every=N,replicas=N,passes=N`: half_life below 1 is a share of an RL step's tokens.
+    """`spot:half_life=N,tokens_per_s=R,limit=P/P,every=N,replicas=N,passes=N`: half_life below 1 is a share of an RL step.
 
+    That is, of the output tokens of the trace's RL steps, their mean.
     Without tokens_per_s 6 FLOPs a token and parameter of one layer and the output vocabulary, at `mfu` of a replica's peak.
     """
     given = read("spot", argument, READERS, "stage")
@@ -116,17 +117,21 @@ def spot(argument: str, prices: Prices | None) -> SpotTraining:
 def _speed(prices: Prices, mfu: float) -> tuple[float, str]:
     """Tokens a second of a replica, and what that rests on."""
     if prices.shape is None or prices.device is None:
-        raise InputError("stage spot has no speed: name model and device to derive one, or say it: spot:tokens_per_s=50000")
+        raise InputError(
+            "stage spot has no speed: name model and device to derive one, or say it: spot:tokens_per_s=50000"
+        )
     gpus = int(prices.profile.parallel.get("tensor_parallel_size", 1))
     flops = TRAIN * _head_parameters(prices.shape)
     per_s = gpus * mfu * float(prices.device["peak_flops_per_s"]) / flops
-    how = f"{TRAIN} FLOPs a token and parameter of a layer and the output vocabulary at {mfu:.0%} of {gpus} GPU(s)' peak"
+    how = (
+        f"{TRAIN} FLOPs a token and parameter of a layer and the output vocabulary at {mfu:.0%} of {gpus} GPU(s)' peak"
+    )
     return per_s, f"assumed: {how}"
 
 
 def _head_parameters(shape: ModelShape) -> int:
     output = shape.hidden * shape.vocabulary
-    return (shape.active_parameters - shape.embedding_parameters) // shape.layers + output
+    return (shape.active_parameters - shape.embedding_parameters - output) // shape.layers + output
 
 
 class Spot:
@@ -173,7 +178,9 @@ def spot_of(stages: Sequence[Stage], drafter: Drafter, replicas: int, ranks: int
     if not stages:
         return None
     if len(stages) > 1:
-        raise InputError(f"stages {', '.join(one.name for one in stages)}: one trains the drafter in idle time: leave others out")
+        raise InputError(
+            f"stages {', '.join(one.name for one in stages)}: one trains the drafter in idle time: leave others out"
+        )
     (stage,) = stages
     if not isinstance(stage, TrainsWhenIdle):
         raise InputError(f"stage {stage.name}: per = 'idle' needs every, replicas, tokens and version")

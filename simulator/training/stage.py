@@ -101,7 +101,7 @@ class TrainsWhenIdle(Protocol):
         """Return how many tokens it learns in so many seconds of idle replicas, in an RL step of so many emitted ones."""
 
     def version(self, drafter: Drafter, measured: Drafter, tokens: float, step: int) -> Drafter:
-        """Return the version for the RL steps from `step` on, which has learnt so many tokens more than `drafter`, the one before.
+        """Return the version for the RL steps from `step` on: it has learnt so many tokens more than `drafter`, the one before.
 
         measured: as it was at first. Raises InputError for a drafter that cannot be trained.
         """

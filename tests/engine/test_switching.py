@@ -13,7 +13,7 @@ from simulator.budgets.switch import Switch, Switched
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment
-from simulator.engine.serving import Serving
+from simulator.engine.serving import ANYTHING, Serving
 from tests.engine.test_cluster import Rule, clusters, compare, is_plain, late_and_stopped, simulated
 from tests.engine.test_serving import PROFILE, cost, policy_of, run, workload_of
 from tests.engine.test_serving import compare as compare_one
@@ -108,7 +108,7 @@ def rollouts(seed: int, count: int = 60) -> list[Request]:
     return requests
 
 
-def outcome_of(switch: Switch, where: Serving = Serving(), replicas: int = 2) -> Outcome:
+def outcome_of(switch: Switch, where: Serving = ANYTHING, replicas: int = 2) -> Outcome:
     policy = replace(by_live([2]), switch=switch)
     return simulate(
         workload_of(rollouts(3), arrivals=False), policy, Deployment(PROFILE, 16, replicas, "static", serving=where),
