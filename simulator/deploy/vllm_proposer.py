@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from simulator.budgets.answers import checked, every_of, facts_of
+from simulator.budgets.answers import checked, every_of, facts_of, name_of
 from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
 from simulator.budgets.resolve import check_spec, resolve_policy
@@ -135,7 +135,8 @@ class Budgets:
         self._switched = Switched(switch_of(policy))
         if self._switched.switch.reprefill:
             raise InputError(
-                "policy: reprefill=yes computes what runs again as drafting begins, which vLLM needs nobody to do: leave it out"
+                f"policy {name_of(policy)}: reprefill=yes computes all that runs again as drafting begins, for which vLLM has no "
+                "need: leave it out"
             )
         self._seen: Int64 = sequences.records.view(np.int64).reshape(sequences.records.size, -1)[:, : len(SEEN)]
         self._members, self._asked_at, self._begun, self._began_s = b"", 0, -1, time.perf_counter()

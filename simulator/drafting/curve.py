@@ -89,7 +89,8 @@ class AcceptanceCurve:
 
     def survival(self, step: int = 0) -> Float64:
         """Return float64[K], P(at least j drafted tokens are accepted) at an RL step, over all rollouts."""
-        return np.cumprod(self.conditional_at(step))
+        found: Float64 = np.cumprod(self.conditional_at(step), dtype=np.float64)
+        return found
 
     def mean_accepted(self, budget: int, step: int = 0) -> float:
         """Return the expected accepted tokens of a draft of `budget` tokens, the bonus not counted."""

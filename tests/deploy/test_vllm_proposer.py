@@ -57,6 +57,7 @@ def history(tmp_path: Path) -> Path:
         ({"step": 3}, "step has no effect without a history"),
         ({"max_tokens": 0}, "rolloutsim: max_tokens = 0"),
         ({"profile": "h1000"}, "h1000"),
+        ({"policy": "buckets:patience=3,reprefill=yes"}, "reprefill=yes computes all that runs again"),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings: dict[str, Any], told: str) -> None:
@@ -93,6 +94,28 @@ def test_a_policy_sees_what_it_sees_when_simulated_and_its_budgets_are_cut() -> 
     engine.run()
     assert longest == 2
     assert {number for view in VIEWS for number in view[0]} <= set(range(len(requests)))
+
+
+def test_a_policy_that_waits_drafts_once_few_have_run_for_so_many_steps() -> None:
+    rng = random.Random(2)
+    settings = {"policy": "buckets:bounds=1,budgets=6,live=2,patience=4", "drafter": {"min_prob": 0.0}}
+    proposer = SuffixProposer(config(settings))
+    engine_rows: list[int] = []
+    first: list[int] = []
+
+    class Watched:
+        def propose(self, sampled: list[list[int]], counts: Int32, rows: Int32) -> list[list[int]]:
+            drafts = proposer.propose(sampled, counts, rows)
+            engine_rows.append(sum(one.emitted < len(one.output) for one in engine.rows))
+            if any(drafts) and not first:
+                first.append(len(engine_rows))
+            return drafts
+
+    engine = ToyEngine(requests_of(random_case(rng), rng), 3, Watched(), rng)
+    engine.run()
+    calm = [sum(n <= 2 for n in engine_rows[end - 4 : end]) for end in range(4, len(engine_rows) + 1)]
+    assert first
+    assert first[0] >= 4 + calm.index(4), "not before"
 
 
 def test_history_is_loaded_anew_and_strangers_are_told_once(history: Path, caplog: pytest.LogCaptureFixture) -> None:
