@@ -95,6 +95,7 @@ class Replica:
             passes=passes_by_tokens(deployment.strategies),
             boundaries=np.ascontiguousarray(table.boundaries), budgets=np.ascontiguousarray(table.budgets),
         )  # fmt: skip
+        pool["lookahead"] = limits["lookahead"] if switch.on else 0
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
         self._log_anew()
         if not asked:

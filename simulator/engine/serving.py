@@ -123,7 +123,7 @@ class Serving(EngineLimits):
             "step_overhead_s": self.step_overhead_s,
             "uneven_step_s": self.uneven_step_s,
             "eager_step_s": self.eager_step_s,
-            "dummy_tokens": 1 + self.lookahead_tokens,
+            "lookahead": self.lookahead_tokens,
             "paged": self.paged,
             "plain": not (
                 self.paged or self.async_scheduling or min(tokens, self._longest_tokens) < NO_LIMIT or comes_and_goes

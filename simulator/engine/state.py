@@ -114,7 +114,7 @@ class Pool:
     block_size: int  # tokens
     caching: bool  # whether blocks are found by key
     endless: bool  # whether there are blocks for everybody, so that none that is found by key is ever needed elsewhere
-    lookahead: int  # tokens reserved ahead
+    lookahead: int  # tokens reserved ahead, while anything drafts
     whole: bool  # whether a rollout is admitted only if it fits whole
     per_entry: int  # keys that one entry of the chain stands for
     free: int
@@ -181,7 +181,7 @@ class Core:
     step_overhead_s: float
     uneven_step_s: float  # of a step whose sequences run different numbers of tokens
     eager_step_s: float  # of a step of more tokens than any CUDA graph
-    dummy_tokens: int  # of the step of a rank without work
+    lookahead: int  # KV slots that drafting reserves ahead; the drafts of a step of a rank without work
     paged: bool  # whether KV blocks are counted
     plain: bool  # whether nothing of this can matter
     uneven: bool  # whether the cost of a step depends on its longest context

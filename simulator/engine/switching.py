@@ -1,4 +1,4 @@
-"""A policy's switch in the loop (`budgets.switch`): when drafting begins, and what that costs."""
+"""A policy's switch in the loop (`budgets.switch`): when drafting begins, what it reserves from then on, and what that costs."""
 
 from simulator.budgets.switch import calm_steps
 from simulator.compiled import compiled
@@ -16,6 +16,7 @@ def switches_on(core: Core) -> bool:
     if core.calm < core.patience:
         return False
     core.on = core.stale = True
+    pool_of(core).lookahead = core.lookahead
     if core.reprefill:
         recompute(core)
     return core.asked
@@ -25,6 +26,7 @@ def switches_on(core: Core) -> bool:
 def switch_off(core: Core) -> None:
     """Nothing is left in the batch or the queue: drafting must begin anew."""
     core.on, core.calm = core.patience == 0, 0
+    pool_of(core).lookahead = core.lookahead if core.on else 0
 
 
 @compiled

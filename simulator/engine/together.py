@@ -163,7 +163,7 @@ def run_rank(core: Core, live: bool | None) -> None:
 @compiled
 def run_dummy(core: Core, step: Step) -> None:
     """Count the work of one sequence without context: a token, and the drafts of a drafter that reserves slots."""
-    padding, tokens = padding_of(core), core.dummy_tokens
+    padding, tokens = padding_of(core), 1 + (core.lookahead if core.on else 0)
     core.asking = core.longest_draft = 0
     step.live, step.query_tokens, step.kv_tokens, step.pairs, step.longest_context = 1, tokens, 1, tokens, 1
     step.padded_tokens = padding[tokens] if tokens < padding.size else tokens

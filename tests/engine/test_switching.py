@@ -124,6 +124,23 @@ def test_patience_without_end_drafts_nothing_and_is_plain_decoding_to_the_bit() 
     assert_equal(never, plain)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_drafter_that_never_drafts_reserves_nothing(ranks: int) -> None:
+    """Blocks for a few rollouts, each of which would have eight tokens reserved ahead."""
+    never, where = Switch(16, 10**9 - 1, True), Serving(num_gpu_blocks=80, block_size=4)
+    outcomes = [
+        simulate(
+            workload_of(rollouts(3), arrivals=False), replace(by_live([2]), switch=never),
+            Deployment(PROFILE, 16, 2, "static", serving=where.model_copy(update={"lookahead_tokens": lookahead}),
+                       data_parallel_size=ranks), check=True,
+        )
+        for lookahead in (8, 0)
+    ]  # fmt: skip
+    assert outcomes[0].rollouts["preempted"].sum() > 0
+    for one, other in zip(*(outcome.logs for outcome in outcomes), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
 @pytest.mark.parametrize(
     "where", [Serving(), Serving(num_gpu_blocks=4000, enable_prefix_caching=True, async_scheduling=True)]
 )

@@ -22,7 +22,6 @@ from tests.reference.serving import (
     Settings,
     Step,
     assert_servable,
-    dummy,
     host_s,
     shared,
 )
@@ -240,7 +239,7 @@ class Lockstep:
     def start(self, busy: Sequence[Replica]) -> float:
         """Start a step of all; returns how long it takes."""
         settings = self.replicas[0].engine.settings
-        alone = [replica.engine.work() if replica in busy else dummy(settings) for replica in self.replicas]
+        alone = [replica.engine.work() if replica in busy else replica.engine.dummy() for replica in self.replicas]
         works = shared(alone, settings.cudagraph_capture_sizes)
         hosts_s = [
             replica.engine.host_s(work) if replica in busy else host_s(work, [], settings, settings.budget)

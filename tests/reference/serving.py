@@ -228,6 +228,12 @@ class Engine:
     def budget(self) -> int:
         return self.settings.budget if self.on else 0
 
+    def lookahead(self) -> int:
+        return self.settings.lookahead_tokens if self.on else 0
+
+    def dummy(self) -> Work:
+        return dummy(replace(self.settings, lookahead_tokens=self.lookahead()))
+
     def switch(self) -> None:
         """A step is about to be scheduled: begin to draft with the last of so many in a row that find few running."""
         running = [rollout for rollout in self.running if rollout not in self.leaving]
@@ -310,7 +316,7 @@ class Engine:
             take = int(min(wanted, token_budget))
             if self.settings.trees and rollout.decoding and take < wanted:
                 take = 1
-            slots = rollout.computed + take + self.settings.lookahead_tokens
+            slots = rollout.computed + take + self.lookahead()
             missing = max(0, self.blocks(slots) - len(rollout.table))
             while rollout in self.running and missing > self.pool.available():
                 victims.append(self.preempt().index)
