@@ -17,6 +17,7 @@ from simulator.engine.serving import ANYTHING, Serving
 from tests.engine.test_cluster import Rule, clusters, compare, is_plain, late_and_stopped, simulated
 from tests.engine.test_serving import PROFILE, cost, policy_of, run, workload_of
 from tests.engine.test_serving import compare as compare_one
+from tests.engine.test_system_run import assert_is_the_reference, runs
 from tests.engine.workloads import assert_equal
 from tests.reference import cluster as reference
 from tests.reference import serving
@@ -68,6 +69,14 @@ def test_what_is_submitted_late_and_stopped_is_as_in_the_reference(
 ) -> None:
     requests, limits, *rest = drawn  # type: ignore[misc]
     late_and_stopped((requests, replace(limits, **switch), *rest), later_s, 3.0)  # type: ignore[arg-type]
+
+
+@settings(max_examples=150, **FEW)
+@given(runs(), switches())
+def test_whole_runs_are_those_of_the_reference(drawn: object, switch: dict[str, int | bool]) -> None:
+    """Over RL steps, whatever loop there is: a switch lasts no longer than the RL step."""
+    requests, groups, step_of, limits, *rest = drawn  # type: ignore[misc]
+    assert_is_the_reference((requests, groups, step_of, replace(limits, **switch), *rest))
 
 
 class Asked:

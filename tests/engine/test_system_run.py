@@ -146,6 +146,14 @@ def spec_of(system: reference.SystemSettings) -> str:
     return f"streaming:rollouts={system.rollouts},lag={system.lag}" if system.loop == "streaming" else system.loop
 
 
+def policy_named(limits: Settings) -> str:
+    """The budget for all, from when the switch says."""
+    if limits.patience == 0:
+        return f"fixed:{limits.budget}"
+    switch = f"live={limits.switch_live},patience={limits.patience},reprefill={'yes' if limits.reprefill else 'no'}"
+    return f"buckets:bounds=1,budgets={limits.budget},{switch}"
+
+
 def played(
     requests: list[Request], groups: list[int], step_of: list[int], limits: Settings, system: reference.SystemSettings,
     replicas: int, seed: int, fixed_s: float,
@@ -165,7 +173,7 @@ def played(
             system.growth, system.holds, system.after_batch,
         ))  # fmt: skip
     deployment = Deployment(PROFILE, limits.max_num_seqs, replicas, serving=serving_of(limits), pull_s_per_token=PULL_S)
-    scenario = Scenario(trace="made", profile="p", policies=[f"fixed:{limits.budget}"], drafter={"kind": "none"})  # type: ignore[arg-type]
+    scenario = Scenario(trace="made", profile="p", policies=[policy_named(limits)], drafter={"kind": "none"})  # type: ignore[arg-type]
     preparing = Preparing(scenario, trace, trace.steps, Given(tuple(requests)), deployment, None, Shared())
     preparing.placed = lambda phase: replace(deployment, placement=Rule(seed, replicas, True, True).here)  # type: ignore[method-assign]
     run = SystemRun("s", preparing, resolve_loop(spec_of(system)), stages, lambda: None)
@@ -175,6 +183,10 @@ def played(
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs())
 def test_system_runs_are_those_of_the_reference(drawn: Any) -> None:
+    assert_is_the_reference(drawn)
+
+
+def assert_is_the_reference(drawn: Any) -> None:
     requests, groups, step_of, limits, system, replicas, seed, fixed_s = drawn
 
     def batch_s(batch: list[int]) -> float:
