@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from simulator.compiled import entry
-from simulator.spec import one_of, refuse
+from simulator.spec import MOST, one_of, refuse
+from traces.errors import InputError
 
 REPREFILL = one_of("no", "yes")
 
@@ -21,6 +22,12 @@ class Switch:
     live: int = 0
     patience: int = 0
     reprefill: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse counts that are none."""
+        for name in ("live", "patience"):
+            if not 0 <= getattr(self, name) <= MOST:
+                raise InputError(f"switch: {name} = {getattr(self, name)!r}: give a whole number from 0 to {MOST}")
 
     @property
     def on(self) -> bool:
@@ -61,8 +68,11 @@ class Switched:
 
 
 def switch_of(policy: object) -> Switch:
-    """Return a policy's switch; one that has none drafts from the start."""
-    return policy.switch if isinstance(policy, Switches) else ALWAYS
+    """Return a policy's switch; one that has none drafts from the start. InputError for something else of that name."""
+    switch = policy.switch if isinstance(policy, Switches) else ALWAYS
+    if not isinstance(switch, Switch):
+        raise InputError(f"policy {type(policy).__qualname__}: switch = {switch!r:.40}: give a budgets.switch.Switch")
+    return switch
 
 
 def switch_from(name: str, argument: str, live: int, patience: int, reprefill: str) -> Switch:

@@ -23,6 +23,7 @@ from tests.reference import cluster as reference
 from tests.reference import serving
 from tests.reference.serving import Request, Settings
 from tests.reference.test_serving_invariants import scenarios
+from traces.errors import InputError
 
 FEW = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
@@ -192,3 +193,12 @@ def test_a_switch_without_an_engine_counts_alike(patience: int) -> None:
             calm = calm + 1 if running <= 3 else 0
             on = calm == patience
         assert switched.on == on
+
+
+def test_a_switch_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="switch: patience = -1: give a whole number from 0"):
+        Switch(3, -1)
+    policy = Asked(1, Switch(1, 1))
+    policy.switch = True  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"policy Asked: switch = True: give a budgets\.switch\.Switch"):
+        simulate(workload_of(rollouts(0)), policy, Deployment(PROFILE, 4))
