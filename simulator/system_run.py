@@ -124,9 +124,8 @@ class SystemRun:
             else:
                 yield from self._whole(j, step, phase)
             if self.spot is not None:
-                episode = step.episode
-                tokens = int(episode.output_tokens.sum())
-                step.tell(self.spot.train(episode.outcome.logs, step.end_s - step.start_s, tokens))
+                outcome, tokens = step.episode.outcome, int(step.episode.output_tokens.sum())
+                step.tell(self.spot.train(outcome.logs, outcome.start_s + outcome.makespan_s, tokens))
             if self.ran_dry:
                 return
 

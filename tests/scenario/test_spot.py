@@ -215,3 +215,20 @@ def test_a_share_is_of_an_rl_steps_tokens_and_the_speed_follows_from_the_head() 
     expected = 2 * 0.4 * 989e12 / (6 * (layer + hidden * vocabulary))
     assert stage.tokens_per_s == pytest.approx(expected, rel=1e-3)  # norms
     assert stage.basis.startswith("assumed")
+
+
+@pytest.mark.parametrize(
+    "loop", ["one_step_async", "partial:rollouts=8", "streaming:rollouts=8", "streaming:rollouts=30,lag=2"]
+)
+def test_it_trains_under_every_loop(loop: str) -> None:
+    """What the replicas do is told by their decode steps, wherever a loop ends the RL step."""
+    spot = "spot:tokens_per_s=50,half_life=500,every=2,limit=0.99"
+    result = played(made(4), EAGLE, loop=loop, stages=[spot, "update:seconds=1"])
+    again = played(made(4), EAGLE, loop=loop, stages=[spot, "update:seconds=1"])
+    assert result.steps.equals(again.steps)
+    facts = json.loads(result.runs["facts"][0].as_py())
+    makespan_s = dict(zip(result.rl_steps["step"].to_pylist(), makespans(result), strict=True))
+    for step, told in facts.items():
+        expected = idle_again(result.steps, int(step), 3, 1, makespan_s[int(step)])
+        assert told["idle_replica_s"] == pytest.approx(expected, abs=1e-9)
+    assert sum(told["drafter_tokens"] for told in facts.values()) > 0
