@@ -2,11 +2,13 @@
 
 import random
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from simulator.budgets.policy import by_live
+from simulator.budgets.switch import ALWAYS, Switch
 from simulator.drafting.drafter import past_rows
 from simulator.drafting.live import SiblingIndex
 from simulator.drafting.suffix import Suffix
@@ -46,8 +48,10 @@ def lock_step(
     drafter: Suffix,
     budget: int,
     slots: int,
+    switch: Switch = ALWAYS,
 ) -> list[tuple[int, int, int]]:
     """(steps, drafted, accepted) of each (prompt number, prompt, output), decoded together by one replica."""
+    calm, on = 0, switch.patience == 0
     together = drafter.scope == "global"
     shared = {group: Counts(drafter.depth) for group in ([-1] if together else range(len(past)))}
     for prompt, group in enumerate(past):
@@ -58,6 +62,11 @@ def lock_step(
     queue, live = deque(range(len(rollouts))), []
     emitted, found = [0] * len(rollouts), [[0, 0, 0] for _ in rollouts]
     while queue or live:
+        again = set()
+        if live and not on:
+            calm = calm + 1 if len(live) <= switch.live else 0
+            on = calm == switch.patience
+            again = set(live) if on and switch.reprefill else set()
         while queue and len(live) < slots:
             live.append(queue.popleft())
         counts = {}
@@ -67,7 +76,7 @@ def lock_step(
             if emitted[i] == 0:
                 for token in before:
                     own[i].append(token)
-            elif budget:
+            elif budget and on and i not in again:
                 tables = {"own": own[i]} if drafter.own else {}
                 table = shared[-1 if together else prompt]
                 settings = {"factor": drafter.factor, "min_prob": drafter.min_prob}
@@ -101,6 +110,15 @@ def matched(table: Counts, context: list[int]) -> int:
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("scope", ["problem", "global"])
 def test_live_siblings_are_the_lock_step(scope: str, own: bool) -> None:
+    assert_is_the_lock_step(scope, own, waits=False)
+
+
+@pytest.mark.parametrize("scope", ["problem", "global"])
+def test_live_siblings_are_learnt_from_before_anybody_drafts(scope: str) -> None:
+    assert_is_the_lock_step(scope, True, waits=True)
+
+
+def assert_is_the_lock_step(scope: str, own: bool, waits: bool) -> None:
     rng = random.Random(f"{scope}{own}")
     shared_something = 0
     for _ in range(120):
@@ -110,21 +128,22 @@ def test_live_siblings_are_the_lock_step(scope: str, own: bool) -> None:
         trace = case.trace()
         budget, slots, replicas = rng.choice((0, 1, 3, 255)), rng.randint(1, 4), rng.randint(1, 3)
         rollouts = [(prompt, case.prompts[prompt], output) for prompt, group in enumerate(case.now) for output in group]
+        switch = Switch(rng.randint(1, 3), rng.randint(1, 9), rng.random() < 0.5) if waits else ALWAYS
         ended = simulate(
             workload_of(trace, drafter, live=True),
-            by_live([budget]),
+            replace(by_live([budget]), switch=switch),
             Deployment(UNIT, slots, replicas, "static", data_parallel_size=rng.choice((1, replicas))),
             check=True,
         ).rollouts
         expected: list[tuple[int, int, int]] = []
         for part in np.array_split(np.arange(len(rollouts)), replicas):
-            expected += lock_step([rollouts[i] for i in part], case.past, drafter, budget, slots)
+            expected += lock_step([rollouts[i] for i in part], case.past, drafter, budget, slots, switch)
         assert ended[["steps", "drafted", "accepted"]].tolist() == expected
         frozen = simulate(
             workload_of(trace, drafter, live=False), by_live([budget]), Deployment(UNIT, slots, replicas, "static")
         )
         shared_something += int(ended["accepted"].sum() != frozen.rollouts["accepted"].sum())
-    assert shared_something > 10, "live siblings make a difference in these cases"
+    assert waits or shared_something > 10, "live siblings make a difference in these cases"
 
 
 @pytest.mark.parametrize("match", ["longest", "scored"])
