@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.context import Context
-from simulator.budgets.policy import BudgetPolicy, TablePolicy
+from simulator.budgets.policy import BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows, strategies_of
@@ -99,7 +99,7 @@ class Preparing:
     def policy(self, phase: Phase, previous: BudgetPolicy | None) -> BudgetPolicy:
         """The budget policy for a phase; previous: that of the RL step before."""
         policy = resolve_policy(self.policy_spec, phase.context, previous)
-        if isinstance(policy, TablePolicy):
+        if isinstance(policy, TablePolicy | Chooses):
             phase.workload.acceptance.serve(np.unique(policy.budgets))
         return policy
 

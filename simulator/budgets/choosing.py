@@ -88,7 +88,7 @@ def learn(chooser: Chooser, arm: int, reward: float) -> None:
     at = begin + given[arm] % chooser.window
     if count == chooser.window:
         gap = begin
-        while ordered[gap] != rewards[at]:
+        while gap < begin + count - 1 and ordered[gap] != rewards[at]:
             gap += 1
         count -= 1
         for i in range(gap, begin + count):

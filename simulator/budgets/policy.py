@@ -10,6 +10,7 @@ import numpy.typing as npt
 from simulator.budgets.switch import ALWAYS, Switch, switch_of
 from simulator.budgets.view import BatchView
 from simulator.limits import LARGEST_BUDGET
+from simulator.records import Pointing
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,6 +61,23 @@ class Paced(Protocol):
     """A policy that says how often it wants to be asked; others are asked before every decode step."""
 
     every: int
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """A policy whose answers compiled code finds by itself, from records; asking it gives the same."""
+
+    budgets: Int64
+    """What it chooses among."""
+
+    def __call__(self, view: BatchView) -> npt.ArrayLike:
+        """Return the budget of every live sequence."""
+
+    def chooser(self, replica: int) -> Pointing:
+        """Return a replica's record, a `choosing.Chooser`."""
+
+    def draw(self, replica: int, steps: int) -> None:
+        """Draw the random numbers that the replica needs at this decode step, and for more to come."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import numpy as np
 from simulator.compiled import compiled
 from simulator.drafting.live import catch_up, learn, propose
 from simulator.engine.blocks import release
+from simulator.engine.choosing import lacks_choice
 from simulator.engine.coasting import coast
 from simulator.engine.pricing import book, price
 from simulator.engine.schedule import admit, expect, known_tokens, leave, schedule
@@ -58,6 +59,8 @@ def decode(core: Core, live: bool | None) -> int:
         if core.now_s >= core.until_s:
             return GOING
         if not core.on and switches_on(core):
+            return ASK
+        if core.due and lacks_choice(core):
             return ASK
         begin_step(core, live)
         if core.live == 0:
@@ -121,7 +124,9 @@ def end_step(core: Core, step: Step) -> int:
         if core.wait_when_free:
             return FREED
     if core.asked and core.on and (core.completed > 0 or core.changed or 0 < core.every <= core.steps - core.asked_at):
-        return ASK
+        core.due = True
+        if not core.chooses or lacks_choice(core):
+            return ASK
     return GOING
 
 

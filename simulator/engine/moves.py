@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simulator.budgets.choosing import NOTHING
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import release
 from simulator.engine.schedule import expect, leave
@@ -46,7 +47,7 @@ def place(cores: Array[Core], number: int, time_s: float, stay_tokens: int, pull
         return False
     rollout = rollouts[number]
     rollout.stay_end = min(rollout.position + stay_tokens, rollout.end) if stay_tokens > 0 else rollout.end
-    rollout.pulled = pulled
+    rollout.pulled, rollout.noted = pulled, NOTHING
     if core.plain:
         if core.live == 0 and core.head == core.tail:
             core.now_s = core.visible_s = max(core.now_s, time_s)

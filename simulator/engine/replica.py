@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.answers import checked, every_of, name_of
-from simulator.budgets.policy import UNLIMITED, BudgetPolicy, TablePolicy
+from simulator.budgets.choosing import NOTHING
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
@@ -45,7 +46,7 @@ class Ledger:
         self.turns = records(TURN, 0 if turns is None else turns.wait_s.size)
         one = self.rollouts
         one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1] + workload.begun_tokens
-        one["stay_end"] = one["end"]
+        one["stay_end"], one["noted"] = one["end"], NOTHING
         one["prompt_tokens"], one["arrival_s"], one["replica"] = workload.prompt_tokens, workload.arrivals_s, -1
         if isinstance(policy, TablePolicy):
             one["row"] = policy.rows(workload.prompt)
@@ -80,14 +81,14 @@ class Replica:
         slots = min(deployment.max_num_seqs, len(workload))
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
-            uneven=deployment.cost.packed["uneven"], trees=bool(deployment.strategies), stages=table.budgets.shape[1],
+            due=asked, chooses=isinstance(policy, Chooses), uneven=deployment.cost.packed["uneven"],
+            trees=bool(deployment.strategies), stages=table.budgets.shape[1],
             widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True,
             on=switch.on, few=switch.live, patience=switch.patience, counted=-1, reprefill=switch.reprefill, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
         self._logs: list[Records] = []
-        self.asking = asked
         self.core.point(
             slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
             rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
@@ -98,8 +99,10 @@ class Replica:
         pool["lookahead"] = limits["lookahead"] if switch.on else 0
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
         self._log_anew()
-        if not asked:
-            workload.acceptance.serve(np.unique(table.budgets))
+        if isinstance(policy, Chooses):
+            self.core.point(chooser=policy.chooser(number))
+        if not asked or isinstance(policy, Chooses):
+            workload.acceptance.serve(np.unique(policy.budgets if isinstance(policy, Chooses) else table.budgets))
         self._point_at_drafts()
         self.live: bool | None = None
         if workload.siblings is not None:
@@ -172,29 +175,32 @@ class Replica:
             self._queue_up(self._waiting.copy(), self._arriving.copy())
             placed = place(record, rollout, time_s, stay_tokens, pulled)
             assert placed, "there is room now"
-        self.asking |= self.plain  # it is admitted before the next step
+        if self.plain:
+            self.core["due"] = True  # it is admitted before the next step
 
     def take_out(self, rollout: int, under_way: bool = False) -> bool:
         """Take a rollout out, wherever it is, with what it has emitted; False where it is not here (any more).
 
         under_way: whether its step is, at the end of which its slot is free.
         """
-        self.asking = True
+        self.core["due"] = True
         return take_out(self.core.record, rollout, under_way)
 
     def ready(self) -> None:
-        """Do what compiled code cannot: make room in the log, ask the policy."""
+        """Do what compiled code cannot: make room in the log, ask the policy, or have it draw random numbers."""
         core = self.core
         if core["reason"] == LOG_FULL:
             self._logs.append(core.target("log"))
             self._log_anew()
+        elif core["reason"] == ASK and isinstance(self.policy, Chooses):
+            self.policy.draw(self.number, int(core["steps"]))
         elif core["reason"] == ASK:
-            self.asking = True
+            core["due"] = True
         if core["reason"] in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if core["asked"] and core["on"] and self.asking:
+        if core["asked"] and core["on"] and core["due"] and not core["chooses"]:
             self._ask()
-            self.asking = False
+            core["due"] = False
 
     def view(self) -> BatchView:
         """What a policy may know of the batch now."""
@@ -332,7 +338,7 @@ class Fleet:
             replica.core["wait_when_free"], replica.core["reason"] = wait_when_free, GOING
         self.advance(np.inf)
         for replica in self.replicas:
-            replica.asking = True
+            replica.core["due"] = True
         return all(replica.core["reason"] == IDLE for replica in self.replicas)
 
     def look(self) -> None:
@@ -342,7 +348,7 @@ class Fleet:
     def hear(self) -> tuple[int, Int64, list[int]]:
         """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""
         number, left, finished = hear(self.core.record)
-        self.replicas[number].asking = True
+        self.replicas[number].core["due"] = True
         return number, self._left[:left].copy(), self._finished[:finished].tolist()
 
 

@@ -4,6 +4,7 @@ A replica is one `Core`. Its running rollouts are slots: the first `decoding` of
 prompts. What becomes of a rollout stands in its `Rollout`, which all replicas share; what a decode step did in its `Step`.
 """
 
+from simulator.budgets.choosing import CHOOSER, Chooser
 from simulator.budgets.view import Seen
 from simulator.cost.draft_cost import DRAFT_COST, Drafting
 from simulator.cost.kernel import COST, Cost
@@ -61,6 +62,7 @@ class Rollout:
     preempted: int
     cached: int  # tokens that it did not have to compute
     recomputed: int  # tokens that it had to compute again
+    noted: int  # its position when budgets were chosen last, on this replica; NOTHING before
     arrival_s: float  # again after every turn
     queued_s: float  # when the engine first looked
     admitted_s: float
@@ -162,6 +164,8 @@ class Core:
     telling: int  # rollouts of the last step of which it has to tell
     evicted: int  # rollouts taken out since the last step
     asked: bool  # whether budgets are the policy's answers, not its table
+    due: bool  # whether it must be asked before the next step
+    chooses: bool  # whether its answers are found here
     every: int  # decode steps between questions; 0: only when the batch changes
     trailing: bool  # whether its table goes by the sequences of the step before
     batch: int  # how many those were
@@ -223,6 +227,7 @@ class Core:
     cost: Cost
     draft_cost: Drafting
     siblings: Siblings
+    chooser: Chooser
 
 
 class Fleet:
@@ -269,5 +274,6 @@ cores_of, core_at, told_of = array_field("cores", INT), record_at(CORE), array_f
 left_of, finished_of = array_field("left", INT), array_field("finished", INT)
 where_of, emitted_of = array_field("where", INT), array_field("emitted", INT)
 siblings_of = record_field("siblings", SIBLINGS)
+chooser_of = record_field("chooser", CHOOSER)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
 spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)

@@ -15,11 +15,11 @@ def switches_on(core: Core) -> bool:
     core.counted, core.calm = core.steps, calm_steps(core.calm, core.live, core.few)
     if core.calm < core.patience:
         return False
-    core.on = core.stale = True
+    core.on = core.stale = core.due = True
     pool_of(core).lookahead = core.lookahead
     if core.reprefill:
         recompute(core)
-    return core.asked
+    return core.asked and not core.chooses
 
 
 @compiled

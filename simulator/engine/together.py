@@ -10,6 +10,7 @@ and `AgRsAll2AllManager` (distributed/device_communicators/all2all.py).
 import numpy as np
 
 from simulator.compiled import compiled, entry
+from simulator.engine.choosing import lacks_choice
 from simulator.engine.kernel import begin_step, decode, end_step, looks_again, run_step
 from simulator.engine.pricing import book, price
 from simulator.engine.schedule import release_departed
@@ -106,6 +107,8 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
         if core.logged == log_of(core).size:
             core.reason = LOG_FULL
         if core.reason == GOING and not core.on and switches_on(core):
+            core.reason = ASK
+        if core.reason == GOING and core.due and lacks_choice(core):
             core.reason = ASK
         if core.reason in (ASK, LOG_FULL):
             return i

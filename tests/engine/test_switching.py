@@ -8,17 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.budgets.policy import by_live
-from simulator.budgets.switch import Switch, Switched
+from simulator.budgets.answers import every_of
+from simulator.budgets.policy import BudgetPolicy, by_live
+from simulator.budgets.resolve import resolve_policy
+from simulator.budgets.switch import Switch, Switched, switch_of
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import ANYTHING, Serving
 from tests.engine.test_cluster import Rule, clusters, compare, is_plain, late_and_stopped, simulated
+from tests.engine.test_ranks import decoded
 from tests.engine.test_serving import PROFILE, cost, policy_of, run, workload_of
 from tests.engine.test_serving import compare as compare_one
 from tests.engine.test_system_run import assert_is_the_reference, runs
-from tests.engine.workloads import assert_equal
+from tests.engine.workloads import assert_equal, context_of
 from tests.reference import cluster as reference
 from tests.reference import serving
 from tests.reference.serving import Request, Settings
@@ -101,6 +104,56 @@ def test_a_policy_that_is_asked_begins_with_the_same_step(
     policies = [policy_of(limits), Asked(limits.budget, policy_of(limits).switch, every)]
     outcomes = []
     for policy in policies:
+        rule = Rule(seed, replicas * ranks, limits.async_scheduling, any(request.turns for request in requests))
+        outcomes.append(simulated(requests, limits, replicas * ranks, rule, begun, arrivals, ranks, policy)[1])
+    assert_equal(*outcomes)
+
+
+class InPython:
+    """A bandit that the engine has to ask."""
+
+    def __init__(self, bandit: BudgetPolicy) -> None:
+        self.bandit, self.every, self.switch = bandit, every_of(bandit), switch_of(bandit)
+
+    def __call__(self, view: BatchView) -> object:
+        return self.bandit(view)
+
+
+@settings(max_examples=300, **FEW)
+@given(
+    clusters(),
+    switches(),
+    st.sampled_from([1, 1, 2]),
+    st.sampled_from([1, 1, 2, 5]),
+    st.sampled_from([1, 3, 300]),
+    st.sampled_from(["shared", "static", "least_loaded"]),
+)
+def test_a_bandit_chooses_in_compiled_code_as_it_answers(
+    drawn: object, switch: dict[str, int | bool], ranks: int, every: int, window: int, dispatch: str
+) -> None:
+    """Preemptions, turns and arrivals included; of moves the two keep different notes."""
+    requests, limits, replicas, _, arrivals, seed = drawn  # type: ignore[misc]
+    patience = switch["patience"] if seed % 2 else 0
+    spec = f"bandit:strategies=0/1/3,bounds=1/2,epsilon=0.3,every={every},window={window},patience={patience}"
+    spec += f",live={switch['switch_live']},reprefill={'yes' if switch['reprefill'] and patience else 'no'}"
+    outcomes = []
+    for wrapped in (False, True):
+        policy = resolve_policy(spec, replace(context_of(PROFILE, 4), seed=seed % 5))
+        policy = InPython(policy) if wrapped else policy
+        outcomes.append(decoded(requests, limits, replicas * ranks, ranks, dispatch, arrivals, policy))
+    outcomes[0].rollouts["noted"] = outcomes[1].rollouts["noted"]
+    assert_equal(*outcomes)
+
+
+@settings(max_examples=100, **FEW)
+@given(clusters(), switches(), st.sampled_from([1, 2]))
+def test_a_bandit_meets_moves_and_cancels(drawn: object, switch: dict[str, int | bool], ranks: int) -> None:
+    """Every invariant is asserted at every event, and the same run gives the same result."""
+    requests, limits, replicas, begun, arrivals, seed = drawn  # type: ignore[misc]
+    spec = f"bandit:strategies=0/1/3,bounds=1/2,epsilon=0.3,patience={switch['patience']},live={switch['switch_live']}"
+    outcomes = []
+    for _ in range(2):
+        policy = resolve_policy(f"{spec},reprefill=yes", context_of(PROFILE, 4))
         rule = Rule(seed, replicas * ranks, limits.async_scheduling, any(request.turns for request in requests))
         outcomes.append(simulated(requests, limits, replicas * ranks, rule, begun, arrivals, ranks, policy)[1])
     assert_equal(*outcomes)

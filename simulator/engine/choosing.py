@@ -1,0 +1,43 @@
+"""Budgets that a policy chooses in compiled code (`budgets.choosing`): when it would be asked, with what it would see."""
+
+from simulator.budgets.choosing import BLOCK, NOTHING, choose
+from simulator.compiled import compiled
+from simulator.engine.schedule import admit
+from simulator.engine.state import Core, chooser_of, rollouts_of, slots_of, tables_of
+
+
+@compiled
+def lacks_choice(core: Core) -> bool:
+    """Choose budgets if it is time to; whether there are no random numbers for it."""
+    if not (core.due and core.on and core.chooses):
+        return False
+    if core.plain:
+        admit(core, core.max_num_batched_tokens)
+    if core.live == 0:
+        core.due = False
+        return False
+    if chooser_of(core).block != core.steps // BLOCK:
+        return True
+    give_chosen(core)
+    core.due, core.stale, core.asked_at = False, True, core.steps
+    return False
+
+
+@compiled
+def give_chosen(core: Core) -> None:
+    """Give every live rollout what is chosen for the batch."""
+    slots, rollouts = slots_of(core), rollouts_of(core)
+    emitted = sequences = joined = 0
+    for i in range(core.live):
+        slot = slots[i]
+        rollout = rollouts[slot.rollout]
+        if rollout.noted == NOTHING:
+            joined += 1
+        elif slot.position > rollout.noted:
+            sequences += 1
+            emitted += slot.position - rollout.noted
+        rollout.noted = slot.position
+    budget = choose(chooser_of(core), core.live, emitted, sequences, joined, core.steps, core.now_s)
+    shift = tables_of(core)[budget] * core.positions
+    for i in range(core.live):
+        slots[i].budget, slots[i].shift = budget, shift
