@@ -15,6 +15,8 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
+GAP_S = 1e-9
+"""Decode steps that are less than this apart follow each other: times are rounded."""
 NOWHERE = np.full(len(FEATURES), np.inf)
 
 
@@ -49,7 +51,7 @@ def decoded(logs: Sequence[Records], sample: int) -> Decoded:
     replica, begin_s, end_s = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
     for number, log in ran:
         ends_s = log["start_s"] + log["duration_s"]
-        begins = np.append(True, log["start_s"][1:] > ends_s[:-1])
+        begins = np.append(True, log["start_s"][1:] > ends_s[:-1] + GAP_S)
         begin_s.append(log["start_s"][begins])
         end_s.append(ends_s[np.append(begins[1:], True)])
         replica.append(np.full(begin_s[-1].size, number))

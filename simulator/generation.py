@@ -18,7 +18,7 @@ from simulator.plugins import calling
 from simulator.prepared import Phase
 from simulator.records import records
 from simulator.summary import Episode
-from simulator.training.loop import Judges, Loop, LoopView, Watches
+from simulator.training.loop import Draws, Judges, Loop, LoopView, Watches
 
 if TYPE_CHECKING:
     from simulator.system_run import SystemRun
@@ -45,7 +45,9 @@ class Generation:
         assert isinstance(loop, Watches)
         assert run.policy is not None
         self._run, self._j, self._step, self._phase, self._watch, self._loop = run, j, step, phase, loop, loop
-        self._stream, self._policy = run.stream, run.policy
+        self._stream, self._policy, self._judges = run.stream, run.policy, isinstance(loop, Judges)
+        stream, lag = self._stream, loop.lag if loop.interrupts else 0
+        self._until = stream.drawn(j, loop.prompts) if isinstance(loop, Draws) else stream.allowed(j, lag)
         self._first_new = self._stream.next
         self._offered = self._in_flight = 0
         self._cluster: Cluster | None = None
@@ -92,7 +94,7 @@ class Generation:
 
     def _view(self) -> LoopView:
         carried = max(self._phase.carried - self._offered, 0)
-        return self._stream.view(self._j, self._loop.lag if self._loop.interrupts else 0, carried, self._in_flight)
+        return self._stream.view(self._j, self._until, carried, self._in_flight)
 
     def _has_enough(self) -> bool:
         with calling(f"loop {type(self._loop).__name__}: enough", "mend the loop"):
@@ -137,11 +139,10 @@ class Generation:
         done_s = self._cluster.ledger.rollouts["finished_s"][finished]
         run.sampled(numbers, self._stream.lengths[numbers] - self._stream.emitted[numbers])
         whole = self._stream.finish(numbers)
-        judges = isinstance(self._loop, Judges)
-        run.judging.judge(numbers, done_s, self._judged if judges else None)
+        run.judging.judge(numbers, done_s, self._judged if self._judges else None)
         run.learning.judge(numbers, done_s)
         for group in whole:
-            if not judges:
+            if not self._judges:
                 self._stream.complete(group)
             elif not run.stages["rollout"]:
                 self._decide(group)
@@ -176,6 +177,8 @@ class Generation:
         run.sampled(phase.numbers[~finished], (emitted - workload.begun_tokens)[~finished])
         step.recomputed_tokens = int(ended["recomputed"].sum())
         stream.emitted[phase.numbers] = emitted
+        there = np.arange(self._offered)[emitted[: self._offered] > 0]
+        run.put_out(phase.numbers[there], emitted[there])
         sums = run.sums
         for name in COUNTED:
             sums[name][phase.numbers] += ended[name]

@@ -16,6 +16,7 @@ from simulator.drafting.drafter import Drafter
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import ROLLOUT, STEP
 from simulator.records import records
+from simulator.scheduling.resolve import known_ahead
 from simulator.summary import Episode
 from simulator.system import System
 from simulator.training.stage import Stage
@@ -152,7 +153,8 @@ class Played:
     def assumes(self) -> list[str]:
         """What its results rest on besides what was recorded and measured, a line each."""
         stages = (f"{stage.name} {stage.basis}" for stage in self.stages if stage.basis.startswith("assumed"))
-        return [*self.system.assumes, *(one.assumes for one in self.transforms if one.assumes), *stages]
+        transforms = [one.assumes for one in self.transforms if one.assumes]
+        return [*self.system.assumes, *transforms, *known_ahead(self.placement), *stages]
 
     @property
     def gpus(self) -> int:

@@ -13,12 +13,15 @@ from simulator.budgets.policy import BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows, strategies_of
+from simulator.drafting.draws import rollout_keys
 from simulator.drafting.growing import Growing
 from simulator.drafting.measure import DraftCurve, draft_curve
 from simulator.engine.deployment import Deployment
 from simulator.engine.workload import Workload, workload_of
+from simulator.plugins import calling
 from simulator.resumed import resumed
 from simulator.scenario import Scenario
+from simulator.scheduling.placement import KnowsLengths
 from simulator.scheduling.resolve import FIRST_COME, resolve_placement
 from simulator.training.stream import Stream
 from simulator.transforms.prefixes import KeepsPrefixes, Kept, kept_of
@@ -110,9 +113,16 @@ class Preparing:
     def placed(self, phase: Phase) -> Deployment:
         """The deployment with its placement prepared for a phase."""
         spec = self._placement
-        return replace(
-            self.deployment, placement=spec if spec in FIRST_COME else resolve_placement(spec, phase.context)
-        )
+        if spec in FIRST_COME:
+            return replace(self.deployment, placement=spec)
+        placement = resolve_placement(spec, phase.context)
+        if isinstance(placement, KnowsLengths):
+            numbers = phase.numbers if phase.kept is None else phase.numbers[phase.kept.left]
+            rows, workload = self.stream.rows[numbers], phase.workload
+            keys = rollout_keys(self.trace, rows, self.scenario.seed, "placement")
+            with calling(f"placement {spec!r}: shown", "mend the placement"):
+                placement = placement.shown(workload.output_tokens - workload.begun_tokens, keys)
+        return replace(self.deployment, placement=placement)
 
     def workload(self, rows: Int64, past: Int64, seed: int) -> Workload:
         """These rows of the trace, drafted for from those past."""

@@ -39,7 +39,7 @@ from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block,
 from simulator.system import System
 from simulator.system_run import SystemRun
 from simulator.systems.needs import lacking
-from simulator.training.loop import Judges, Loop, Watches
+from simulator.training.loop import Judges, Loop, Pipelines, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import facts_told, transformed
@@ -236,7 +236,7 @@ def _system_run(
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
     alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
     verification = None if keeps is None else keeps.verification(prices, alike)
-    apart = loop.lag > 0 or loop.interrupts or system.train_gpus is not None
+    apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines) or system.train_gpus is not None
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
@@ -252,13 +252,15 @@ def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, st
             f"{trace.source}: says when rollouts arrive (arrival_s), but loop {system.loop} submits them: "
             "set engine.arrivals to false"
         )
+    late = [one.name for one in stages if isinstance(one, AfterBatch) and one.after_batch]
+    if late and isinstance(loop, Judges | Pipelines):
+        does = "keeps groups by rewards" if isinstance(loop, Judges) else "trains on groups"
+        raise InputError(
+            f"system {system.name}: loop {system.loop} {does} before it has a batch, and stage {late[0]} waits for the batch: "
+            "leave when=batch out"
+        )
     if not isinstance(loop, Judges):
         return
-    if late := [one.name for one in stages if isinstance(one, AfterBatch) and one.after_batch]:
-        raise InputError(
-            f"system {system.name}: loop {system.loop} keeps groups by rewards before it has a batch, and stage {late[0]} waits "
-            "for the batch: leave when=batch out"
-        )
     column = trace.table.column("reward") if "reward" in trace.table.column_names else None
     lacking = len(trace) if column is None else int(np.isnan(column.to_numpy()).sum())
     if lacking:

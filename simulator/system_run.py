@@ -20,11 +20,12 @@ from simulator.generation import Generation, nothing_yet
 from simulator.played import Step, nobody_decodes, with_reused, with_whole
 from simulator.prepared import Phase, Preparing
 from simulator.summary import Episode
-from simulator.training.loop import Loop, OwnPace, Watches
+from simulator.training.batches import Batches
+from simulator.training.loop import Loop, OwnPace, Pipelines, Watches
 from simulator.training.pacing import Pacing
 from simulator.training.spot import spot_of
 from simulator.training.stage import AfterBatch, Per, Publishes, Rollouts, Stage
-from simulator.training.trainer import Judging, Span, asked
+from simulator.training.trainer import Judging, asked, busy
 from simulator.transforms.prefixes import NOBODY
 from traces.errors import InputError
 
@@ -54,13 +55,13 @@ class SystemRun:
         early = [one for one in self.stages["rollout"] if one not in late]
         self.judging = Judging(self.clock, early, self.rollouts, len(self.stream))
         self._comparing = Judging(self.clock, late, self.rollouts, len(self.stream))
-        self._rewards = self._comparing if late else self.judging
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
         deployment = preparing.deployment
         self.spot = spot_of(self.stages["idle"], preparing.drafter, deployment.replicas, deployment.data_parallel_size)
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
-        self._batches: simpy.Store = simpy.Store(self.clock)
+        rewards = self._comparing if late else self.judging
+        self._trainer = Batches(self.clock, loop, self.stages["batch"], self.stream, rewards, self.rollouts)
         self._sampled_by = np.zeros(len(self.stream))
         self._oldest = np.full(len(self.stream), len(self.steps), np.int64)
         self.sums = nothing_yet(len(self.stream))
@@ -69,7 +70,7 @@ class SystemRun:
         replicas, ranks = preparing.deployment.replicas, preparing.deployment.data_parallel_size
         self._pacing = Pacing(self.clock, self.stream, replicas, ranks) if isinstance(loop, OwnPace) else None
         self.ran_dry = False
-        self.batches: list[Int64] = []
+        self.batches, self.put_out = self._trainer.formed, self._trainer.put_out
         self.phases: deque[Phase | None] = deque()
 
     def play(self) -> Iterator[Step]:
@@ -150,7 +151,7 @@ class SystemRun:
         for stage in self.stages["sync"]:
             seconds = float(np.sum(asked(stage, nobody)))
             step.sync_s += seconds
-            yield from self._busy(step, stage, seconds)
+            yield from busy(self.clock, step, stage, seconds)
 
     def _verify(self, step: Step, phase: Phase) -> Process:
         """Verify what rollouts may begin with, and note what they then have."""
@@ -159,9 +160,11 @@ class SystemRun:
         verified = np.flatnonzero(kept.previous != NOBODY)
         if verified.size and self._verification is not None:
             numbers, before = phase.numbers[verified], kept.previous[verified]
-            tokens = (column[before].astype(np.int64) for column in (trace.prompt_tokens, trace.output_tokens))
-            step.verify_s = float(np.sum(asked(self._verification, Rollouts(before, *tokens))))
-            yield from self._busy(step, self._verification, step.verify_s, "verify")
+            prompts, outputs = (
+                column[before].astype(np.int64) for column in (trace.prompt_tokens, trace.output_tokens)
+            )
+            step.verify_s = float(np.sum(asked(self._verification, Rollouts(before, prompts, outputs))))
+            yield from busy(self.clock, step, self._verification, step.verify_s, "verify")
             steps_ago = trace.step[self.stream.rows[numbers]] - trace.step[before]
             self.sampled(numbers, kept.prefix_tokens[verified], steps_ago)
         step.start_s, step.reused_tokens = self.clock.now, int(kept.prefix_tokens.sum())
@@ -177,7 +180,10 @@ class SystemRun:
         step.wall_s = time.perf_counter() - started
         self.check_finite(outcome.makespan_s)
         done_s = step.start_s + outcome.rollouts["finished_s"]
-        self.judging.judge(phase.numbers, done_s)
+        arrivals = self._trainer.arriving(phase.numbers) if isinstance(self.loop, Pipelines) else None
+        self.judging.judge(phase.numbers, done_s, None if arrivals is None else arrivals.judged)
+        if arrivals is not None and not self.judging.stages:
+            self.clock.process(arrivals.finishing(done_s))
         self.learning.judge(phase.numbers, done_s)
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
         workload = phase.workload
@@ -190,6 +196,7 @@ class SystemRun:
         self.sampled(phase.numbers, episode.generated_tokens)
         step.close(episode)
         self.stream.next = int(self.stream.ends[j])
+        self.put_out(phase.numbers, self.stream.lengths[phase.numbers])
         step.end_s = float(done_s.max())
         if self._pacing is not None:
             finished_s = outcome.rollouts["finished_s"]
@@ -219,6 +226,7 @@ class SystemRun:
     def _nothing_left(self, step: Step) -> None:
         """Everything has been generated; what is left is to train on it."""
         step.end_s, none = step.start_s, np.empty(0, np.int64)
+        self.put_out(none, none)
         outcome = nobody_decodes(self.preparing.deployment.replicas)
         step.close(
             Episode(
@@ -238,8 +246,7 @@ class SystemRun:
     def form_batch(self, j: int) -> None:
         """Hand RL step j's groups to the trainer."""
         self._formed = j + 1
-        self.batches.append(self.stream.batch(int(self.stream.groups[j])))
-        self._batches.put(self.batches[-1])
+        self._trainer.hand_over(self.stream.batch(int(self.stream.groups[j])))
         if self._comparing.stages:
             self.clock.process(self._compare(self.batches[-1]))
 
@@ -262,13 +269,8 @@ class SystemRun:
 
     def _train(self) -> Process:
         for j, step in enumerate(self.steps):
-            batch: Int64 = yield self._batches.get()
-            yield from self._rewards.all_done(batch)
-            step.rewarded_s = float(self._rewards.done_s[batch].max())
-            rollouts, started_s = self.rollouts(batch), self.clock.now
-            for stage in self.stages["batch"]:
-                yield from self._busy(step, stage, float(np.sum(asked(stage, rollouts))))
-            step.train_s, step.trained_s, step.trained = self.clock.now - started_s, self.clock.now, batch.size
+            batch = yield from self._trainer.train(j, step)
+            step.trained_s, step.trained = self.clock.now, batch.size
             tokens = self.stream.lengths[batch]
             step.trained_tokens = int(tokens.sum())
             step.stale_mean = j - float(self._sampled_by[batch].sum() / tokens.sum())
@@ -279,9 +281,3 @@ class SystemRun:
             updated.succeed()
             if self.loop.interrupts and self.generation is not None:
                 self.generation.stop()
-
-    def _busy(self, step: Step, stage: Stage, seconds: float, what: str | None = None) -> Process:
-        if seconds > 0:
-            begun_s = self.clock.now
-            yield self.clock.timeout(seconds)
-            step.spans.append(Span(step.number, stage.name, what or stage.per, begun_s, self.clock.now))

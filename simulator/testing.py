@@ -18,6 +18,7 @@ from simulator.cost.operators import Affine, row
 from simulator.cost.work import StepWork
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, past_rows
+from simulator.drafting.draws import rollout_keys
 from simulator.drafting.measure import draft_curve
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
@@ -26,7 +27,7 @@ from simulator.engine.workload import Workload
 from simulator.limits import LARGEST_BUDGET
 from simulator.prepared import Preparing, Shared
 from simulator.scenario import Scenario
-from simulator.scheduling.placement import Event, Placement, View, events_of
+from simulator.scheduling.placement import Event, KnowsLengths, Placement, View, events_of
 from simulator.scheduling.resolve import prepared_placement
 from simulator.system_run import SystemRun
 from simulator.training.resolve import resolve_stage
@@ -87,7 +88,7 @@ def check_placement(placement: Any, trace: Trace | None = None, cost: CostModel 
 
     placement: what `module:attr` would name. Checked: every rollout is placed and completes, with every token emitted once and
     every invariant of the engine intact; the same run gives the same result again; and no decision depends on how long a
-    rollout will go on.
+    rollout will go on, unless it is an oracle and says so (`KnowsLengths`).
     """
     trace, cost = trace or example_trace(), cost or example_cost()
     for step in (trace.steps[0], trace.steps[-1]):
@@ -95,14 +96,25 @@ def check_placement(placement: Any, trace: Trace | None = None, cost: CostModel 
             outcomes = []
             for _ in range(2):
                 workload, context = _rl_step(trace, step, cost, max_num_seqs)
-                ready = prepared_placement(placement, context, repr(placement))
+                ready = _shown(prepared_placement(placement, context, repr(placement)), trace, step)
                 deployment = Deployment(cost, max_num_seqs, replicas, ready, pull_s_per_token=1e-6)
                 outcomes.append(simulate(workload, by_live([2]), deployment, check=True))
             emitted = int(sum(log["emitted_tokens"].sum() for log in outcomes[0].logs))
             assert emitted == int(workload.output_tokens.sum()), "every token is emitted once"
             first, again = (o.rollouts.tobytes() for o in outcomes)
             assert first == again, "the same run gives the same result: seed what is random, keep no state"
-    _check_causal_placement(placement, trace, cost)
+    _, context = _rl_step(trace, trace.steps[-1], cost, 1)
+    if not isinstance(prepared_placement(placement, context, repr(placement)), KnowsLengths):
+        _check_causal_placement(placement, trace, cost)
+
+
+def _shown(placement: Placement, trace: Trace, step: int) -> Placement:
+    """An oracle, once it has been shown an RL step's lengths; any other as it is."""
+    if not isinstance(placement, KnowsLengths):
+        return placement
+    rows = np.flatnonzero(trace.step == step)
+    assert placement.knows, "knows says what it knows"
+    return placement.shown(trace.output_tokens[rows].astype(np.int64), rollout_keys(trace, rows, SEED, "placement"))
 
 
 def check_loop(loop: Any, trace: Trace | None = None, cost: CostModel | None = None) -> None:
@@ -150,7 +162,7 @@ def check_stage(stage: Any, trace: Trace | None = None) -> None:
         )
         assert np.array_equal(seconds, np.asarray(asked(stage, rollouts))), "the same rollouts take the same time"
         if stage.per in ("rollout", "drafter") and rows.size > 1 and seconds.shape:
-            part = Rollouts(*(column[1:] for column in (rows, rollouts.prompt_tokens, rollouts.output_tokens)))
+            part = Rollouts(rows[1:], rollouts.prompt_tokens[1:], rollouts.output_tokens[1:])
             assert np.array_equal(seconds[1:], np.asarray(asked(stage, part))), (
                 "a rollout takes its time whoever is beside it"
             )

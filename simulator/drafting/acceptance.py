@@ -16,8 +16,6 @@ UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 NO_TABLE = -1
-CHECKED = 2**20
-"""Positions that are checked at a time: a table of zeros takes memory only where it is looked at."""
 
 
 class Draft:
@@ -40,13 +38,14 @@ class Acceptance:
 
     Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
     budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget; `least` names
-    the least budget with the same table, where several have one.
+    the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones.
     """
 
     offsets: Int64
     compute: Callable[[int], UInt8] | None
     prefix: bool
     least: Callable[[int], int] = int
+    checked: bool = False
     tables: UInt8 = field(init=False)
     table_of: Int64 = field(init=False)
 
@@ -83,15 +82,13 @@ class Acceptance:
         if not (isinstance(table, np.ndarray) and table.dtype == np.uint8 and table.shape == shape):
             kind = f"{table.dtype}{list(table.shape)}" if isinstance(table, np.ndarray) else type(table).__name__
             raise InputError(f"a drafter's table is {kind}: it must be uint8{list(shape)}, accepted and drafted")
-        for begin in range(0, len(table), CHECKED):
-            wrong = table[begin : begin + CHECKED, 0] > table[begin : begin + CHECKED, 1]
-            if wrong.any():
-                position = begin + int(wrong.argmax())
-                raise InputError(
-                    f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
-                )
         own = table.flags.owndata and table.flags.writeable and table.flags.c_contiguous
-        return table if own else np.array(table, order="C")
+        table = table if own else np.array(table, order="C")
+        if not self.checked and (position := int(_first_wrong(table.view(DRAFT)[:, 0]))) >= 0:
+            raise InputError(
+                f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
+            )
+        return table
 
     def drafts(self, budget: int) -> Array[Draft]:
         """The table that serves a budget, as compiled code reads it."""
@@ -101,6 +98,15 @@ class Acceptance:
     def release(self) -> None:
         """Let go of what computes further tables: a whole history."""
         self.compute = None
+
+
+@entry
+def _first_wrong(table: Array[Draft]) -> int:
+    """The first position with more accepted than drafted; -1 where there is none."""
+    for p in range(table.size):
+        if table[p].accepted > table[p].drafted:
+            return p
+    return -1
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Growing:
         self._make, self._offsets = make, offsets
         self._cuts = np.append(np.unique(cuts), offsets.size - 1).tolist()
         self.parts: list[Acceptance] = [make(self._cuts[0], self._cuts[1])]
-        self.acceptance = Acceptance(offsets, self._table, self.parts[0].prefix, self.parts[0].least)
+        self.acceptance = Acceptance(offsets, self._table, self.parts[0].prefix, self.parts[0].least, checked=True)
 
     def reach(self, count: int) -> None:
         """See to it that the first `count` rollouts have tables."""

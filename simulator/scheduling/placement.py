@@ -11,6 +11,7 @@ from simulator.budgets.context import Context
 from simulator.budgets.view import Requests
 
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
 ANY = -1
 """In place of a replica: whichever has room first."""
@@ -159,6 +160,21 @@ class PreparesPlacement(Protocol):
 
     def prepare(self, context: Context) -> Placement:
         """Return the placement of the RL step that `context` is known of."""
+
+
+@runtime_checkable
+class KnowsLengths(Protocol):
+    """A placement that is shown how long rollouts will go on: an oracle, whole or with errors, and named as one in every result.
+
+    knows: what it knows, in a line.
+    """
+
+    @property
+    def knows(self) -> str:
+        """In words."""
+
+    def shown(self, lengths: Int64, keys: UInt64) -> Placement:
+        """Return the placement of an RL step with such rollouts: tokens that each still emits, and its key for random numbers."""
 
 
 @dataclass(frozen=True)

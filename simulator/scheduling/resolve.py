@@ -9,8 +9,9 @@ from simulator.scheduling.context_aware import context_aware
 from simulator.scheduling.divided import divided
 from simulator.scheduling.first_come import least_loaded, round_robin, shared, static
 from simulator.scheduling.longest_first import longest_first
-from simulator.scheduling.placement import Placement, PreparesPlacement
+from simulator.scheduling.placement import KnowsLengths, Placement, PreparesPlacement
 from simulator.scheduling.ranked import ranked
+from simulator.scheduling.skewed import skewed
 from simulator.spec import refuse
 from traces.errors import InputError
 
@@ -34,6 +35,7 @@ BUILT_IN: dict[str, Build] = {
     "divided": divided,
     "context": context_aware,
     "ranked": ranked,
+    "skewed": skewed,
 }
 ENTRY_POINTS = "rolloutsim.placements"
 
@@ -47,6 +49,12 @@ def resolve_placement(spec: str, context: Context | None = None) -> Placement:
     if build := BUILT_IN.get(name):
         return build(argument, context)
     return prepared_placement(load(spec, ENTRY_POINTS, "placement", list(BUILT_IN)), context, spec)
+
+
+def known_ahead(spec: str) -> list[str]:
+    """A line for what a placement knows that no router does: only oracles have one."""
+    placement = resolve_placement(spec)
+    return [f"placement {spec}: {placement.knows}"] if isinstance(placement, KnowsLengths) else []
 
 
 def prepared_placement(placement: Any, context: Context | None, spec: str) -> Placement:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from simulator.scheduling.resolve import known_ahead
 from simulator.system import System
 from simulator.systems.built_in import built_in_system, built_in_systems
 from simulator.systems.needs import NEEDS
@@ -21,5 +22,7 @@ def _row(system: System) -> dict[str, Any]:
         "name": system.name, "paper": system.paper, "about": system.about,
         "lossless": lossless and all(one.lossless for one in transforms),
         "needs": [NEEDS[need].words for need in system.needs],
-        "assumes": [*system.assumes, *(one.assumes for one in transforms)],
+        "assumes": [
+            *system.assumes, *(one.assumes for one in transforms if one.assumes), *known_ahead(system.placement or "shared"),
+        ],
     }  # fmt: skip

@@ -17,8 +17,8 @@ class LoopView:
     step: RL steps before this one; needed: groups that this one trains on; complete: groups of which every rollout has finished
     (and has its rewards, and is kept, for a loop that judges) and that no RL step trained on; begun: groups that have rollouts
     submitted and are not complete; in_flight: rollouts submitted and not finished; due: rollouts not in flight of the RL steps
-    that the loop's `lag` allows, those carried over included; fresh: all rollouts not in flight; next_groups: int64[], sizes of
-    the groups that have not begun, in order.
+    that the loop's `lag` allows, or of the prompts that it `Draws`, those carried over included; fresh: all rollouts not in
+    flight; next_groups: int64[], sizes of the groups that have not begun, in order; rollouts: of this RL step in the trace.
     """
 
     step: int
@@ -29,6 +29,7 @@ class LoopView:
     due: int
     fresh: int
     next_groups: Int64
+    rollouts: int = 0
 
 
 class Loop(Protocol):
@@ -76,3 +77,36 @@ class Judges(Protocol):
 
     def keep(self, rewards: Float64) -> bool:
         """Return whether to train on a group with these rewards; float64[samples]."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A loop that draws prompts into its queue as each RL step begins, and not all that the trace has at once.
+
+    prompts: those drawn over those that the RL step trains on, 1 or more; what is not submitted waits for the next.
+    """
+
+    prompts: float
+
+
+@runtime_checkable
+class ScoresOutputs(Protocol):
+    """A loop that trains on tokens of several policies, each with its log-probs under the one that sampled it.
+
+    scores_outputs: whether so. Then what `Scores` (`training.stage`) works on what an RL step's generation put out, finished or
+    stopped, in place of the batch. Not for one that an update interrupts.
+    """
+
+    scores_outputs: bool
+
+
+@runtime_checkable
+class Pipelines(Protocol):
+    """A loop whose trainer takes an RL step's groups in mini-batches as they finish, while others are still generated.
+
+    The trainer has GPUs of its own. The update is done, and the version goes up, with the last mini-batch. Not for one that
+    `Watches`.
+    """
+
+    def minibatch(self, groups: int) -> int:
+        """Return how many groups make a mini-batch, of an RL step that has so many; the last one may be smaller."""

@@ -1,6 +1,7 @@
 """The built-in loops. Each ends every RL step with as many groups as the trace's has."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Whole:
-    """An RL step's rollouts all at once, and all of them: `sync` (lag 0) and `one_step_async` (lag 1; StreamRL, 2504.15930)."""
+    """An RL step's rollouts all at once, and all of them: `sync` (lag 0) and `one_step_async` (lag 1)."""
 
     lag: int = 0
     interrupts = False
@@ -30,19 +31,42 @@ class Pacing:
 
 
 @dataclass(frozen=True)
+class Pipelined:
+    """As `Whole`, but training takes an RL step's groups in mini-batches as they finish (StreamRL, 2504.15930).
+
+    A mini-batch has `groups` groups, or, with 0, an RL step has nearly equal ones in the number of `minibatches`.
+    """
+
+    lag: int = 0
+    groups: int = 0
+    minibatches: int = 1
+    interrupts = False
+
+    def minibatch(self, groups: int) -> int:
+        """As many as asked for, or a share, rounded up."""
+        return self.groups or -(-groups // self.minibatches)
+
+
+@dataclass(frozen=True)
 class Partial:
     """So many rollouts in flight, until enough groups are whole; the rest goes on in the next RL step (CoPRIS, 2511.05589).
 
-    The groups that finished first are trained on; those that did besides count for the next RL step.
+    Those with tokens go on first, then those that had none yet, then new ones. The groups that finished first are trained on;
+    those that did besides count for the next RL step. rollouts: in flight; or share: in flight over the rollouts of an RL step.
+    prompts: drawn for an RL step over those it trains on. scores_outputs: log-probs of what each RL step put out.
     """
 
-    rollouts: int
+    rollouts: int = 0
+    share: float = 0.0
+    prompts: float = inf
+    scores_outputs: bool = False
     lag = 0
     interrupts = False
 
     def offer(self, view: LoopView) -> int:
         """Fill up what is in flight."""
-        return min(self.rollouts - view.in_flight, view.fresh)
+        most = self.rollouts or max(round(self.share * view.rollouts), 1)
+        return min(most - view.in_flight, view.due)
 
     def enough(self, view: LoopView) -> bool:
         """With as many groups as are needed."""

@@ -1,7 +1,7 @@
 """What the trainer does with an RL step's rollouts, and how its weights reach the replicas."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,17 +19,18 @@ FORWARD, TRAIN = 2, 6
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over all tokens of the RL step's rollouts, at so many seconds a token."""
+    """A pass over all tokens of the RL step's rollouts, at so many seconds a token, and so many for a whole batch."""
 
     name: str
     s_per_token: float
     basis: str
     fixed_s: float = 0.0
     per: Per = "batch"
+    scoring: float = 0.0
 
     def seconds(self, rollouts: Rollouts) -> float:
-        """Of the batch."""
-        return self.fixed_s + self.s_per_token * rollouts.tokens
+        """Of the batch, or a part of it."""
+        return self.fixed_s * rollouts.share + self.s_per_token * rollouts.tokens
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def log_probs(argument: str, prices: Prices | None) -> Pass:
     none, 2 FLOPs a parameter and token at `mfu` of the device's peak.
     """  # fmt: skip
     given = read("log_probs", argument, PASS_READERS, "stage")
-    return _priced("log_probs", given, prices, FORWARD)
+    return replace(_priced("log_probs", given, prices, FORWARD), scoring=1 / given.get("passes", 1))
 
 
 def update(argument: str, prices: Prices | None) -> Pass:

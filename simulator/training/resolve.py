@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from simulator.plugins import calling, load
-from simulator.spec import read, refuse, whole
-from simulator.training.loop import Loop
-from simulator.training.loops import Pacing, Partial, Refill, Streaming, Whole
+from simulator.spec import Reader, number, one_of, read, refuse, whole
+from simulator.training.loop import Loop, Pipelines, ScoresOutputs, Watches
+from simulator.training.loops import Pacing, Partial, Pipelined, Refill, Streaming, Whole
 from simulator.training.passes import drafter, log_probs, refresh, sync, update
 from simulator.training.rewards import reward
 from simulator.training.spot import spot
@@ -27,17 +27,30 @@ def _one_step_async(argument: str) -> Loop:
 
 
 def _whole(name: str, argument: str, lag: int) -> Loop:
-    if argument:
-        refuse(name, argument, "takes no settings", "loop")
-    return Whole(lag)
+    given = read(name, argument, {"minibatch": whole(1, MOST), "minibatches": whole(1, MOST)}, "loop")
+    if len(given) > 1:
+        refuse(name, argument, "has minibatch (groups of each) and minibatches (how many): give one of them", "loop")
+    return Pipelined(lag, given.get("minibatch", 0), given.get("minibatches", 1)) if given else Whole(lag)
+
+
+PARTIAL_READERS: dict[str, Reader] = {
+    "rollouts": whole(1, MOST),
+    "share": number(0.001, 1e6),
+    "prompts": number(1, 1e6),
+    "log_probs": one_of("batch", "outputs"),
+}
 
 
 def _partial(argument: str) -> Loop:
     """So many rollouts in flight; what is unfinished when enough groups are whole is carried over."""
-    given = read("partial", argument, {"rollouts": whole(1, MOST)}, "loop")
-    if "rollouts" not in given:
-        refuse("partial", argument, "needs the rollouts in flight: write partial:rollouts=1024", "loop")
-    return Partial(given["rollouts"])
+    given = read("partial", argument, PARTIAL_READERS, "loop")
+    if ("rollouts" in given) == ("share" in given):
+        refuse(
+            "partial", argument,
+            "needs the rollouts in flight: write partial:rollouts=1024, or share=2 for twice those of an RL step", "loop",
+        )  # fmt: skip
+    outputs = given.pop("log_probs", "batch") == "outputs"
+    return Partial(**given, scores_outputs=outputs)
 
 
 def _refill(argument: str) -> Loop:
@@ -89,6 +102,14 @@ def resolve_loop(spec: str) -> Loop:
     if not (isinstance(getattr(found, "lag", None), int) and found.lag >= 0 and isinstance(found.interrupts, bool)):
         raise InputError(
             f"loop {spec!r}: lag and interrupts are missing: say lag, 0 or more, and interrupts, True or False"
+        )
+    if isinstance(found, Pipelines) and (isinstance(found, Watches) or found.interrupts):
+        raise InputError(
+            f"loop {spec!r}: has minibatch, for RL steps that are generated whole, and watches or interrupts them: drop one"
+        )
+    if isinstance(found, ScoresOutputs) and found.scores_outputs and found.interrupts:
+        raise InputError(
+            f"loop {spec!r}: scores_outputs is True, and an update interrupts what would be scored before it: set one to False"
         )
     return found
 

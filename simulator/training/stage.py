@@ -20,11 +20,15 @@ Per = Literal["rollout", "batch", "sync", "drafter", "idle"]
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """Rollouts that a stage works on: rows of the trace, prompt and output tokens; int64[k] each."""
+    """Rollouts that a stage works on: rows of the trace, prompt and output tokens; int64[k] each.
+
+    share: how much of an RL step's batch they stand for: less than 1 for a mini-batch.
+    """
 
     rows: Int64
     prompt_tokens: Int64
     output_tokens: Int64
+    share: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -52,10 +56,11 @@ class Stage(Protocol):
     """A stage of the RL step.
 
     per: `rollout`, as each finishes, on servers (`Serves`), or once the batch is there (`AfterBatch`); `batch`, once for the RL
-    step's rollouts, one stage after another, before the next update; `sync`, when replicas take up new weights, while nothing
-    decodes; `drafter`, as each rollout finishes, too: what has been through it is what a drafter has learnt when an RL step
-    begins (`Publishes`); `idle`, on replicas that have nothing left in the RL step: it takes no time of anybody's, and makes
-    versions of the drafter (`TrainsWhenIdle`). basis: what its seconds, or its speed, rest on: measured, given, or assumed how.
+    step's rollouts, or for each mini-batch where a loop `Pipelines`, one stage after another, before the next update; `sync`,
+    when replicas take up new weights, while nothing decodes; `drafter`, as each rollout finishes, too: what has been through it
+    is what a drafter has learnt when an RL step begins (`Publishes`); `idle`, on replicas that have nothing left in the RL step:
+    it takes no time of anybody's, and makes versions of the drafter (`TrainsWhenIdle`). basis: what its seconds, or its speed,
+    rest on: measured, given, or assumed how.
     """
 
     @property
@@ -105,6 +110,16 @@ class TrainsWhenIdle(Protocol):
 
         measured: as it was at first. Raises InputError for a drafter that cannot be trained.
         """
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A stage of the batch that has log-probs of rollouts as its result.
+
+    scoring: share of its seconds that goes to those under the policy that samples; the rest is on the batch, whatever the loop.
+    """
+
+    scoring: float
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """The rollouts of a run in the order in which they are submitted, and where each of them and each group stands."""
 
 from collections import deque
+from math import ceil, inf
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +33,15 @@ class Stream:
         self.emitted = np.zeros(self.rows.size, np.int64)
         self.finished: Bool = np.zeros(self.rows.size, np.bool_)
         self.next = 0
-        self.left = self.sizes.copy()
+        self.left: list[int] = self.sizes.tolist()
         self.dropped: Bool = np.zeros(self.sizes.size, np.bool_)
         self._complete: deque[int] = deque()
-        self._whole: Bool = np.zeros(self.sizes.size, np.bool_)
+        self._over = 0
+        self._group: list[int] = self.group.tolist()
+        self._begun: list[int] = [0, *(np.maximum.accumulate(self.group) + 1).tolist()]
+        self._by_group = np.split(np.argsort(self.group, kind="stable"), np.cumsum(self.sizes)[:-1])
+        self._last = np.maximum.accumulate([int(mine[-1]) for mine in self._by_group])
+        self._rollouts = np.diff(self.ends, prepend=0).tolist()
 
     def __len__(self) -> int:
         """Return the number of rollouts."""
@@ -51,13 +57,17 @@ class Stream:
         """Note that rollouts have finished; returns the groups that are whole now, in order."""
         self.finished[rollouts] = True
         self.emitted[rollouts] = self.lengths[rollouts]
-        groups = np.unique(self.group[rollouts])
-        self.left -= np.bincount(self.group[rollouts], minlength=self.sizes.size)
-        return [int(group) for group in groups if self.left[group] == 0]
+        whole = []
+        for rollout in rollouts.tolist():
+            group = self._group[rollout]
+            self.left[group] -= 1
+            if self.left[group] == 0:
+                whole.append(group)
+        return sorted(whole)
 
     def complete(self, group: int, keep: bool = True) -> None:
         """Let a whole group be trained on, or drop it."""
-        self._whole[group] = True
+        self._over += 1
         if keep:
             self._complete.append(group)
         else:
@@ -70,18 +80,37 @@ class Stream:
 
     def batch(self, groups: int) -> Int64:
         """Take the rollouts of so many groups, those that were complete first."""
-        taken = [self._complete.popleft() for _ in range(min(groups, len(self._complete)))]
-        return np.flatnonzero(np.isin(self.group, taken))
+        return self.of([self._complete.popleft() for _ in range(min(groups, len(self._complete)))])
+
+    def of(self, groups: list[int]) -> Int64:
+        """The rollouts of some groups, in order."""
+        none: Int64 = np.empty(0, np.int64)
+        return np.sort(np.concatenate([none, *(self._by_group[group] for group in groups)]))
 
     def members(self, group: int) -> Int64:
         """The rollouts of a group."""
-        return np.flatnonzero(self.group == group)
+        return self._by_group[group]
 
-    def view(self, step: int, lag: int, carried: int, in_flight: int) -> LoopView:
-        """What a loop may know. carried: rollouts that are carried over and not submitted again; in_flight: submitted."""
-        due = int(self.ends[min(step + lag, self.ends.size - 1)])
-        begun = 0 if self.next == 0 else int(self.group[self.next - 1]) + 1
+    def drawn(self, step: int, prompts: float) -> int:
+        """The first rollout after the groups that have been drawn by RL step `step`, `prompts` times those needed for each.
+
+        Where a trace mixes groups, those between are drawn, too.
+        """
+        groups = min(ceil(prompts * int(self.groups[: step + 1].sum())), self.sizes.size) if prompts < inf else -1
+        return int(self._last[groups - 1]) + 1 if groups >= 0 else len(self)
+
+    def allowed(self, step: int, lag: int) -> int:
+        """The first rollout after those of the RL steps up to `step`, and `lag` more."""
+        return int(self.ends[min(step + lag, self.ends.size - 1)])
+
+    def view(self, step: int, until: int, carried: int, in_flight: int) -> LoopView:
+        """What a loop may know.
+
+        until: the first rollout that is not due yet; carried: rollouts that are carried over and not submitted again; in_flight:
+        submitted.
+        """
+        begun = self._begun[self.next]
         return LoopView(
-            step, int(self.groups[step]), self.waiting, begun - int(self._whole[:begun].sum()), in_flight,
-            carried + max(due - self.next, 0), carried + len(self) - self.next, self.sizes[begun:],
+            step, int(self.groups[step]), self.waiting, begun - self._over, in_flight, carried + max(until - self.next, 0),
+            carried + len(self._group) - self.next, self.sizes[begun:], self._rollouts[step],
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from simulator.engine.clock import OTHERS, Clock
 from simulator.plugins import calling
 from simulator.training.stage import BacksOff, Retries, Rollouts, Serves, Stage
 from traces.errors import InputError
+
+if TYPE_CHECKING:
+    from simulator.played import Step
 
 Int64 = npt.NDArray[np.int64]
 Process = Generator[simpy.Event, Any, None]
@@ -126,6 +129,14 @@ class Judging:
                 f"{rollouts.rows.size} rollouts"
             )
         return np.broadcast_to(found, rollouts.rows.shape)
+
+
+def busy(clock: Clock, step: "Step", stage: Stage, seconds: float, what: str | None = None) -> Process:
+    """Let a stage take its seconds, and note when it did in an RL step."""
+    if seconds > 0:
+        begun_s = clock.now
+        yield clock.timeout(seconds)
+        step.spans.append(Span(step.number, stage.name, what or stage.per, begun_s, clock.now))
 
 
 def asked(stage: Stage, rollouts: Rollouts) -> npt.ArrayLike:

@@ -141,6 +141,9 @@ def test_shipped_profiles_conform(name: str) -> None:
         "ranked",
         "ranked:order=descending,split=even,migrate=0",
         "ranked:migrate=0.5,kv=pull",
+        "skewed",
+        "skewed:tail=0.6",
+        "skewed:recall=0.5",
     ],
 )
 def test_built_in_placements_conform(spec: str) -> None:
@@ -163,6 +166,10 @@ def test_pulled_kv_conforms(spec: str) -> None:
         "refill",
         "streaming:rollouts=9",
         "streaming:rollouts=30,lag=2",
+        "sync:minibatch=2",
+        "one_step_async:minibatches=3",
+        "partial:share=0.5",
+        "partial:share=2,prompts=1.5,log_probs=outputs",
     ],
 )
 def test_built_in_loops_conform(spec: str) -> None:

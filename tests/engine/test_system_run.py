@@ -1,6 +1,7 @@
 """System runs, loops and stages included, against the plain reference: random rollouts, groups, rewards and placements."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -82,12 +83,14 @@ class Takes:
     per: Any
     fixed_s: float
     token_s: float
+    scoring: float = 0.0
     basis = "given"
 
     def seconds(self, rollouts: Rollouts) -> float:
         return self.fixed_s + self.token_s * rollouts.tokens
 
 
+SCORED_S = 2**-7
 SECONDS = st.sampled_from([0.0, 0.25, 0.5, 2.0, 8.0])
 
 
@@ -126,7 +129,20 @@ def runs(
         batch_s=lambda batch: 0.0, sync_s=draw(SECONDS),
         rewards=rewards,
     )  # fmt: skip
-    if system.loop != "refill":
+    if system.loop == "partial":
+        share, prompts = (
+            draw(st.none() | st.sampled_from([0.1, 0.5, 1.0, 2.0])),
+            draw(st.none() | st.sampled_from([1, 1.5, 2])),
+        )
+        system = replace(
+            system,
+            share=share,
+            prompts=None if prompts is None else Fraction(prompts),
+            score_s=draw(st.none() | st.just(_nothing)),
+        )
+    elif system.loop in ("sync", "one_step_async"):
+        system = replace(system, minibatch=draw(st.integers(0, 3)))
+    if system.loop != "refill" and not system.minibatch:
         system = replace(system, after_batch=draw(st.booleans()))
     return (
         requests,
@@ -140,9 +156,17 @@ def runs(
     )
 
 
+def _nothing(outputs: list[tuple[int, int]]) -> float:
+    return 0.0
+
+
 def spec_of(system: reference.SystemSettings) -> str:
     if system.loop == "partial":
-        return f"partial:rollouts={system.rollouts}"
+        flight = f"rollouts={system.rollouts}" if system.share is None else f"share={system.share}"
+        prompts = "" if system.prompts is None else f",prompts={float(system.prompts)}"
+        return f"partial:{flight}{prompts},log_probs={'batch' if system.score_s is None else 'outputs'}"
+    if system.minibatch:
+        return f"{system.loop}:minibatch={system.minibatch}"
     return f"streaming:rollouts={system.rollouts},lag={system.lag}" if system.loop == "streaming" else system.loop
 
 
@@ -166,6 +190,8 @@ def played(
         "output_tokens": pa.array([r.output_tokens for r in requests], pa.int32()), "reward": system.rewards,
     }), "made")  # fmt: skip
     stages: list[Stage] = [Takes("update", "batch", fixed_s, 2**-6), Takes("sync", "sync", system.sync_s, 0.0)]
+    if system.score_s is not None:
+        stages.append(Takes("log_probs", "batch", 0.0, SCORED_S, 1.0))
     if system.reward_s is not None:
         assert system.failures is not None
         stages.append(Judge(
@@ -180,7 +206,7 @@ def played(
     return run, list(run.play())
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs())
 def test_system_runs_are_those_of_the_reference(drawn: Any) -> None:
     assert_is_the_reference(drawn)
@@ -192,7 +218,10 @@ def assert_is_the_reference(drawn: Any) -> None:
     def batch_s(batch: list[int]) -> float:
         return fixed_s + 2**-6 * sum(requests[i].prompt_tokens + requests[i].output_tokens for i in batch)
 
-    system = replace(system, batch_s=batch_s)
+    def score_s(outputs: list[tuple[int, int]]) -> float:
+        return SCORED_S * sum(requests[i].prompt_tokens + tokens for i, tokens in outputs)
+
+    system = replace(system, batch_s=batch_s, score_s=None if system.score_s is None else score_s)
     expected = reference.play(
         requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True).there,
         system, PULL_S, by_number=not is_plain(limits, requests, False),

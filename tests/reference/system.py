@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import simpy
@@ -24,7 +25,10 @@ LOOPS = ("sync", "one_step_async", "partial", "refill", "streaming")
 class SystemSettings:
     """What surrounds the cluster; lists are by rollout.
 
-    rollouts: in flight, of partial and streaming; lag: RL steps that streaming may run ahead; reward_s: seconds of a
+    rollouts: in flight, of partial and streaming; share: of partial in their place, over the rollouts of an RL step; prompts:
+    that partial draws for an RL step, over those it needs (None: all that there are); score_s: seconds of a pass of partial over
+    what a phase put out, rollouts and their tokens by then; minibatch: groups that sync and one_step_async train on at a time,
+    as they are ready (0: on the batch); lag: RL steps that streaming may run ahead; reward_s: seconds of a
     try (None: no reward stage); servers: tries at a time; failures: tries that fail first; backoff_s: off the server
     after the first of them, `growth` times as long after each further one; tries: the most, after which one gives up
     and has a reward all the same (None: it goes on); holds: on the server, instead; after_batch: nobody is judged before
@@ -38,6 +42,10 @@ class SystemSettings:
     _: KW_ONLY
     batch_s: Callable[[list[int]], float]
     rollouts: int = 0
+    share: float | None = None
+    prompts: Fraction | None = None
+    score_s: Callable[[list[tuple[int, int]]], float] | None = None
+    minibatch: int = 0
     lag: int = 0
     reward_s: Sequence[float] | None = None
     servers: int = 1
@@ -192,6 +200,7 @@ class System:
         self.env = simpy.Environment(initial_time=0.0)
         self.requests = requests
         self.group = groups
+        self.step_of = step_of
         self.settings = settings
         self.replicas = replicas
         self.make = make
@@ -250,10 +259,24 @@ class System:
         """Groups that have begun and are neither complete nor dropped."""
         return len({self.group[i] for i in self.begun} - self.judged)
 
+    def at_most(self, j: int) -> int:
+        """How many are in flight in a phase of partial."""
+        if self.settings.share is None:
+            return self.settings.rollouts
+        return max(round(self.settings.share * (self.end[j] - (self.end[j - 1] if j else 0))), 1)
+
+    def drawn(self, phase: Phase) -> int:
+        """Not submitted in the phase yet, and among the groups that have been drawn, or before the last of those."""
+        if self.settings.prompts is None:
+            return self.fresh(phase)
+        groups = math.ceil(self.settings.prompts * sum(self.needed[: phase.step + 1]))
+        last = max(i for g in list(self.members)[:groups] for i in self.members[g])
+        return sum(i <= last for i in phase.order[phase.submitted :])
+
     def offer(self, phase: Phase) -> int:
         """How many to submit now."""
         if self.settings.loop == "partial":
-            return min(self.settings.rollouts - self.in_flight(phase), self.fresh(phase))
+            return min(self.at_most(phase.step) - self.in_flight(phase), self.drawn(phase))
         if self.settings.loop == "streaming":
             return min(self.settings.rollouts - self.in_flight(phase), self.due(phase))
         if self.settings.loop == "refill":
@@ -434,11 +457,45 @@ class System:
             return False
         return self.streaming() or self.behind() > 0 or not math.isnan(self.phases[j].quiet_s)
 
+    def ready_groups(self, j: int) -> list[int]:
+        """Of an RL step that sync or one_step_async generate, those with all rewards, in order."""
+        mine = dict.fromkeys(g for g, step in zip(self.group, self.step_of, strict=True) if step == j)
+        there = [g for g in mine if all(i in self.ready_s for i in self.members[g])]
+        return sorted(there, key=lambda g: (max(self.ready_s[i] for i in self.members[g]), g))
+
+    def train_in_parts(self, j: int) -> Process:
+        """One mini-batch after another, each as soon as its groups are ready."""
+        done, train_s = 0, 0.0
+        while done < self.needed[j]:
+            size = min(self.settings.minibatch, self.needed[j] - done)
+            while len(self.ready_groups(j)) < done + size:
+                yield self.change
+            yield Turn(self.env, self.last)
+            chosen = self.ready_groups(j)[done : done + size]
+            seconds = self.settings.batch_s(sorted(i for g in chosen for i in self.members[g]))
+            yield self.env.timeout(seconds)
+            done, train_s = done + size, train_s + seconds
+        self.train_s.append(train_s)
+
+    def scored_s(self, j: int) -> float:
+        """Seconds of the pass over what a phase put out: what it finished, and what is in flight at its end and has tokens."""
+        if self.settings.score_s is None:
+            return 0.0
+        phase = self.phases[j]
+        there = [i for i in phase.order[: phase.submitted] if self.tokens[i] > 0]
+        return self.settings.score_s([(i, self.tokens[i]) for i in there])
+
     def train(self) -> Process:
         for j in range(self.steps):
+            if self.settings.minibatch:
+                yield from self.train_in_parts(j)
+                self.trained_s.append(self.env.now)
+                self.version = j + 1
+                self.changed()
+                continue
             while not self.trainable(j):
                 yield self.change
-            self.train_s.append(self.settings.batch_s(self.batches[j]))
+            self.train_s.append(self.settings.batch_s(self.batches[j]) + self.scored_s(j))
             yield self.env.timeout(self.train_s[j])
             self.trained_s.append(self.env.now)
             self.version = j + 1
@@ -497,7 +554,11 @@ def assert_runnable(
     assert len(set(zip(groups, step_of, strict=True))) == len(set(groups)), "a group is of one RL step"
     first = list(dict.fromkeys(groups))
     assert first == sorted(first), "groups are numbered in stream order"
-    assert system.rollouts >= 1 or system.loop not in ("partial", "streaming"), "rollouts in flight"
+    assert system.rollouts >= 1 or system.share or system.loop not in ("partial", "streaming"), "rollouts in flight"
+    assert system.prompts is None or system.prompts >= 1, "as many prompts as are needed"
+    assert not system.minibatch or system.loop in ("sync", "one_step_async"), "mini-batches of RL steps that are whole"
+    assert not (system.minibatch and system.after_batch), "nobody waits for the batch"
+    assert system.score_s is None or system.loop == "partial", "scored between phases"
     assert system.lag >= 0, f"lag {system.lag}"
     assert system.servers >= 1, f"{system.servers} servers"
     assert system.tries is None or max(system.failures or [0]) <= system.tries, "no more fail than are tried"

@@ -11,6 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -422,6 +423,86 @@ def streaming_stops_at_an_update_though_something_is_done_then() -> None:
     assert [step.finished_s for step in steps] == [{0: 1.0, 1: 3.0}, {2: 5.0}, {}]
 
 
+def mini_batches_are_trained_on_as_their_groups_are_ready() -> None:
+    # 0 is whole at 1, 2 and 3 at 2, 1 at 4; 1.5 s each: from 1, from 2.5, from 4, from 5.5.
+    told: list[list[int]] = []
+
+    def seconds(batch: list[int]) -> float:
+        told.append(batch)
+        return 1.5
+
+    (step,) = run([1, 4, 2, 2], range(4), [0] * 4, SystemSettings("sync", batch_s=seconds, minibatch=1))
+    assert (step.end_s, step.rewarded_s, step.trained_s, step.train_s) == (4.0, 4.0, 7.0, 6.0)
+    assert (told, step.trained) == ([[0], [2], [3], [1]], [0, 1, 2, 3])
+    # By three: 0, 2 and 3 from 2 to 3.5, 1 from 4 to 5.5.
+    told.clear()
+    (step,) = run([1, 4, 2, 2], range(4), [0] * 4, SystemSettings("sync", batch_s=seconds, minibatch=3))
+    assert (step.trained_s, step.train_s, told) == (5.5, 3.0, [[0, 2, 3], [1]])
+    # Rewards at 6, 5, 3 and 3.
+    told.clear()
+    rewards = [5.0, 1.0, 1.0, 1.0]
+    system = SystemSettings("sync", batch_s=seconds, minibatch=1, reward_s=rewards, servers=4)
+    (step,) = run([1, 4, 2, 2], range(4), [0] * 4, system)
+    assert (step.rewarded_s, step.trained_s, told) == (6.0, 9.0, [[2], [3], [1], [0]])
+    # 1 is told of first, and 0, of another replica, at the same instant.
+    told.clear()
+    crossed = SystemSettings("sync", batch_s=seconds, minibatch=1, reward_s=[1.0, 2.0], servers=2)
+    (step,) = run([2, 1], range(2), [0, 0], crossed, lambda: first_alone, replicas=2)
+    assert (step.trained_s, told) == (6.0, [[0], [1]])
+    # The reward of 1 is late: RL step 1 is ready, but waits.
+    told.clear()
+    slow = SystemSettings("one_step_async", batch_s=seconds, minibatch=1, reward_s=[1.0, 20.0, 1.0, 1.0], servers=4)
+    first, second = run([1] * 4, range(4), [0, 0, 1, 1], slow)
+    assert (first.trained_s, second.trained_s, told) == (22.5, 25.5, [[0], [1], [2], [3]])
+    # 1 s from 1, 3 s for 0 and 1: to 7; phase 1 is from 4 to 6, and trained on from 7 on.
+    system = SystemSettings("one_step_async", batch_s=lasts(3.0), minibatch=1, sync_s=0.5)
+    first, second = run([1, 4, 2, 2], range(4), [0, 0, 1, 1], system)
+    assert times(first) == (0.0, 4.0, 4.0, 4.0, 7.0)
+    assert times(second) == (4.0, 6.0, 6.0, 6.0, 13.0)
+    assert (second.stale_max, second.sync_s) == (1, 0.0)
+
+
+def partial_draws_prompts_for_each_rl_step() -> None:
+    # Two are needed. Of 1 times as many, 0 and 1: at 9. Of 1.5 times: 0, 1 and 2, and 1 and 2 are whole at 1; then all.
+    system = SystemSettings("partial", batch_s=lasts(1.0), rollouts=6, prompts=Fraction(1))
+    steps = run([9, 1, 1, 1, 1, 1], range(6), [0, 0, 1, 1, 2, 2], system)
+    assert [(step.start_s, step.end_s) for step in steps] == [(0.0, 9.0), (10.0, 11.0), (12.0, 13.0)]
+    assert [step.trained for step in steps] == [[0, 1], [2, 3], [4, 5]]
+    system = replace(system, prompts=Fraction(3, 2))
+    steps = run([9, 1, 1, 1, 1, 1], range(6), [0, 0, 1, 1, 2, 2], system)
+    assert [(step.start_s, step.end_s) for step in steps] == [(0.0, 1.0), (2.0, 3.0), (4.0, 11.0)]
+    assert [step.trained for step in steps] == [[1, 2], [3, 4], [0, 5]]
+    assert [step.finished for step in steps] == [[1, 2], [3, 4, 5], [0]]
+    # 1.25 times one is two, 1.25 times two is three: 1 at 1, 0 at 10, and at 12 both 2 and 3.
+    steps = run([9, 1, 9, 1], range(4), range(4), replace(system, prompts=Fraction(5, 4)))
+    assert [sorted(step.emitted) for step in steps] == [[0, 1], [0, 2], [2, 3], []]
+
+
+def partial_holds_a_share_of_an_rl_step_in_flight() -> None:
+    # Half of two, then half of four.
+    system = SystemSettings("partial", batch_s=lasts(1.0), share=0.5)
+    first, second = run([1, 1, 2, 2, 2, 2], range(6), [0, 0, 1, 1, 1, 1], system)
+    assert rows(first.log) == [[(0.0, (0,)), (1.0, (1,))]]
+    assert rows(second.log) == [[(3.0, (0, 1)), (4.0, (0, 1)), (5.0, (2, 3)), (6.0, (2, 3))]]
+
+
+def partial_scores_what_each_phase_put_out() -> None:
+    # As above: 3, 3, 2 and 1 tokens at 3, and 4 more by 5. With two slots nothing is known of who has no tokens.
+    told: list[list[tuple[int, int]]] = []
+
+    def seconds(outputs: list[tuple[int, int]]) -> float:
+        told.append(outputs)
+        return float(sum(tokens for _, tokens in outputs))
+
+    system = SystemSettings("partial", batch_s=lasts(2.0), sync_s=0.5, rollouts=3, score_s=seconds)
+    first, second = run([3, 6, 2, 2], range(4), [0, 0, 1, 1], system)
+    assert (first.train_s, second.train_s) == (2.0 + 9, 2.0 + 8)
+    assert told == [[(0, 3), (1, 3), (2, 2), (3, 1)], [(1, 6), (3, 2)]]
+    told.clear()
+    run([2, 5, 1], range(3), range(3), replace(system, score_s=seconds), slots=2)
+    assert told[0] == [(0, 2), (1, 2)]
+
+
 def ready(
     joins: Sequence[tuple[float, int]],
     seconds: Sequence[float],
@@ -541,6 +622,10 @@ CASES = [
     an_update_at_the_instant_that_a_sync_ends_is_in_time,
     streaming_trains_in_order_of_completion,
     streaming_stops_at_an_update_though_something_is_done_then,
+    mini_batches_are_trained_on_as_their_groups_are_ready,
+    partial_draws_prompts_for_each_rl_step,
+    partial_holds_a_share_of_an_rl_step_in_flight,
+    partial_scores_what_each_phase_put_out,
     rewards_are_first_come_first_served,
     rewards_fail_in_a_run,
     servers_are_held_or_free_meanwhile,
@@ -566,9 +651,13 @@ BROKEN = [
     (
         System,
         "offer",
-        "self.settings.rollouts - self.in_flight(phase), self.fresh",
-        "self.settings.rollouts, self.fresh",
+        "self.at_most(phase.step) - self.in_flight(phase), self.drawn",
+        "self.at_most(phase.step), self.drawn",
     ),
+    (System, "at_most", "self.end[j] - (self.end[j - 1] if j else 0)", "self.end[j]"),
+    (System, "drawn", "i <= last", "True"),
+    (System, "drawn", "math.ceil(", "math.floor("),
+    (System, "drawn", "self.needed[: phase.step + 1]", "self.needed[phase.step : phase.step + 1]"),
     (System, "offer", "self.settings.rollouts - self.in_flight(phase), self.due", "self.settings.rollouts, self.due"),
     (System, "offer", " - self.open_groups(), 0)", ", 0)"),
     (System, "offer", "self.needed[phase.step] - len(self.complete)", "self.needed[phase.step]"),
@@ -626,6 +715,14 @@ BROKEN = [
     (System, "trainable", " or not all(i in self.ready_s for i in self.batches[j])", ""),
     (System, "trainable", "or not math.isnan(self.phases[j].quiet_s)", "or True"),
     (System, "train", "self.ask(self.phases[-1])", "pass"),
+    (System, "train_in_parts", "[done : done + size]", "[:size]"),
+    (System, "train_in_parts", "train_s + seconds", "seconds"),
+    (System, "ready_groups", "(max(self.ready_s[i] for i in self.members[g]), g)", "g"),
+    (System, "ready_groups", "(max(self.ready_s[i] for i in self.members[g]), g)", "-g"),
+    (System, "ready_groups", "step == j", "step >= j"),
+    (System, "ready_groups", "self.ready_s for", "self.finished_s for"),
+    (System, "scored_s", " if self.tokens[i] > 0", ""),
+    (System, "scored_s", "phase.order[: phase.submitted]", "phase.finished"),
     # Rewards.
     (RewardStage, "serve", "self.queue.sort()", "pass"),
     (RewardStage, "serve", "self.busy < self.settings.servers", "True"),
@@ -789,7 +886,7 @@ def request(rng: random.Random) -> Request:
 class Scene:
     """A short stream, and a system that may do anything with it."""
 
-    def __init__(self, rng: random.Random, loop: str, least: int = 1) -> None:
+    def __init__(self, rng: random.Random, loop: str, least: int = 1, whole: bool = True) -> None:
         self.groups: list[int] = []
         self.step_of: list[int] = []
         for step in range(rng.randint(1, 4)):
@@ -813,6 +910,17 @@ class Scene:
             sync_s=rng.choice([0.0, 0.5, 20.0]),
             rewards=[rng.choice([0.0, 0.0, 1.0]) for _ in range(count)],
         )
+        if whole:
+            pass
+        elif loop in ("sync", "one_step_async"):
+            self.system = replace(self.system, minibatch=rng.choice([0, 0, 1, 2]))
+        elif loop == "partial":
+            self.system = replace(
+                self.system,
+                share=rng.choice([None, 0.4, 1.5]),
+                prompts=rng.choice([None, Fraction(1), Fraction(4, 3)]),
+                score_s=rng.choice([None, lambda outputs: 0.25 * sum(tokens for _, tokens in outputs)]),
+            )
         self.settings = Settings(
             max_num_seqs=rng.randint(1, 4),
             max_num_batched_tokens=rng.choice([None, 4]),
@@ -867,7 +975,7 @@ class Moving:
 @examples(max_examples=500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.sampled_from(LOOPS))
 def test_every_token_is_accounted_for(seed: int, loop: str) -> None:
-    scene = Scene(random.Random(seed), loop)
+    scene = Scene(random.Random(seed), loop, whole=False)
     steps = scene.play()
     audit_times(scene, steps)
     audit_rollouts(scene, steps)
@@ -881,8 +989,16 @@ def audit_times(scene: Scene, steps: list[RLStep]) -> None:
         for entry in itertools.chain(*step.log):
             assert step.start_s <= entry.start_s <= step.end_s
             assert entry.start_s + entry.dt_s <= step.quiet_s
-        assert step.train_s == scene.system.batch_s(step.trained)
         from_s = [step.rewarded_s, steps[j - 1].trained_s if j else 0.0]
+        if scene.system.minibatch:
+            assert max(from_s[0], from_s[1] + step.train_s) <= step.trained_s <= max(from_s) + step.train_s
+            continue
+        scored_s = 0.0
+        if scene.system.score_s is not None:
+            outputs = {i for i in step.emitted if i not in step.finished} | set(step.finished)
+            scored_s = scene.system.score_s([(i, sum(a.emitted.get(i, 0) for a in steps[: j + 1])) for i in outputs])
+        assert step.train_s >= scene.system.batch_s(step.trained) + scored_s
+        assert scene.system.score_s or step.train_s == scene.system.batch_s(step.trained)
         if scene.system.loop != "streaming":
             from_s.append(step.end_s if scene.system.loop == "one_step_async" else step.quiet_s)
         assert step.trained_s == max(from_s) + step.train_s
@@ -890,7 +1006,8 @@ def audit_times(scene: Scene, steps: list[RLStep]) -> None:
         behind = scene.system.loop == "one_step_async"
         updated_s = a.trained_s if not behind else steps[j - 1].trained_s if j else 0.0
         assert b.start_s == max(a.quiet_s, updated_s) + b.sync_s
-        assert b.sync_s == scene.system.sync_s or (behind and j == 0)
+        two_updates = scene.system.loop == "streaming" and a.start_s == a.end_s  # the sync before had the second one
+        assert b.sync_s == scene.system.sync_s or (behind and j == 0) or (two_updates and b.sync_s == 0.0)
 
 
 def audit_rollouts(scene: Scene, steps: list[RLStep]) -> None:
@@ -912,7 +1029,10 @@ def audit_rollouts(scene: Scene, steps: list[RLStep]) -> None:
             assert left == sorted(left)
         logged: Counter[int] = Counter()
         for entry in itertools.chain(*step.log):
-            assert len(entry.shares) <= system.rollouts or system.loop not in ("partial", "streaming")
+            in_flight = system.rollouts
+            if system.share is not None:
+                in_flight = max(round(system.share * scene.step_of.count(j)), 1)
+            assert len(entry.shares) <= in_flight or system.loop not in ("partial", "streaming")
             for share in entry.shares:
                 logged[step.order[share.rollout]] += share.emitted
         assert step.emitted == +logged

@@ -49,14 +49,18 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def main() -> None:
     systems = [*combinations()]
     searched = rows(compared(systems, SEARCHED))
-    print(f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five and the others' best parts:")
+    print(
+        f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five and the others' best parts:"
+    )
     for row in searched[:5]:
         print(f"  {row['gpu_speedup']:.3f}  {row['system']}")
     by_name = {one["name"]: one for one in systems}
     best = by_name[searched[0]["system"]]
     print(yaml.safe_dump({key: value for key, value in best.items() if value is not None}, sort_keys=False))
     singles = [by_name[f"{drafts}, shared, sync"] for drafts in DRAFTS if drafts != "no drafts"]
-    print(f"| RL steps {JUDGED[0]} to {JUDGED[-1]} | speed-up | 90 % range | rollout s | RL step s | staleness |\n|{'---|' * 6}")
+    print(
+        f"| RL steps {JUDGED[0]} to {JUDGED[-1]} | speed-up | 90 % range | rollout s | RL step s | staleness |\n|{'---|' * 6}"
+    )
     for row in rows(compared([best, *(one for one in singles if one is not best)], JUDGED)):
         steps = row["rl_steps"]
         ends = f"{row['gpu_speedup_low']:.2f} to {row['gpu_speedup_high']:.2f}"
