@@ -132,7 +132,7 @@ def found(pool: Pool, rollout: Rollout, tokens: int) -> tuple[int, int]:
     hits = free = 0
     if pool.caching:
         blocks, cached = blocks_of(pool), cached_of(pool)
-        for index in range((tokens - 1) // pool.block_size):
+        for index in range(min((tokens - 1) // pool.block_size, rollout.kept_blocks)):
             number = cached[key_of(pool, rollout, index)]
             if number == 0:
                 break

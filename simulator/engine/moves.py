@@ -41,7 +41,12 @@ def place(cores: Array[Core], number: int, time_s: float, stay_tokens: int, pull
 
     pulled: whether the replica was sent its KV.
     """
-    core = cores[0]
+    return join(cores[0], number, time_s, stay_tokens, int(pulled))
+
+
+@compiled
+def join(core: Core, number: int, time_s: float, stay_tokens: int, pulled: int) -> bool:
+    """`place`; pulled: see `state.Rollout`."""
     rollouts, queue = rollouts_of(core), queue_of(core)
     if queue.size - core.tail - (arrivals_of(core).size - core.next_arrival) <= turns_of(core).size:
         return False
@@ -70,7 +75,12 @@ def take_out(cores: Array[Core], number: int, under_way: bool) -> bool:
 
     under_way: whether a step is that counts it still; the replica tells when that ends, since the slot is free then.
     """
-    core = cores[0]
+    return remove(cores[0], number, under_way)
+
+
+@compiled
+def remove(core: Core, number: int, under_way: bool) -> bool:
+    """`take_out`."""
     slots, rollout = slots_of(core), rollouts_of(core)[number]
     for i in range(core.live):
         if slots[i].rollout == number:

@@ -19,7 +19,21 @@ from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
 from simulator.engine.moves import hear, look, place, take_out
 from simulator.engine.schedule import admit_all
-from simulator.engine.state import ASK, CORE, DEPARTURE, FLEET, GOING, IDLE, LOG_FULL, NOBODY, ROLLOUT, SLOT, STEP, TURN
+from simulator.engine.state import (
+    ASK,
+    CORE,
+    DEPARTURE,
+    FLEET,
+    GOING,
+    IDLE,
+    LOG_FULL,
+    NO_LIMIT,
+    NOBODY,
+    ROLLOUT,
+    SLOT,
+    STEP,
+    TURN,
+)
 from simulator.engine.together import advance
 from simulator.engine.workload import Workload
 from simulator.plugins import told
@@ -46,7 +60,7 @@ class Ledger:
         self.turns = records(TURN, 0 if turns is None else turns.wait_s.size)
         one = self.rollouts
         one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1] + workload.begun_tokens
-        one["stay_end"], one["noted"] = one["end"], NOTHING
+        one["stay_end"], one["noted"], one["kept_blocks"] = one["end"], NOTHING, NO_LIMIT
         one["prompt_tokens"], one["arrival_s"], one["replica"] = workload.prompt_tokens, workload.arrivals_s, -1
         if isinstance(policy, TablePolicy):
             one["row"] = policy.rows(workload.prompt)
@@ -78,7 +92,7 @@ class Replica:
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
-        slots = min(deployment.max_num_seqs, len(workload))
+        slots = min(deployment.max_num_seqs, ledger.rollouts.size)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
             due=asked, chooses=isinstance(policy, Chooses), uneven=deployment.cost.packed["uneven"],
@@ -251,14 +265,14 @@ class Replica:
         from a turn, and for as many more as it holds; arrivals have room for those who come back.
         """
         head = self._slots.size if self.core["paged"] or self.core["reprefill"] else 0
-        slack = len(self.workload) if self.workload.turns is not None else 0
-        room = np.empty(arriving.size + self.ledger.turns.size + self._slots.size + waiting.size, np.int64)
+        sequences = self.ledger.rollouts.size
+        slack = sequences if self.workload.turns is not None else 0
+        room = arriving.size + self.ledger.turns.size + self._slots.size + waiting.size
         if self._open:
-            slack, room = len(self.workload), np.empty(room.size + len(self.workload), np.int64)
-        self.core.point(
-            queue=np.concatenate([np.empty(head, np.int64), waiting, room]),
-            arrivals=np.concatenate([np.empty(slack, np.int64), arriving]),
-        )
+            slack, room = sequences, room + sequences
+        queue, arrivals = np.empty(head + waiting.size + room, np.int64), np.empty(slack + arriving.size, np.int64)
+        queue[head : head + waiting.size], arrivals[slack:] = waiting, arriving  # what is not used takes no memory
+        self.core.point(queue=queue, arrivals=arrivals)
         self.core["head"], self.core["tail"], self.core["next_arrival"] = head, head + waiting.size, slack
 
     def _log_anew(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import extend, found, publish, release, take_in
 from simulator.engine.state import (
+    NO_LIMIT,
     Core,
     Pool,
     Rollout,
@@ -126,9 +127,11 @@ def hold(core: Core, pool: Pool, i: int, tokens: int) -> bool:
 def publish_until(core: Core, pool: Pool, slot: Slot, tokens: int) -> None:
     """Let others find the slot's blocks that are full with `tokens` tokens."""
     if tokens >= (slot.keyed + 1) * pool.block_size:
-        full = tokens // pool.block_size
-        publish(pool, rollouts_of(core)[slot.rollout], slot.line, slot.keyed, full)
-        slot.keyed = full
+        rollout = rollouts_of(core)[slot.rollout]
+        full = min(tokens // pool.block_size, rollout.kept_blocks)
+        if full > slot.keyed:
+            publish(pool, rollout, slot.line, slot.keyed, full)
+            slot.keyed = full
 
 
 @compiled
@@ -193,8 +196,8 @@ def admit(core: Core, left: int) -> None:
         if core.paged:
             hits, free_hits = found(pool, rollout, known)
             computed = hits * pool.block_size
-        if rollout.pulled:
-            computed = max(computed, known - 1)
+        if rollout.pulled > 0 and (rollout.kept_blocks == NO_LIMIT or hits >= most_hits(core, rollout, known)):
+            computed = max(computed, known - rollout.pulled)
         take = min(known - computed, left)
         if take < known - computed and not core.enable_chunked_prefill:
             break
@@ -211,9 +214,17 @@ def admit(core: Core, left: int) -> None:
         slot.rollout, slot.origin, slot.base, slot.take, slot.computed = number, origin, base, take, computed
         enter(core, slot, rollout)
         rollout.cached += hits * pool.block_size
-        rollout.pulled = False
+        rollout.pulled = 0
         if core.paged:
             publish_until(core, pool, slot, computed + take)
+
+
+@compiled
+def most_hits(core: Core, rollout: Rollout, known: int) -> int:
+    """Leading blocks that a rollout finds of what was computed before, if none was needed elsewhere."""
+    if not core.paged:
+        return 0
+    return min((known - rollout.pulled) // pool_of(core).block_size, rollout.kept_blocks)
 
 
 @compiled

@@ -130,10 +130,12 @@ class Serving(EngineLimits):
             ),
         }
 
-    def pools(self, workload: Workload, max_num_seqs: int, rollouts: "npt.NDArray[Any]") -> Iterator[Pointing]:
+    def pools(
+        self, workload: Workload, max_num_seqs: int, rollouts: "npt.NDArray[Any]", lanes: int = 1
+    ) -> Iterator[Pointing]:
         """Yield an empty block pool for each replica, and say in `state.Rollout`s which keys their blocks have.
 
-        Raises InputError if some rollout cannot fit.
+        lanes: sequences that a rollout is decoded in at once. Raises InputError if some rollout cannot fit.
         """
         if not self.paged:
             while True:
@@ -144,6 +146,9 @@ class Serving(EngineLimits):
         endless = self.num_gpu_blocks is None
         # one each besides: the last full block is computed again where all of a rollout is cached
         available = int((blocks + drafts + 1).sum()) + 2 if self.num_gpu_blocks is None else self.num_gpu_blocks
+        lines = min(max_num_seqs, lanes * len(workload)) * (1 + self.async_scheduling)
+        if endless and lanes > 1:  # of a rollout only one copy stays behind
+            available += lines * (int(blocks.max()) + drafts)
         worst = int(blocks.argmax())
         if blocks[worst] > available - 1:
             raise InputError(
@@ -154,7 +159,6 @@ class Serving(EngineLimits):
         own = int((chain + per_entry).max(initial=0)) + np.concatenate([[0], np.cumsum(blocks - shared)])
         rollouts["shared_blocks"], rollouts["chain_at"], rollouts["own_key"] = shared, chain_at, own[:-1]
         keys = int(own[-1]) if self.enable_prefix_caching else 0
-        lines = min(max_num_seqs, len(workload)) * (1 + self.async_scheduling)
         while True:
             yield make_pool(
                 available, self.block_size, self.lookahead_tokens, self.scheduler_reserve_full_isl, lines,

@@ -51,10 +51,11 @@ class Rollout:
     shared_blocks: int  # leading blocks whose keys other prompts may have
     chain_at: int  # where those begin in the pool's chain
     own_key: int  # the first key that is its own
+    kept_blocks: int  # leading blocks that are found by key; NO_LIMIT for all
     position: int  # where it goes on
     turn: int  # its next turn
     stay_end: int  # the position after which it leaves its replica; `end` if it stays
-    pulled: bool  # whether its KV comes from another replica
+    pulled: int  # where its KV is there when it is admitted: tokens at its end that are still to be computed; else 0
     replica: int  # that completed it; -1 before
     steps: int
     drafted: int
