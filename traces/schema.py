@@ -65,6 +65,13 @@ SCHEMA = pa.schema(
             "parts of the response and the wait (tool call) after each; their generated_tokens sum to output_tokens",
         ),
         _column(
+            "reasoning_steps",
+            pa.list_(pa.int32()),
+            "tokens",
+            "length of each reasoning step of the response (text up to a blank line), at least 1; they sum to output_tokens; all "
+            "rows or none",
+        ),
+        _column(
             "block_hashes", pa.list_(pa.int64()), "hash", "prefix block hashes of the prompt, as Mooncake gives them"
         ),
     ]
@@ -73,6 +80,7 @@ SCHEMA = pa.schema(
 REQUIRED = tuple(field.name for field in SCHEMA if not field.nullable)
 ALL_OR_NONE = (
     "arrival_s", "prompt_token_ids", "token_ids", "logprobs", "next_logprobs", "accept_lengths", "draft_lengths",
+    "reasoning_steps",
 )  # fmt: skip
 
 

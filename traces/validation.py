@@ -59,6 +59,7 @@ def validate(table: pa.Table, source: str, places: Sequence[str] | None = None) 
     _check_finish_reasons(subject)
     _check_arrivals(subject)
     _check_turns(subject)
+    _check_reasoning_steps(subject)
     _check_duplicates(subject)
 
 
@@ -73,7 +74,7 @@ def _check_nulls(subject: _Subject) -> None:
             rows = _rows(table.column(name).is_null())
             if 0 < len(rows) < table.num_rows:
                 raise subject.refusal(rows, name, "null where other rows have a value", "fill in all rows, or none")
-    for name in (*COUNTED_BY, "block_hashes"):
+    for name in (*COUNTED_BY, "reasoning_steps", "block_hashes"):
         if name in table.column_names:
             values = pc.list_flatten(table.column(name))
             if values.null_count:
@@ -186,6 +187,28 @@ def _check_arrivals(subject: _Subject) -> None:
     if len(rows):
         fix = "give seconds from the start of the step, at least 0"
         raise subject.refusal(rows, "arrival_s", f"{column[int(rows[0])]} is not a time", fix)
+
+
+def _check_reasoning_steps(subject: _Subject) -> None:
+    table, name = subject.table, "reasoning_steps"
+    if name not in table.column_names or table.column(name).null_count:
+        return
+    column = table.column(name)
+    lengths = pc.list_value_length(column).to_numpy().astype(np.int64)
+    row, tokens = np.repeat(np.arange(len(lengths)), lengths), pc.list_flatten(column).to_numpy().astype(np.int64)
+    if (tokens < 1).any():
+        bad = row[tokens < 1]
+        raise subject.refusal(
+            bad, name, f"a step of {tokens[tokens < 1][0]} tokens", "write steps of at least one token"
+        )
+    sums, output_tokens = (
+        np.bincount(row, weights=tokens, minlength=len(lengths)),
+        table.column("output_tokens").to_numpy(),
+    )
+    rows = np.flatnonzero(sums != output_tokens)
+    if len(rows):
+        problem = f"its steps sum to {int(sums[rows[0]])} but output_tokens is {output_tokens[rows[0]]}"
+        raise subject.refusal(rows, name, problem, "make them equal (a blank line belongs to the step that it ends)")
 
 
 def _check_turns(subject: _Subject) -> None:
