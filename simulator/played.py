@@ -15,6 +15,7 @@ from simulator.decoded import Decoded, decoded
 from simulator.drafting.drafter import Drafter
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import ROLLOUT, STEP
+from simulator.reasoning.resolve import Reasoning
 from simulator.records import records
 from simulator.scheduling.resolve import known_ahead
 from simulator.summary import Episode
@@ -130,7 +131,8 @@ def with_reused(episode: Episode, trace: Trace, rows: Int64, kept: Kept) -> Epis
 class Played:
     """A system's RL steps so far.
 
-    placement: its name; gpus_per_replica; train_gpus: GPUs that only train, 0 where those that generate do; steps: those played.
+    placement: its name; gpus_per_replica; train_gpus: GPUs that only train, 0 where those that generate do; reasoning: steps
+    drafted ahead, by drafts and judges beside the replicas; steps: those played.
     """
 
     system: System
@@ -142,29 +144,36 @@ class Played:
     gpus_per_replica: int
     train_gpus: int
     changed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    reasoning: Reasoning | None = None
     steps: list[Step] = field(default_factory=list)
 
     @property
     def lossless(self) -> bool:
         """Whether outputs keep the target model's distribution."""
-        return self.drafter.lossless and all(one.lossless for one in self.transforms)
+        reasoning = self.reasoning is None or self.reasoning.lossless
+        return self.drafter.lossless and reasoning and all(one.lossless for one in self.transforms)
 
     @property
     def assumes(self) -> list[str]:
         """What its results rest on besides what was recorded and measured, a line each."""
         stages = (f"{stage.name} {stage.basis}" for stage in self.stages if stage.basis.startswith("assumed"))
+        reasoning = [self.reasoning.assumes] if self.reasoning and not self.reasoning.lossless else []
         transforms = [one.assumes for one in self.transforms if one.assumes]
-        return [*self.system.assumes, *transforms, *known_ahead(self.placement), *stages]
+        return [*self.system.assumes, *transforms, *reasoning, *known_ahead(self.placement), *stages]
 
     @property
     def gpus(self) -> int:
         """GPUs in all."""
-        return self.replicas * self.gpus_per_replica + self.train_gpus
+        return self.replicas * self.gpus_per_replica + self.train_gpus + self._gpus_beside
+
+    @property
+    def _gpus_beside(self) -> int:
+        return self.reasoning.gpus(self.replicas) if self.reasoning else 0
 
     @property
     def trainers(self) -> int:
         """GPUs that train."""
-        return self.train_gpus or self.gpus
+        return self.train_gpus or self.gpus - self._gpus_beside
 
     def begun_s(self, j: int) -> float:
         """When the update before RL step j was done."""
@@ -178,6 +187,7 @@ class Played:
             found = step.decoded
             inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
             busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
+            busy_s += beside_s(step, begin_s, end_s)
         return self.gpus * (end_s - begin_s) - busy_s - self.trainers * self.steps[j].trainer_s
 
     def throughput(self, profile: str, effects: Effects) -> Throughput:
@@ -197,3 +207,12 @@ class Played:
                 at_s = float(step.start_s + begin_s), float(step.start_s + end_s)
                 yield Span(step.number, f"replica {number}", "decode", *at_s)
             yield from step.spans
+
+
+def beside_s(step: Step, begin_s: float, end_s: float) -> float:
+    """Seconds between these times in which drafts and judges beside the replicas decode: as evenly as they do over an RL step."""
+    found = step.episode.facts.get("lookahead")
+    inside_s = min(step.end_s, end_s) - max(step.start_s, begin_s)
+    if found is None or inside_s <= 0:
+        return 0.0
+    return float(found["draft_busy_s"] + found["judge_busy_s"]) * inside_s / (step.end_s - step.start_s)

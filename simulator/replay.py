@@ -33,13 +33,15 @@ from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
 from simulator.played import Played, Step
 from simulator.prepared import Phase, Preparing, Shared
+from simulator.reasoning.generating import generating
+from simulator.reasoning.resolve import resolve_reasoning
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
 from simulator.system import System
 from simulator.system_run import SystemRun
 from simulator.systems.needs import lacking
-from simulator.training.loop import Judges, Loop, Pipelines, Watches
+from simulator.training.loop import Judges, Loop, OwnPace, Pipelines, Watches
 from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import facts_told, transformed
@@ -233,6 +235,13 @@ def _system_run(
     stages = [resolve_stage(stage, prices) for stage in system.stages]
     _check_loop(loop, own, trace, system, stages)
     keeps = keeping(transforms, system.name, system.loop, loop)
+    reasoning = resolve_reasoning(system.reasoning) if system.reasoning else None
+    ahead = generating(reasoning, own, trace) if reasoning else None
+    if ahead and (keeps is not None or isinstance(loop, Watches | OwnPace)):
+        raise InputError(
+            f"system {system.name}: reasoning lookahead plays rollouts from their first token to their last: use loop sync or "
+            "one_step_async, and no transform that keeps what they begin with"
+        )
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
     alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
     verification = None if keeps is None else keeps.verification(prices, alike)
@@ -240,9 +249,9 @@ def _system_run(
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
-        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace),
+        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace), reasoning,
     )  # fmt: skip
-    return SystemRun(system.name, preparing, loop, stages, ready, verification), one
+    return SystemRun(system.name, preparing, loop, stages, ready, verification, ahead), one
 
 
 def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, stages: Sequence[Stage]) -> None:

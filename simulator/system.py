@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, with_kind
 from simulator.limits import TRAIN_GPUS
+from simulator.reasoning.resolve import resolve_reasoning
 from simulator.scheduling.resolve import resolve_placement
 from simulator.strict_yaml import load_mapping
 from simulator.systems.built_in import built_in_system, built_in_systems
@@ -26,7 +27,8 @@ class System(Validated):
 
     name: how results call it; policy: budget policy; drafter: instead of the scenario's; placement: `scheduling.resolve`, in
     place of the engine's dispatch; loop: `training.resolve`; stages: what happens after the last token, in order, such as
-    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; transforms: what it changes before anything runs, one after
+    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; reasoning: steps
+    drafted ahead (`reasoning.resolve_reasoning`); transforms: what it changes before anything runs, one after
     another (`transforms.resolve`); engine: settings that differ from the scenario's; train_gpus: GPUs of the trainer (None: as
     many as generate; they are the same ones where the loop waits for the update). paper: arXiv id; about: what it is; needs: what
     a trace or scenario must have (`systems.needs`), without which it is left out; assumes: what its results rest on besides.
@@ -38,6 +40,7 @@ class System(Validated):
     placement: str | None = None
     loop: str = "sync"
     stages: tuple[str, ...] = ()
+    reasoning: str | None = None
     transforms: tuple[str, ...] = ()
     engine: dict[str, Any] = Field(default_factory=dict)
     train_gpus: Annotated[int, within(TRAIN_GPUS)] | None = None
@@ -75,6 +78,11 @@ class System(Validated):
     @classmethod
     def _transforms_are_known(cls, transforms: Any) -> Any:
         return known_parts(transforms, resolve_transform, "[mine:transform]")
+
+    @field_validator("reasoning")
+    @classmethod
+    def _reasoning_is_known(cls, reasoning: str | None) -> str | None:
+        return None if reasoning is None else _known(reasoning, resolve_reasoning)
 
     @field_validator("needs", "assumes", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from simulator.engine.cluster import Outcome, simulate
 from simulator.generation import Generation, nothing_yet
 from simulator.played import Step, nobody_decodes, with_reused, with_whole
 from simulator.prepared import Phase, Preparing
+from simulator.reasoning.generating import Generate
 from simulator.summary import Episode
 from simulator.training.batches import Batches
 from simulator.training.loop import Loop, OwnPace, Pipelines, Watches
@@ -37,16 +38,16 @@ Process = Generator[simpy.Event, Any, None]
 class SystemRun:
     """One system over the RL steps of a trace; `play` yields each as it ends.
 
-    ready: is called before anything is simulated. phases: of the RL steps begun, for whoever takes them as those end; None where
-    nothing was left to generate.
+    ready: is called before anything is simulated; ahead: generates rollouts reasoning step by reasoning step, in place of the
+    cluster. phases: of the RL steps begun, for whoever takes them as those end; None where nothing was left to generate.
     """
 
     def __init__(
         self, name: str, preparing: Preparing, loop: Loop, stages: Sequence[Stage], ready: Callable[[], None],
-        verification: Stage | None = None,
+        verification: Stage | None = None, ahead: Generate | None = None,
     ) -> None:  # fmt: skip
         self.name, self.preparing, self.loop, self._ready = name, preparing, loop, ready
-        self._verification = verification
+        self._verification, self._ahead = verification, ahead
         self.stream, self.clock = preparing.stream, Clock()
         sample = max(SAMPLE // len(preparing.steps), 1)
         self.steps = [Step(number, self.clock.event(), sample) for number in preparing.steps]
@@ -176,7 +177,7 @@ class SystemRun:
         if phase.kept is not None:
             yield from self._verify(step, phase)
         started = time.perf_counter()
-        outcome = self._decoded(phase)
+        outcome, facts = self._decoded(phase, self.policy)
         step.wall_s = time.perf_counter() - started
         self.check_finite(outcome.makespan_s)
         done_s = step.start_s + outcome.rollouts["finished_s"]
@@ -188,7 +189,7 @@ class SystemRun:
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
         workload = phase.workload
         episode = Episode(
-            self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s, facts_of(self.policy),
+            self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s, facts,
             workload.arrivals_s, workload.waits_s,
         )  # fmt: skip
         if phase.kept is not None:
@@ -207,14 +208,18 @@ class SystemRun:
         yield self.clock.at(step.end_s, OTHERS)
         self.form_batch(j)
 
-    def _decoded(self, phase: Phase) -> Outcome:
-        """What the rollouts of a phase do on the cluster."""
-        assert self.policy is not None
-        if phase.kept is not None and not phase.kept.left.size:
-            return with_whole(nobody_decodes(self.preparing.deployment.replicas), phase.kept)
+    def _decoded(self, phase: Phase, policy: BudgetPolicy) -> tuple[Outcome, dict[str, Any]]:
+        """What the rollouts of a phase do on the cluster, and what a result should say of it."""
+        facts, kept = facts_of(policy), phase.kept
+        if kept is not None and not kept.left.size:
+            return with_whole(nobody_decodes(self.preparing.deployment.replicas), kept), facts
+        deployment = self.preparing.placed(phase)
+        if self._ahead is not None:
+            found = self._ahead(phase.workload, policy, deployment, self.stream.rows[phase.numbers])
+            return found.outcome, facts | {"lookahead": found.facts}
         begin_s = None if self._pacing is None else self._pacing.begin_s
-        outcome = simulate(phase.workload, self.policy, self.preparing.placed(phase), begin_s=begin_s)
-        return outcome if phase.kept is None else with_whole(outcome, phase.kept)
+        outcome = simulate(phase.workload, policy, deployment, begin_s=begin_s)
+        return outcome if kept is None else with_whole(outcome, kept), facts
 
     def check_finite(self, seconds: float) -> None:
         """Raise InputError for costs that add up to no time."""

@@ -78,17 +78,17 @@ def _policies(runs: list[Row]) -> Table:
 
 def _systems(result: Result, runs: list[Row]) -> Table:
     """What a second of a GPU is worth under each system, and those that cannot be run here."""
-    names = ("speed-up", "90 % range", "samples\nper s", "RL step\ns", "rollout\ns", "idle\nGPU-s", "stale-\nness",
-             "recomputed\ntokens", "mean acc.\nlength")  # fmt: skip
-    grid = _grid({"system": "left", **dict.fromkeys(names, "right")})
-    grid.add_column("outputs", min_width=len("left out: no token ids"), overflow="fold")
+    names = ("speed-up", "90 %\nrange", "samples\nper s", "RL step\ns", "rollout\ns", "idle\nGPU-s", "idle", "stale-\nness",
+             "recomputed\ntokens", "mean live\nbatch", "mean acc.\nlength")  # fmt: skip
+    grid = _grid({"system": "left", **dict.fromkeys(names, "right"), "outputs": "left"})
     for run in runs:
         steps, base = run["rl_steps"], run is runs[0]
         ends = "baseline" if base else f"{run['gpu_speedup_low']:.2f}-{run['gpu_speedup_high']:.2f}"
         grid.add_row(
             Text(run["system"]), f"{run['gpu_speedup']:.3f}", ends, f"{run['samples_per_s']:.3g}",
             f"{run['run_s'] / steps:,.2f}", f"{run['makespan_s'] / steps:,.2f}", f"{run['idle_gpu_s']:,.0f}",
-            f"{run['staleness']:.2f}", f"{run['recomputed_tokens']:,}", f"{run['mean_acceptance_length']:.2f}",
+            f"{run['idle_gpu_s'] / (run['gpus'] * run['run_s']):.0%}", f"{run['staleness']:.2f}",
+            f"{run['recomputed_tokens']:,}", f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
             "lossless" if run["lossless"] else "lossy",
         )  # fmt: skip
     for name, why in result.about["left_out"].items():

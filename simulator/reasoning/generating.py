@@ -1,0 +1,62 @@
+"""From what a system says of reasoning steps to what generates an RL step's rollouts by them."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.budgets.policy import BudgetPolicy
+from simulator.cost import Affine, Profile
+from simulator.cost.model import CostModel
+from simulator.cost.operators import row
+from simulator.deployed import costs_of
+from simulator.drafting.reasoning import draw_steps
+from simulator.engine.deployment import Deployment
+from simulator.engine.lookahead_run import Ahead, Lookahead, look_ahead
+from simulator.engine.workload import Workload
+from simulator.reasoning.resolve import Reasoning
+from simulator.scenario import Scenario
+from traces.errors import InputError
+from traces.trace import Trace
+
+Int64 = npt.NDArray[np.int64]
+Generate = Callable[[Workload, BudgetPolicy, Deployment, Int64], Ahead]
+"""From an RL step's rollouts, policy, deployment and rows of the trace to what came of them."""
+
+
+def generating(reasoning: Reasoning, scenario: Scenario, trace: Trace) -> Generate | None:
+    """Return what generates an RL step's rollouts so; None where nothing is drafted ahead. InputError where costs lack something.
+
+    scenario: as it is for this system.
+    """
+    if reasoning.depth == 0:
+        return None
+
+    @cache
+    def cost(model: str | float) -> CostModel:
+        return _cost(model, scenario)
+
+    judge = None if reasoning.judge == 0.0 else cost(reasoning.judge)
+    lookahead = Lookahead(reasoning.depth, reasoning.waits, cost(reasoning.draft), judge, reasoning.share)
+
+    def generate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, rows: Int64) -> Ahead:
+        drawn = draw_steps(trace, rows, scenario.seed, reasoning.law)
+        return look_ahead(workload, policy, deployment, drawn, lookahead)
+
+    return generate
+
+
+def _cost(model: str | float, scenario: Scenario) -> CostModel:
+    """Costs of an engine beside the target: of a model on one GPU of the scenario's device, or a constant."""
+    if isinstance(model, float):
+        told = f"{model:g} s a decode step, as given"
+        constant = Affine("given", row(constant=model))
+        return Profile("given", "affine", (constant,), "none", "none", told, "as given")
+    if scenario.device is None:
+        raise InputError(
+            f"reasoning lookahead: {model} has no price: name model and device in the scenario, or give draft_s and judge_s"
+        )
+    engine = scenario.engine.model_copy(update={"data_parallel_size": 1})
+    beside = {"profile": None, "model": model, "tensor_parallel_size": 1, "engine": engine}
+    return costs_of(scenario.model_copy(update=beside))[0]
