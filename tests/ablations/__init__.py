@@ -1,0 +1,1 @@
+"""What brings a system from its closed form to what it takes, part by part."""
