@@ -95,6 +95,9 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
         step.reused_tokens for step in one.steps
     ):
         yield "nothing of an earlier response is reused: prompts do not come back, or their responses are rejected at once"
+    ahead = [step.episode.facts["lookahead"] for step in one.steps if "lookahead" in step.episode.facts]
+    if (beside_s := sum(facts["extrapolated_beside_s"] for facts in ahead)) > 0:
+        yield f"{beside_s:.3g} s of drafts and judges lie outside the valid range of their costs, so extrapolated"
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

@@ -53,7 +53,7 @@ class Ahead:
     """What came of it: the outcome of the target's replicas, and figures by name."""
 
     outcome: Outcome
-    facts: dict[str, float]
+    facts: dict[str, float | str]
 
 
 def look_ahead(
@@ -206,7 +206,7 @@ def _ended(look: Pointing, whole: Records, sequences: Records, replicas: list[Re
     emitted = sum(float(log["emitted_tokens"].sum()) for log in logs)
     drafts = len(beside) // 2
     drafted = sum(float(replica.log["emitted_tokens"].sum()) for replica in beside[:drafts])
-    facts = {
+    facts: dict[str, float | str] = {
         "reasoning_steps": int(chains["steps"].sum()),
         "drafted_steps": int(chains["drafts"].sum()),
         "accepted_steps": int(chains["accepted"].sum()),
@@ -218,5 +218,6 @@ def _ended(look: Pointing, whole: Records, sequences: Records, replicas: list[Re
         "draft_tokens": int(drafted),
         "draft_busy_s": float(sum(busy_s[:drafts])),
         "judge_busy_s": float(sum(busy_s[drafts:])),
+        "extrapolated_beside_s": sum(replica.extrapolated_s for replica in beside),
     }
     return Ahead(outcome, facts)

@@ -1,6 +1,7 @@
 """From what a system says of reasoning steps to what generates an RL step's rollouts by them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -40,9 +41,15 @@ def generating(reasoning: Reasoning, scenario: Scenario, trace: Trace) -> Genera
     judge = None if reasoning.judge == 0.0 else cost(reasoning.judge)
     lookahead = Lookahead(reasoning.depth, reasoning.waits, cost(reasoning.draft), judge, reasoning.share)
 
+    prices: dict[str, float | str] = {
+        "draft_price": lookahead.draft.name,
+        "judge_price": judge.name if judge else "none",
+    }
+
     def generate(workload: Workload, policy: BudgetPolicy, deployment: Deployment, rows: Int64) -> Ahead:
         drawn = draw_steps(trace, rows, scenario.seed, reasoning.law)
-        return look_ahead(workload, policy, deployment, drawn, lookahead)
+        found = look_ahead(workload, policy, deployment, drawn, lookahead)
+        return replace(found, facts=found.facts | prices)
 
     return generate
 

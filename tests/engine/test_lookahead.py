@@ -1,6 +1,7 @@
 """Lookahead Reasoning in the engine against the reference, on small random cases."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,21 @@ def test_counted_blocks_find_all_that_was_computed(seed: int) -> None:
     assert (free.outcome.rollouts["finished_s"] == counted.outcome.rollouts["finished_s"]).all()
     assert (counted.outcome.rollouts["recomputed"] == 0).all()
     assert free.facts == counted.facts
+
+
+def test_what_lies_outside_the_range_of_a_draft_is_told() -> None:
+    rng = random.Random(0)
+    rollouts = [random_steps(rng) for _ in range(4)]
+    target, draft = (profile("affine", Affine("a", row(constant=1 / 8))) for _ in range(2))
+    beyond = replace(draft, valid_range={"live": (1.0, 1.0)})
+    inside, outside = (
+        look_ahead(
+            workload(rollouts), NO_TABLE, Deployment(target, 8), drawn(rollouts), Lookahead(2, False, one, None)
+        ).facts
+        for one in (draft, beyond)
+    )
+    assert inside["extrapolated_beside_s"] == 0
+    assert 0 < outside["extrapolated_beside_s"] < outside["draft_busy_s"]
 
 
 @pytest.mark.parametrize("seed", range(100))
