@@ -18,7 +18,7 @@ from simulator.engine.lookahead_run import Ahead, Lookahead, look_ahead
 from simulator.engine.workload import Workload
 from simulator.reasoning.resolve import Reasoning
 from simulator.scenario import Scenario
-from traces.errors import InputError
+from traces.errors import InputError, UnfitTraceError
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -27,12 +27,14 @@ Generate = Callable[[Workload, BudgetPolicy, Deployment, Int64], Ahead]
 
 
 def generating(reasoning: Reasoning, scenario: Scenario, trace: Trace) -> Generate | None:
-    """Return what generates an RL step's rollouts so; None where nothing is drafted ahead. InputError where costs lack something.
+    """Return what generates an RL step's rollouts so; None where nothing is drafted ahead.
 
-    scenario: as it is for this system.
+    scenario: as it is for this system. Raises UnfitTraceError for rollouts that arrive or wait, and for ranks that step together;
+    InputError where costs lack something.
     """
     if reasoning.depth == 0:
         return None
+    _check_fit(scenario, trace)
 
     @cache
     def cost(model: str | float) -> CostModel:
@@ -52,6 +54,17 @@ def generating(reasoning: Reasoning, scenario: Scenario, trace: Trace) -> Genera
         return replace(found, facts=found.facts | prices)
 
     return generate
+
+
+def _check_fit(scenario: Scenario, trace: Trace) -> None:
+    there = {name for name in trace.table.column_names if trace.table.column(name).null_count < len(trace)}
+    if "turns" in there or ("arrival_s" in there and scenario.engine.arrivals):
+        what = "wait for tools (turns)" if "turns" in there else "arrive (arrival_s): set engine.arrivals to false"
+        raise UnfitTraceError(f"{trace.source}: reasoning lookahead plays rollouts that never wait, and these {what}")
+    if (ranks := scenario.engine.data_parallel_size) > 1:
+        raise UnfitTraceError(
+            f"engine.data_parallel_size = {ranks}: reasoning lookahead plays replicas that step by themselves: give 1"
+        )
 
 
 def _cost(model: str | float, scenario: Scenario) -> CostModel:

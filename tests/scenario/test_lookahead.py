@@ -185,8 +185,14 @@ def test_what_cannot_be_played_is_refused() -> None:
         played(ahead(placement="divided:stay=9"))
     table = example_trace().table
     arriving = from_table(table.append_column("arrival_s", pa.array(np.arange(len(table)) * 1.0)), "arriving")
-    with pytest.raises(InputError, match=r"rollouts arrive \(arrival_s\)"):
+    with pytest.raises(InputError, match=r"never wait, and these arrive \(arrival_s\): set engine.arrivals"):
         played(ahead(), trace=arriving)
+    spared = played({"name": "sync"}, ahead(), trace=arriving)
+    assert spared.runs["system"].to_pylist() == ["sync"]
+    assert "these arrive" in spared.about["left_out"]["ahead"]
+    turns = [[{"generated_tokens": n, "wait_s": 1.0}] for n in table["output_tokens"].to_pylist()]
+    with pytest.raises(InputError, match=r"never wait, and these wait for tools \(turns\)"):
+        played(ahead(), trace=from_table(table.append_column("turns", pa.array(turns)), "waiting"))
     assert played(ahead(), trace=arriving, engine={"arrivals": False}).runs.num_rows == 1
     named = "lookahead:depth=2,acceptance=0.5,step=5,draft=qwen3-0.6b,judge_s=0"
     with pytest.raises(InputError, match=r"qwen3-0.6b has no price: name model and device"):
