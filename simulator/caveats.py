@@ -11,6 +11,7 @@ from simulator.drafting.drafter import LosslessIf
 from simulator.drafting.pricing import Defaults
 from simulator.engine.serving import Serving
 from simulator.played import Played
+from simulator.training.stage import TrainsOnline
 from simulator.transforms.prefixes import KeepsPrefixes
 from traces.trace import Trace
 
@@ -98,6 +99,12 @@ def _of_system(one: Played, steps: int) -> Iterator[str]:
     ahead = [step.episode.facts["lookahead"] for step in one.steps if "lookahead" in step.episode.facts]
     if (beside_s := sum(facts["extrapolated_beside_s"] for facts in ahead)) > 0:
         yield f"{beside_s:.3g} s of drafts and judges lie outside the valid range of their costs, so extrapolated"
+    told = {fact: value for step in one.steps for fact, value in step.episode.facts.items()}
+    for stage in (stage for stage in one.stages if isinstance(stage, TrainsOnline) and told["versions"] == 0):
+        yield (
+            f"a version of the drafter takes {stage.batch * stage.sync:,} samples, and {told['trained_samples']:,} were learnt: "
+            "it never changed; lower sync, or give a share of an RL step's rollouts"
+        )
     if len(one.steps) < steps:
         yield f"the trace has rollouts for {len(one.steps)} of {steps} RL steps: the rest were dropped"
     if any(step.carried for step in one.steps):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.answers import facts_of
 from simulator.budgets.view import Requests
 from simulator.engine.clock import OTHERS
 from simulator.engine.cluster import Cluster, Outcome, Process
@@ -68,6 +67,8 @@ class Generation:
             listener=self._finished, submitted=np.arange(first),
         )  # fmt: skip
         if not self._ended:
+            if run.beside is not None:
+                run.beside.serve(cluster, phase)
             yield from cluster.decode()
             yield from self._steps_under_way(cluster)
         step.wall_s = time.perf_counter() - started
@@ -81,6 +82,8 @@ class Generation:
             return
         self._ended = True
         self._step.end_s = self._run.clock.now
+        if self._run.beside is not None:
+            self._run.beside.leave()
         if self._cluster is not None:
             self._late = np.array(self._cluster.stop(), np.int64)
 
@@ -141,6 +144,8 @@ class Generation:
         whole = self._stream.finish(numbers)
         run.judging.judge(numbers, done_s, self._judged if self._judges else None)
         run.learning.judge(numbers, done_s)
+        if run.beside is not None:
+            run.beside.collect(numbers)
         for group in whole:
             if not self._judges:
                 self._stream.complete(group)
@@ -171,6 +176,7 @@ class Generation:
         """Sum up what the phase did, and hand its groups to the trainer."""
         run, step, phase, stream = self._run, self._step, self._phase, self._stream
         outcome, workload = cluster.outcome(), phase.workload
+        facts = run.facts(step, outcome, 0.0)
         ended = outcome.rollouts
         finished = ~np.isnan(ended["finished_s"])
         emitted = np.where(finished, ended["end"], ended["position"]) - ended["start"]
@@ -199,7 +205,7 @@ class Generation:
             Outcome(
                 done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, outcome.waited_s, step.end_s - step.start_s
             ),
-            step.wall_s, facts_of(self._policy), done["arrival_s"], workload.waits_s[finished],
+            step.wall_s, facts, done["arrival_s"], workload.waits_s[finished],
         ))  # fmt: skip
         if not self._loop.interrupts:
             run.hand_over(self._j)

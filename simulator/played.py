@@ -20,7 +20,7 @@ from simulator.records import records
 from simulator.scheduling.resolve import known_ahead
 from simulator.summary import Episode
 from simulator.system import System
-from simulator.training.stage import Stage
+from simulator.training.stage import Stage, TrainsOnline
 from simulator.training.trainer import Span
 from simulator.transforms.prefixes import Kept
 from simulator.transforms.transform import Transform
@@ -164,7 +164,15 @@ class Played:
     @property
     def gpus(self) -> int:
         """GPUs in all."""
-        return self.replicas * self.gpus_per_replica + self.train_gpus + self._gpus_beside
+        return self._decoding_gpus + self.train_gpus + self._drafter_gpus + self._gpus_beside
+
+    @property
+    def _decoding_gpus(self) -> int:
+        return self.replicas * self.gpus_per_replica
+
+    @property
+    def _drafter_gpus(self) -> int:
+        return sum(stage.gpus for stage in self.stages if isinstance(stage, TrainsOnline))
 
     @property
     def _gpus_beside(self) -> int:
@@ -173,7 +181,7 @@ class Played:
     @property
     def trainers(self) -> int:
         """GPUs that train."""
-        return self.train_gpus or self.gpus - self._gpus_beside
+        return self.train_gpus or self._decoding_gpus
 
     def begun_s(self, j: int) -> float:
         """When the update before RL step j was done."""
@@ -188,6 +196,10 @@ class Played:
             inside = np.minimum(step.start_s + found.end_s, end_s) - np.maximum(step.start_s + found.begin_s, begin_s)
             busy_s += self.gpus_per_replica * float(np.maximum(inside, 0.0).sum())
             busy_s += beside_s(step, begin_s, end_s)
+            for span in step.spans:
+                if span.what == "online":
+                    inside_s = min(span.end_s, end_s) - max(span.start_s, begin_s)
+                    busy_s += self._drafter_gpus * max(inside_s, 0.0)
         return self.gpus * (end_s - begin_s) - busy_s - self.trainers * self.steps[j].trainer_s
 
     def throughput(self, profile: str, effects: Effects) -> Throughput:

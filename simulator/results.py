@@ -172,7 +172,7 @@ SPANS = _schema(
     ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
     ("who", pa.string(), "a replica, or a stage"),
-    ("what", pa.string(), "decode, batch (a stage of the trainer), sync or verify"),
+    ("what", pa.string(), "decode, batch (a stage of the trainer), sync, verify or online (the drafter's trainer)"),
     ("start_s", pa.float64(), "on the run's clock"),
     ("end_s", pa.float64(), "on the run's clock"),
 )

@@ -1,6 +1,7 @@
 """Settings of a part as they stand in its name, `name:key=value,...`: read, checked, and refused in one line."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -81,6 +82,22 @@ def tokens_or_share(text: str) -> float:
     if not (0 < value < 1 or (text.isascii() and text.isdecimal() and 1 <= value <= MOST)):
         raise ValueError(f"give whole tokens from 1 to {MOST}, or a share between 0 and 1")
     return value
+
+
+def whole_or_share(low: int, high: int = MOST) -> Reader:
+    """Read a whole number from `low` to `high`, or a share: a number above 0 and below 1, which stays a float."""
+    absolute, share = whole(low, high), number(0, 1)
+
+    def reader(text: str) -> float:
+        try:
+            return int(absolute(text))
+        except ValueError as error:
+            with suppress(ValueError):
+                if 0 < (value := float(share(text))) < 1:
+                    return value
+            raise ValueError(f"{error}, or a share above 0 and below 1") from None
+
+    return reader
 
 
 def one_of(*choices: str) -> Reader:

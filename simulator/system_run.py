@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
+from simulator.beside import beside_of
 from simulator.budgets.answers import facts_of
 from simulator.budgets.policy import BudgetPolicy
 from simulator.budgets.view import Requests
@@ -59,6 +60,13 @@ class SystemRun:
         self.learning = Judging(self.clock, self.stages["drafter"], self.rollouts, len(self.stream))
         deployment = preparing.deployment
         self.spot = spot_of(self.stages["idle"], preparing.drafter, deployment.replicas, deployment.data_parallel_size)
+        self.beside = beside_of(self.stages["online"], preparing)
+        if self.spot is not None and self.beside is not None:
+            raise InputError("stages spot and online: one trains the drafter: leave the other out")
+        if self._ahead is not None and self.beside is not None:
+            raise InputError(
+                "stage online: versions come while rollouts decode, and reasoning has them drafted ahead: drop one"
+            )
         self.version = self._loaded = self._formed = 0
         self._updated = self.clock.event()
         rewards = self._comparing if late else self.judging
@@ -76,6 +84,8 @@ class SystemRun:
 
     def play(self) -> Iterator[Step]:
         """Yield each RL step once its update is done, until the trace has no more rollouts for one."""
+        if self.beside is not None and isinstance(self.loop, Watches):
+            self.beside.follow(self.clock)
         self.clock.process(self._generate())
         self.clock.process(self._train())
         for step in self.steps:
@@ -134,6 +144,9 @@ class SystemRun:
     def _learnt(self, step: Step) -> Bool:
         """Which rollouts the drafter has learnt by now, in whole versions."""
         finished, stages = self.stream.finished, self.stages["drafter"]
+        if self.beside is not None:
+            self.beside.advance(self.clock.now)
+            step.unlearnt = self.beside.unlearnt
         if not stages:
             return finished
         done_s = np.where(finished, self.learning.done_s, np.nan)
@@ -177,7 +190,7 @@ class SystemRun:
         if phase.kept is not None:
             yield from self._verify(step, phase)
         started = time.perf_counter()
-        outcome, facts = self._decoded(phase, self.policy)
+        outcome, told = self._decoded(step, phase, self.policy)
         step.wall_s = time.perf_counter() - started
         self.check_finite(outcome.makespan_s)
         done_s = step.start_s + outcome.rollouts["finished_s"]
@@ -189,7 +202,8 @@ class SystemRun:
         step.recomputed_tokens = int(outcome.rollouts["recomputed"].sum())
         workload = phase.workload
         episode = Episode(
-            self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s, facts,
+            self.name, step.number, workload.requests, workload.output_tokens, outcome, step.wall_s,
+            self.facts(step, outcome, step.start_s) | told,
             workload.arrivals_s, workload.waits_s,
         )  # fmt: skip
         if phase.kept is not None:
@@ -208,18 +222,34 @@ class SystemRun:
         yield self.clock.at(step.end_s, OTHERS)
         self.form_batch(j)
 
-    def _decoded(self, phase: Phase, policy: BudgetPolicy) -> tuple[Outcome, dict[str, Any]]:
-        """What the rollouts of a phase do on the cluster, and what a result should say of it."""
-        facts, kept = facts_of(policy), phase.kept
+    def _decoded(self, step: Step, phase: Phase, policy: BudgetPolicy) -> tuple[Outcome, dict[str, Any]]:
+        """What the rollouts of a phase do on the cluster, and what a result should say of it besides `facts`."""
+        kept = phase.kept
+        if self.beside is not None:
+            if self._pacing is not None:
+                raise InputError(
+                    "stage online: it trains on one RL step after the other, and with this loop replicas go on to the next at "
+                    "their own pace: use another loop, or leave the stage out"
+                )
+            return self.beside.play(phase, policy, step.start_s), {}
         if kept is not None and not kept.left.size:
-            return with_whole(nobody_decodes(self.preparing.deployment.replicas), kept), facts
+            return with_whole(nobody_decodes(self.preparing.deployment.replicas), kept), {}
         deployment = self.preparing.placed(phase)
         if self._ahead is not None:
             found = self._ahead(phase.workload, policy, deployment, self.stream.rows[phase.numbers])
-            return found.outcome, facts | {"lookahead": found.facts}
+            return found.outcome, {"lookahead": found.facts}
         begin_s = None if self._pacing is None else self._pacing.begin_s
         outcome = simulate(phase.workload, policy, deployment, begin_s=begin_s)
-        return outcome if kept is None else with_whole(outcome, kept), facts
+        return outcome if kept is None else with_whole(outcome, kept), {}
+
+    def facts(self, step: Step, outcome: Outcome, begun_s: float) -> dict[str, Any]:
+        """What the policy says about itself, and the drafter's trainer; times of the outcome's logs count from `begun_s`."""
+        assert self.policy is not None
+        told = facts_of(self.policy)
+        if self.beside is None:
+            return told
+        step.spans += self.beside.spans(step.number)
+        return told | self.beside.facts(outcome.logs, begun_s)
 
     def check_finite(self, seconds: float) -> None:
         """Raise InputError for costs that add up to no time."""
@@ -281,6 +311,9 @@ class SystemRun:
             step.stale_mean = j - float(self._sampled_by[batch].sum() / tokens.sum())
             step.stale_max = j - int(self._oldest[batch].min())
             self.version = j + 1
+            if self.beside is not None:
+                self.beside.advance(self.clock.now)
+                step.spans += self.beside.spans(step.number)
             step.close()  # before anybody goes on
             updated, self._updated = self._updated, self.clock.event()
             updated.succeed()

@@ -17,9 +17,11 @@ from simulator.cost.model import CostModel, Profile
 from simulator.cost.operators import Affine, row
 from simulator.cost.work import StepWork
 from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.drafter import Drafter, past_rows
 from simulator.drafting.draws import rollout_keys
 from simulator.drafting.measure import draft_curve
+from simulator.drafting.model import Modelled
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
@@ -31,7 +33,7 @@ from simulator.scheduling.placement import Event, KnowsLengths, Placement, View,
 from simulator.scheduling.resolve import prepared_placement
 from simulator.system_run import SystemRun
 from simulator.training.resolve import resolve_stage
-from simulator.training.stage import Per, PreparesStage, Prices, Rollouts
+from simulator.training.stage import Per, PreparesStage, Prices, Rollouts, TrainsOnline
 from simulator.training.trainer import asked
 from simulator.transforms.prefixes import NOBODY, KeepsPrefixes, Kept, kept_of
 from simulator.transforms.transform import ChangesRollouts
@@ -45,6 +47,8 @@ Int64 = npt.NDArray[np.int64]
 PLAIN = ("step", "prompt_id", "sample", "prompt_tokens", "prompt_token_ids")
 NAMES = ("step", "prompt_id", "sample")
 SEED = 20
+EACH = ("rollout", "drafter", "online")
+"""Stages that say seconds of each rollout."""
 
 
 def example_trace(seed: int = SEED) -> Trace:
@@ -157,15 +161,33 @@ def check_stage(stage: Any, trace: Trace | None = None) -> None:
         )
         seconds = np.asarray(asked(stage, rollouts), np.float64)
         assert seconds.shape in ((), rows.shape), "seconds are one number, or one for each rollout"
-        assert stage.per in ("rollout", "drafter") or seconds.shape == (), (
-            "a stage of the batch takes so many seconds in all"
-        )
+        assert stage.per in EACH or seconds.shape == (), "a stage of the batch takes so many seconds in all"
         assert np.array_equal(seconds, np.asarray(asked(stage, rollouts))), "the same rollouts take the same time"
-        if stage.per in ("rollout", "drafter") and rows.size > 1 and seconds.shape:
+        if stage.per in EACH and rows.size > 1 and seconds.shape:
             part = Rollouts(rows[1:], rollouts.prompt_tokens[1:], rollouts.output_tokens[1:])
             assert np.array_equal(seconds[1:], np.asarray(asked(stage, part))), (
                 "a rollout takes its time whoever is beside it"
             )
+    if stage.per == "online":
+        _check_online(stage, trace)
+
+
+def _check_online(stage: Any, trace: Trace) -> None:
+    """A trainer beside serving can fill its batch, and a drafter that has learnt nothing drafts as before."""
+    assert isinstance(stage, TrainsOnline), "a stage beside serving says how it trains"
+    assert stage.samples_per_s > 0, "it trains"
+    assert stage.pool >= stage.batch >= 1, "the samples of a trainer step can wait"
+    assert stage.sync >= 1, "so many trainer steps make a version"
+    assert np.isfinite(stage.pause_s), "a pause ends"
+    assert stage.pause_s >= 0, "a pause takes time"
+    assert stage.gpus >= 0, "it has GPUs, or shares those that are there"
+    assert stage.domains.shape == (len(trace),), "every rollout has a domain"
+    assert stage.domains.min() >= 0, "domains are numbered from 0 on"
+    rows, nobody = np.arange(len(trace)), np.arange(0)
+    before = Modelled("eagle", AcceptanceCurve((0.7, 0.6, 0.5)))
+    after = stage.learnt(before, np.zeros(int(stage.domains.max()) + 1, np.int64))
+    tables = [one.accept(trace, rows, nobody, SEED).tables[0] for one in (before, after)]
+    assert np.array_equal(*tables), "nothing learnt, nothing changed"
 
 
 def check_transform(transform: Any, trace: Trace | None = None) -> None:

@@ -14,6 +14,7 @@ from traces.errors import InputError
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 NO_TABLE = -1
 
@@ -89,6 +90,14 @@ class Acceptance:
                 f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
             )
         return table
+
+    def exchanged(self, mine: Bool, part: "Acceptance") -> "Acceptance":
+        """Return the same with the drafts of some rollouts, bool[n], taken from `part`; one table of each serves all budgets."""
+        assert self.prefix
+        assert part.prefix
+        table = self.tables[0].copy()
+        table[np.repeat(mine, np.diff(self.offsets))] = part.tables[0]
+        return Acceptance(self.offsets, lambda budget: table, prefix=True)
 
     def drafts(self, budget: int) -> Array[Draft]:
         """The table that serves a budget, as compiled code reads it."""

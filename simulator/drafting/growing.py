@@ -29,14 +29,24 @@ class Growing:
         """See to it that the first `count` rollouts have tables."""
         while len(self.parts) < len(self._cuts) - 1 and self._cuts[len(self.parts)] < count:
             number = len(self.parts)
-            part = self._make(self._cuts[number], self._cuts[number + 1])
-            self.parts.append(part)
-            whole, span = self.acceptance, self._span(number)
-            for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
-                if whole.prefix or whole.table_of[budget] > 0:
-                    _put(whole.tables[whole.table_of[budget], span], _of(part, budget))
-                if whole.prefix:
-                    break
+            self.parts.append(self._make(self._cuts[number], self._cuts[number + 1]))
+            self._write(number)
+
+    def renew(self) -> None:
+        """Make the parts that there are anew, in place: what is accepted of their drafts has changed."""
+        for number in range(len(self.parts)):
+            self.parts[number] = self._make(self._cuts[number], self._cuts[number + 1])
+            self.acceptance.tables[:, self._span(number)] = 0
+            self._write(number)
+
+    def _write(self, number: int) -> None:
+        """Put a part where it belongs in the tables of all."""
+        part, whole, span = self.parts[number], self.acceptance, self._span(number)
+        for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
+            if whole.prefix or whole.table_of[budget] > 0:
+                _put(whole.tables[whole.table_of[budget], span], _of(part, budget))
+            if whole.prefix:
+                break
 
     def _span(self, number: int) -> slice:
         return slice(self._offsets[self._cuts[number]], self._offsets[self._cuts[number + 1]])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import simpy
 
 from simulator.budgets.policy import BudgetPolicy
+from simulator.drafting.acceptance import Acceptance
 from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
 from simulator.engine.replica import Fleet, Ledger, Replica
@@ -112,7 +113,8 @@ class Cluster:
         now_s = self.clock.now
         self.ledger.rollouts["arrival_s"] += now_s
         for replica, begin_s in zip(self.replicas, self._begin_s.tolist(), strict=True):
-            replica.core["now_s"] = replica.core["visible_s"] = replica.core["next_s"] = now_s + begin_s
+            replica.core["now_s"] = replica.core["visible_s"] = now_s + begin_s
+            replica.core["next_s"] = max(now_s + begin_s, replica.resume_s)
         yield from self._go_ahead() if self._ahead else self._together()
 
     def submit(self, rollouts: Int64) -> None:
@@ -121,6 +123,21 @@ class Cluster:
         self.router.at(self.clock.now)
         self.router.tell("arrival", rollouts)
         self.router.serve()
+
+    def hold(self, resume_s: Float64) -> None:
+        """Before `decode`: let no replica begin a step before such a time, float64[replicas]."""
+        assert not self._ahead
+        for replica, one_s in zip(self.replicas, resume_s.tolist(), strict=True):
+            replica.hold(one_s)
+
+    def swap(self, acceptance: Acceptance, pause_s: float) -> Float64:
+        """Let replicas draft with another version: steps under way end first, and each replica pauses after that, or from now on.
+
+        acceptance: of the workload's rollouts from now on. Returns float64[replicas], when each goes on.
+        """
+        assert not self._ahead, "replicas may be ahead of the clock"
+        now_s = self.clock.now
+        return np.array([replica.swap(acceptance, now_s, pause_s) for replica in self.replicas])
 
     def stop(self) -> list[int]:
         """Let nothing but the steps under way go on: returns who finishes in those. Others keep what they have emitted.
@@ -150,20 +167,24 @@ class Cluster:
 
     def _go_ahead(self) -> Process:
         """Nobody has to know anything but where the common queue goes: each replica decodes to the next moment that matters."""
-        order, arrival_s = self._submitted, self.workload.arrival_s
-        if arrival_s is not None:
-            order = order[np.argsort(arrival_s[order], kind="stable")]
-        parts, rest = at_start(
-            self.router.placement, self.workload.requests, order, self.workload.begun_tokens, len(self.replicas),
-            self.replicas[0].max_num_seqs,
-        )  # fmt: skip
+        parts, rest = self._placed_at_start()
         queue: deque[int] = deque(rest.tolist())
         for replica, part in zip(self.replicas, parts, strict=True):
-            replica.enqueue(part) if arrival_s is None else replica.expect(part)
+            replica.enqueue(part) if self.workload.arrival_s is None else replica.expect(part)
         ranks = range(0, len(self.replicas), self._ranks)
         groups = [Fleet(self.replicas[first : first + self._ranks], self._ranks) for first in ranks]
         yield self.clock.all_of([self.clock.process(self._work(group, queue)) for group in groups])
         assert not queue
+
+    def _placed_at_start(self) -> tuple[list[Int64], Int64]:
+        """Where a placement that acts at the start alone puts all rollouts, in order of arrival (`start.at_start`)."""
+        order, arrival_s = self._submitted, self.workload.arrival_s
+        if arrival_s is not None:
+            order = order[np.argsort(arrival_s[order], kind="stable")]
+        return at_start(
+            self.router.placement, self.workload.requests, order, self.workload.begun_tokens, len(self.replicas),
+            self.replicas[0].max_num_seqs,
+        )  # fmt: skip
 
     def _work(self, fleet: Fleet, queue: "deque[int]") -> Process:
         """One replica, or ranks that step together: decode to the next moment at which one may take from the queue, and wait."""
@@ -185,7 +206,11 @@ class Cluster:
         clock, router = self.clock, self.router
         coming = self._coming()
         router.at(clock.now)
-        router.tell("start", self._submitted if not coming else self._submitted[:0])
+        if coming and router.events <= {"start"}:
+            router.expect(*self._placed_at_start())
+            coming = []
+        else:
+            router.tell("start", self._submitted if not coming else self._submitted[:0])
         router.serve()
         fleet, peek = router.fleet, clock.peek
         while not self._stopped:

@@ -57,16 +57,29 @@ def join(core: Core, number: int, time_s: float, stay_tokens: int, pulled: int) 
         if core.live == 0 and core.head == core.tail:
             core.now_s = core.visible_s = max(core.now_s, time_s)
         if np.isnan(rollout.queued_s):
-            rollout.queued_s = core.now_s
+            rollout.queued_s = max(core.now_s, core.resume_s)
         queue[core.tail] = number
         core.tail += 1
     else:
         expect(core, number, time_s)
+    next_s = max(core.now_s, core.resume_s, time_s)
     if core.reason == IDLE:
-        core.reason, core.next_s = GOING, max(core.now_s, time_s)
+        core.reason, core.next_s = GOING, next_s
     elif core.live == 0:
-        core.next_s = min(core.next_s, max(core.now_s, time_s))
+        core.next_s = min(core.next_s, next_s)
     return True
+
+
+@entry
+def pause(cores: Array[Core], time_s: float, seconds: float) -> float:
+    """Let nothing be decoded for so many seconds, from `time_s` on, or from when the step under way or a pause before is over.
+
+    Returns when that is.
+    """
+    core = cores[0]
+    core.resume_s = max(core.now_s, core.resume_s, time_s) + seconds
+    core.next_s = max(core.next_s, core.resume_s)
+    return core.resume_s
 
 
 @entry

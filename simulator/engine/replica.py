@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, TablePoli
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
-from simulator.drafting.acceptance import DRAFT
+from simulator.drafting.acceptance import DRAFT, Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
-from simulator.engine.moves import hear, look, place, take_out
+from simulator.engine.moves import hear, look, pause, place, take_out
 from simulator.engine.schedule import admit_all
 from simulator.engine.state import (
     ASK,
@@ -79,7 +80,7 @@ class Replica:
     """State of one replica.
 
     A `Fleet` moves it, with others or alone. is_open: rollouts may be placed on it at any
-    time; watched: it stops where a rollout ends or leaves.
+    time; watched: it stops where a rollout ends or leaves. resume_s: no step begins before.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Replica:
             workload.acceptance.serve(np.unique(policy.budgets if isinstance(policy, Chooses) else table.budgets))
         self._point_at_drafts()
         self.live: bool | None = None
+        self.resume_s = 0.0
         if workload.siblings is not None:
             self.live = True
             self.core.point(siblings=workload.siblings.of_replica(number))
@@ -200,6 +202,19 @@ class Replica:
         self.core["due"] = True
         return take_out(self.core.record, rollout, under_way)
 
+    def swap(self, acceptance: Acceptance, time_s: float, pause_s: float) -> float:
+        """Draft with another version from its next step on, which begins after a pause; returns when it may (`moves.pause`)."""
+        assert self.workload.acceptance.prefix
+        assert acceptance.prefix
+        self.workload = replace(self.workload, acceptance=acceptance)
+        self._point_at_drafts()
+        self.resume_s = pause(self.core.record, time_s, pause_s)
+        return self.resume_s
+
+    def hold(self, resume_s: float) -> None:
+        """Begin no step before then."""
+        self.resume_s = self.core["resume_s"] = resume_s
+
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy, or have it draw random numbers."""
         core = self.core
@@ -221,8 +236,8 @@ class Replica:
         core, live = self.core, int(self.core["live"])
         seen = self._seen[:live].T.copy()
         return BatchView(
-            int(core["number"]), self.now_s, self.max_num_seqs, int(core["tail"] - core["head"]), int(core["steps"]), seen,
-            self.workload.requests,
+            int(core["number"]), max(self.now_s, self.resume_s), self.max_num_seqs, int(core["tail"] - core["head"]),
+            int(core["steps"]), seen, self.workload.requests,
         )  # fmt: skip
 
     def check(self, alone: bool = True) -> None:
@@ -342,7 +357,8 @@ class Fleet:
         """Let them decode until `until_s`, or until one has to tell of a step's end; steps begun before that are done."""
         self._until_s[0] = until_s
         for replica in self._asked:
-            replica.ready()
+            if replica.resume_s < until_s:
+                replica.ready()
         while (number := advance(self.core.record, self._live)) != NOBODY:
             self.replicas[number].ready()
 

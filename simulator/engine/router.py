@@ -89,6 +89,14 @@ class Router:
             else:
                 raise InputError(f"placement {self.name}: answered {decision!r:.60}: return Place and Cancel")
 
+    def expect(self, parts: list[Int64], queue: Int64) -> None:
+        """Let rollouts come in as they arrive, where they were placed before: those of each replica, or in the common queue."""
+        for replica, part in zip(self.replicas, parts, strict=True):
+            self._where[part] = replica.number
+            replica.expect(part)
+        self._where[queue] = QUEUED
+        self.queue.extend((rollout, 0, False) for rollout in queue.tolist())
+
     def at(self, now_s: float, replica: int = ANY) -> None:
         """It is `now_s`, and the ends of steps at this moment have been told up to this replica, or all of them."""
         self.now_s, self._heard = now_s, len(self.replicas) if replica == ANY else replica

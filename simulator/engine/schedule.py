@@ -239,7 +239,7 @@ def enter(core: Core, slot: Slot, rollout: Rollout) -> None:
     if rollout.position > rollout.start or not np.isnan(rollout.admitted_s):
         rollout.recomputed += known_tokens(slot) - slot.computed
     if np.isnan(rollout.admitted_s):
-        rollout.admitted_s = core.now_s
+        rollout.admitted_s = max(core.now_s, core.resume_s)
 
 
 @compiled

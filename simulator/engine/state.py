@@ -154,6 +154,7 @@ class Core:
     # its clock
     now_s: float
     next_s: float  # when its next step may begin
+    resume_s: float  # no step begins before: it is paused until then
     visible_s: float  # arrivals until then are seen by the next step's scheduling
     until_s: float
     extrapolated_s: float

@@ -58,6 +58,8 @@ def advance(fleets: Array[Fleet], live: bool | None) -> int:
         core.until_s = until_s
         if fleet.watched:
             core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
+        if core.now_s < core.resume_s:
+            go_on_at(core, core.resume_s)
         core.reason = decode(core, live)
         core.next_s = next_start(core)
         if core.reason in (ASK, LOG_FULL):
@@ -87,12 +89,20 @@ def furthest_behind(fleet: Fleet) -> tuple[int, float, float]:
 
 @compiled
 def next_start(core: Core) -> float:
-    """When its next step may begin: now, or with the next arrival where it has nothing to do."""
+    """When its next step may begin: now, after a pause, or with the next arrival where it has nothing to do."""
+    now_s = max(core.now_s, core.resume_s)
     if core.live == 0 and core.head == core.tail:
         arrivals = arrivals_of(core)
         if core.next_arrival < arrivals.size:
-            return max(core.now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
-    return core.now_s
+            return max(now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
+    return now_s
+
+
+@compiled
+def go_on_at(core: Core, time_s: float) -> None:
+    """Let time pass in which it does nothing: nothing is scheduled ahead after that."""
+    release_departed(core)
+    core.now_s = core.visible_s = time_s
 
 
 @compiled
@@ -141,9 +151,9 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
 def form_rank(core: Core, start_s: float, live: bool | None) -> bool:
     """Form a rank's batch at `start_s`, until when all ranks had nothing to do if it is not now; whether there is one."""
     if core.now_s < start_s:
-        release_departed(core)
-        switch_off(core)
-        core.now_s = core.visible_s = start_s
+        go_on_at(core, start_s)
+        if core.live == 0:
+            switch_off(core)
     core.evicted = 0
     begin_step(core, live)
     while core.live == 0 and looks_again(core):

@@ -7,6 +7,7 @@ from simulator.plugins import calling, load
 from simulator.spec import Reader, number, one_of, read, refuse, whole
 from simulator.training.loop import Loop, Pipelines, ScoresOutputs, Watches
 from simulator.training.loops import Pacing, Partial, Pipelined, Refill, Streaming, Whole
+from simulator.training.online import online
 from simulator.training.passes import drafter, log_probs, refresh, sync, update
 from simulator.training.rewards import reward
 from simulator.training.spot import spot
@@ -89,6 +90,7 @@ STAGES: dict[str, Callable[[str, Prices | None], Stage]] = {
     "sync": sync,
     "drafter": drafter,
     "spot": spot,
+    "online": online,
 }
 LOOP_ENTRY_POINTS, STAGE_ENTRY_POINTS = "rolloutsim.loops", "rolloutsim.stages"
 

@@ -15,7 +15,7 @@ from traces.trace import Trace
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
-Per = Literal["rollout", "batch", "sync", "drafter", "idle"]
+Per = Literal["rollout", "batch", "sync", "drafter", "idle", "online"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,9 @@ class Stage(Protocol):
     step's rollouts, or for each mini-batch where a loop `Pipelines`, one stage after another, before the next update; `sync`,
     when replicas take up new weights, while nothing decodes; `drafter`, as each rollout finishes, too: what has been through it
     is what a drafter has learnt when an RL step begins (`Publishes`); `idle`, on replicas that have nothing left in the RL step:
-    it takes no time of anybody's, and makes versions of the drafter (`TrainsWhenIdle`). basis: what its seconds, or its speed,
-    rest on: measured, given, or assumed how.
+    it takes no time of anybody's, and makes versions of the drafter (`TrainsWhenIdle`); `online`, beside serving: replicas take
+    up what it has learnt at once (`TrainsOnline`). basis: what its seconds, or its speed, rest on: measured, given, or assumed
+    how.
     """
 
     @property
@@ -120,6 +121,48 @@ class Scores(Protocol):
     """
 
     scoring: float
+
+
+@runtime_checkable
+class TrainsOnline(Protocol):
+    """A stage that trains the drafter on rollouts as they finish; replicas take up each version at once, wherever they are.
+
+    Its seconds are those of a rollout's share of a trainer step. What an `OnlineTrainer` does with it is up to the rest:
+    """
+
+    @property
+    def samples_per_s(self) -> float:
+        """How many samples it trains on in a second."""
+
+    @property
+    def pool(self) -> int:
+        """Samples that may wait; where there are more, the oldest fall out."""
+
+    @property
+    def batch(self) -> int:
+        """Samples of a trainer step, no more than wait."""
+
+    @property
+    def sync(self) -> int:
+        """Trainer steps of a version."""
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds in which a replica decodes nothing while it takes up a version."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it has for itself."""
+
+    @property
+    def domains(self) -> Int64:
+        """Of each row of the trace, int64[rows], from 0 on: what is learnt in one helps in no other."""
+
+    def learnt(self, drafter: Drafter, samples: Int64) -> Drafter:
+        """Return what becomes of a drafter that was trained on so many samples of each domain, int64[domains].
+
+        Raises InputError for a drafter that cannot be trained.
+        """
 
 
 @runtime_checkable

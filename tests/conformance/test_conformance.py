@@ -180,7 +180,8 @@ def test_built_in_loops_conform(spec: str) -> None:
     "spec", ["reward:seconds=2,fail=0.5,tries=4", "reward:s_per_token=1e-5,fail=0.5,hold=yes,backoff_last=yes,when=batch",
              "reward:column=output_tokens", "log_probs:seconds=3", "update:s_per_token=1e-6",
              "sync:seconds=0", "refresh:seconds=2", "drafter:s_per_token=1e-4,every=8",
-             "spot:half_life=0.5,tokens_per_s=9"],
+             "spot:half_life=0.5,tokens_per_s=9", "online:rate=4,pause=2,limit=0.9,half_life=100",
+             "online:rate=4,pause=0,limit=0.9/0.8/0.7,half_life=0.5,domain=prompt_id"],
 )  # fmt: skip
 def test_built_in_stages_conform(spec: str) -> None:
     check_stage(resolve_stage(spec, Prices(example_trace(), example_cost(), None, None, 4, 0)))  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """System runs, loops and stages included, against the plain reference: random rollouts, groups, rewards and placements."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -180,7 +181,7 @@ def policy_named(limits: Settings) -> str:
 
 def played(
     requests: list[Request], groups: list[int], step_of: list[int], limits: Settings, system: reference.SystemSettings,
-    replicas: int, seed: int, fixed_s: float,
+    replicas: int, seed: int, fixed_s: float, more: Sequence[Stage] = (),
 ) -> tuple[SystemRun, list[Step]]:  # fmt: skip
     sample = [groups[: i + 1].count(group) - 1 for i, group in enumerate(groups)]
     trace = from_table(pa.table({
@@ -198,6 +199,7 @@ def played(
             np.array(system.reward_s), np.array(system.failures), system.servers, system.backoff_s, system.tries or 99,
             system.growth, system.holds, system.after_batch,
         ))  # fmt: skip
+    stages += more
     deployment = Deployment(PROFILE, limits.max_num_seqs, replicas, serving=serving_of(limits), pull_s_per_token=PULL_S)
     scenario = Scenario(trace="made", profile="p", policies=[policy_named(limits)], drafter={"kind": "none"})  # type: ignore[arg-type]
     preparing = Preparing(scenario, trace, trace.steps, Given(tuple(requests)), deployment, None, Shared())
@@ -227,6 +229,10 @@ def assert_is_the_reference(drawn: Any) -> None:
         system, PULL_S, by_number=not is_plain(limits, requests, False),
     )  # fmt: skip
     run, found = played(requests, groups, step_of, limits, system, replicas, seed, fixed_s)
+    same_steps(run, found, expected)
+
+
+def same_steps(run: SystemRun, found: list[Step], expected: list[reference.RLStep]) -> None:
     assert len(found) == len(expected)
     for j, (step, other) in enumerate(zip(found, expected, strict=True)):
         for name in ("start_s", "end_s", "rewarded_s", "trained_s", "train_s", "sync_s"):

@@ -8,7 +8,7 @@ replica; rollouts are submitted; the phase is stopped; steps start.
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import simpy
@@ -133,10 +133,14 @@ class Replica:
         self.ended = env.event()  # the step under way
         self.woken = env.event()
         self.cancelled: list[Member] = []  # once the step under way ends
+        self.pauses: list[simpy.Event] = []  # those that are not over, in order
 
     def live(self) -> Process:
         while True:
             yield Turn(self.env, self.cluster.ranks.form + self.index)
+            if self.pauses:
+                yield self.pauses[-1]
+                continue
             step = self.engine.begin(self.env.now, self.cluster.cost)
             if step is None:
                 yield self.woken
@@ -147,6 +151,20 @@ class Replica:
             self.stepping = True
             yield Turn(self.env, self.cluster.ranks.end + self.index, step.dt_s)
             self.over()
+
+    def pause(self, seconds: float) -> None:
+        """Start no step for so many seconds: from now, or once the step under way and the pauses before are over."""
+        before = [self.ended] * self.stepping + self.pauses[-1:]
+        self.pauses.append(self.env.event())
+        self.env.process(self.pausing(before, self.pauses[-1], seconds))
+
+    def pausing(self, before: Sequence[simpy.Event], over: simpy.Event, seconds: float) -> Process:
+        for event in before:
+            if not event.processed:
+                yield event
+        yield self.env.timeout(seconds)
+        self.pauses.remove(over)
+        over.succeed()
 
     def over(self) -> None:
         """The step under way ends now."""
@@ -223,6 +241,9 @@ class Lockstep:
         ranks = self.cluster.ranks
         while True:
             yield Turn(self.env, ranks.form + self.replicas[0].index)
+            if pauses := [replica.pauses[-1] for replica in self.replicas if replica.pauses]:
+                yield self.env.all_of(pauses)
+                continue
             busy = [replica for replica in self.replicas if replica.engine.form(self.env.now)]
             if not busy:
                 yield from self.sleep()
@@ -331,6 +352,14 @@ class Cluster:
     def stop(self) -> simpy.Event:
         """Cancel what is not finished, once this instant's steps have ended and submissions are in; happens when quiet."""
         return self.env.process(self.stopping())
+
+    def swap(self, drafts: Sequence[tuple[Sequence[int], Sequence[int]]], pause_s: float) -> None:
+        """From now on steps that start have these drafts, (accepted, drafted) of each rollout; replicas pause first."""
+        for member, (accepted, drafted) in zip(self.members, drafts, strict=True):
+            rollout = member.rollout
+            rollout.request = replace(rollout.request, accepted=accepted, drafted=drafted)
+        for replica in self.replicas:
+            replica.pause(pause_s)
 
     def submission(self, rollouts: Sequence[int], delay_s: float) -> Process:
         yield Turn(self.env, self.ranks.submit, delay_s)

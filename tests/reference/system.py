@@ -7,13 +7,14 @@ to update, `RewardStage` gives every finished rollout its reward. Nothing is rem
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import simpy
 
 from tests.reference.cluster import Cluster, ClusterResult, Placement, Ranks, Turn
+from tests.reference.online import Trainer
 from tests.reference.serving import Cost, Request, Settings, Step
 
 Process = Generator[simpy.Event, Any, None]
@@ -59,6 +60,22 @@ class SystemSettings:
     rewards: Sequence[float] | None = None
     kept: Sequence[int] | None = None
     verify_s: Callable[[list[int]], float] = lambda order: 0.0
+
+
+@dataclass(frozen=True)
+class Online:
+    """A trainer of the drafter beside the replicas (`online.Trainer`), which pause before they take a version up.
+
+    domains: by rollout; drafts: of a version that has learnt so many samples of each domain, (accepted, drafted) by rollout.
+    """
+
+    pool: int
+    batch: int
+    step_s: float
+    sync: int
+    pause_s: float
+    domains: Sequence[int]
+    drafts: Callable[[Counter[int]], Sequence[tuple[Sequence[int], Sequence[int]]]]
 
 
 @dataclass(frozen=True)
@@ -177,6 +194,7 @@ class Phase:
     recomputed: int = 0
     emitted: dict[int, int] = field(default_factory=dict)
     log: list[list[Step]] = field(default_factory=list)
+    everyone: list[int] = field(default_factory=list)  # whom its cluster knows
 
     def take(self, count: int) -> list[int]:
         """Submit the next so many: their positions."""
@@ -195,10 +213,11 @@ class System:
         step_of: Sequence[int],
         settings: SystemSettings,
         replicas: int,
-        make: Callable[[simpy.Environment, list[int], list[int]], Cluster],
+        make: Callable[[simpy.Environment, Sequence[Request], list[int]], Cluster],
+        online: Online | None = None,
     ) -> None:
         self.env = simpy.Environment(initial_time=0.0)
-        self.requests = requests
+        self.requests = list(requests)
         self.group = groups
         self.step_of = step_of
         self.settings = settings
@@ -227,6 +246,25 @@ class System:
         self.train_s: list[float] = []
         self.trained_s: list[float] = []
         self.change = self.env.event()
+        self.cluster: Cluster | None = None  # the last one
+        self.online = online
+        self.trainer = None
+        if online is not None:
+            self.trainer = Trainer(
+                self.env, ranks.submit, online.pool, online.batch, online.step_s, online.sync, self.publish
+            )
+
+    # The drafter.
+
+    def publish(self, learnt: Counter[int]) -> None:
+        """A version is there: what is decoded from now on is drafted by it."""
+        drafts = self.online.drafts(learnt)
+        self.requests = [
+            replace(request, accepted=accepted, drafted=drafted)
+            for request, (accepted, drafted) in zip(self.requests, drafts, strict=True)
+        ]
+        last = next(phase for phase in reversed(self.phases) if phase.cluster is self.cluster)
+        self.cluster.swap([drafts[i] for i in last.everyone], self.online.pause_s)
 
     # The loops.
 
@@ -359,7 +397,13 @@ class System:
 
     def run(self, phase: Phase) -> Process:
         """From the phase's start to its end."""
-        phase.cluster = self.make(self.env, phase.order, [self.tokens[i] for i in phase.order])
+        phase.everyone = list(phase.order)
+        chosen = [self.requests[i] for i in phase.order]
+        phase.cluster = self.make(self.env, chosen, [self.tokens[i] for i in phase.order])
+        if self.cluster is not None:  # the replicas are the same ones
+            for replica, earlier in zip(phase.cluster.replicas, self.cluster.replicas, strict=True):
+                replica.pauses = earlier.pauses
+        self.cluster = phase.cluster
         phase.cluster.start(self.submit(phase, self.offer(phase)))
         assert phase.submitted > 0, "nothing to wait for"
         self.env.process(self.listen(phase, phase.cluster))
@@ -395,6 +439,8 @@ class System:
         assert rollout not in self.finished_s, f"rollout {rollout} finishes twice"
         self.finished_s[rollout] = self.env.now
         phase.finished.append(rollout)
+        if self.trainer is not None:
+            self.trainer.collect(self.online.domains[rollout])
         group = self.group[rollout]
         if not self.judges() and all(i in self.finished_s for i in self.members[group]):
             self.complete.append(group)
@@ -586,6 +632,8 @@ def play(
     system: SystemSettings,
     pull_s_per_token: float = 0.0,
     by_number: bool = True,
+    online: Online | None = None,
+    trainers: list[Trainer] | None = None,
 ) -> list[RLStep]:
     """Run the stream to its last update, or to the phase of refill that finds too few groups, which is left out.
 
@@ -593,15 +641,16 @@ def play(
     cluster know rollouts by position: in the RL step for sync and one_step_async; in the phase's order of submission
     for the other loops, that is first the carried (those with tokens, then those without, each in stream order), then
     the rest of the stream, submitted or not (`System.order`; `RLStep.order` has it for each phase). What is submitted
-    as a phase starts is told as `start`, the rest as `arrival`.
+    as a phase starts is told as `start`, the rest as `arrival`. trainers: takes that of the drafter, where there is one.
     """
     assert_runnable(requests, groups, step_of, system)
 
-    def make(env: simpy.Environment, order: list[int], starts: list[int]) -> Cluster:
-        chosen = [requests[i] for i in order]
+    def make(env: simpy.Environment, chosen: Sequence[Request], starts: list[int]) -> Cluster:
         return Cluster(env, chosen, settings, cost, replicas, placement(), pull_s_per_token, starts, by_number)
 
-    run = System(requests, groups, step_of, system, replicas, make)
+    run = System(requests, groups, step_of, system, replicas, make, online)
+    if trainers is not None:
+        trainers.append(run.trainer)
     generation = run.env.process(run.generate())
     run.env.process(run.train())
     run.env.run()
