@@ -136,9 +136,10 @@ def gpus_per_replica(scenario: Scenario, cost: Profile) -> int:
 
 
 def prices_of(scenario: Scenario, system: System, trace: Trace, cost: Profile) -> Prices:
-    """What the costs of training follow from."""
+    """What the costs of training follow from. scenario: as all systems have it."""
     shape, device = hardware_of(scenario)
-    gpus = system.train_gpus or scenario.engine.replicas * gpus_per_replica(scenario, cost)
+    replicas = int(system.engine.get("replicas", scenario.engine.replicas))
+    gpus = system.train_gpus or (system.replicas_of(replicas)[1] or replicas) * gpus_per_replica(scenario, cost)
     return Prices(trace, cost, shape, device, gpus, scenario.seed)
 
 

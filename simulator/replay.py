@@ -231,7 +231,7 @@ def _system_run(
     drafter = drafter_of(own, trace, target)
     check_parallel(own, cost)
     deployment, loop = deployment_of(own, cost, drafter, target.config), resolve_loop(system.loop)
-    prices = prices_of(own, system, trace, cost)
+    prices = prices_of(scenario, system, trace, cost)
     stages = [resolve_stage(stage, prices) for stage in system.stages]
     _check_loop(loop, own, trace, system, stages)
     keeps = keeping(transforms, system.name, system.loop, loop)
@@ -245,7 +245,8 @@ def _system_run(
     preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
     alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
     verification = None if keeps is None else keeps.verification(prices, alike)
-    apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines) or system.train_gpus is not None
+    apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines)
+    apart = apart or system.train_gpus is not None or system.train_share is not None
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,

@@ -219,9 +219,11 @@ class Scenario(DrafterOnly):
     def of(self, system: System) -> "Scenario":
         """The scenario as it is for one of its systems."""
         given = {name: getattr(self.engine, name) for name in self.engine.model_fields_set} | system.engine
+        if system.train_share is not None:
+            given["replicas"] = system.replicas_of(given.get("replicas", self.engine.replicas))[0]
         return self.model_copy(update={
             "policies": [system.policy], "systems": [], "stages": (), "compare": None, "drafter": system.drafter or self.drafter,
-            "engine": EngineSettings(**given) if system.engine else self.engine,
+            "engine": EngineSettings(**given) if given else self.engine,
         })  # fmt: skip
 
     def yaml(self) -> str:

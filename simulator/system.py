@@ -3,9 +3,9 @@
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, with_kind
@@ -27,11 +27,12 @@ class System(Validated):
 
     name: how results call it; policy: budget policy; drafter: instead of the scenario's; placement: `scheduling.resolve`, in
     place of the engine's dispatch; loop: `training.resolve`; stages: what happens after the last token, in order, such as
-    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; reasoning: steps
-    drafted ahead (`reasoning.resolve_reasoning`); transforms: what it changes before anything runs, one after
-    another (`transforms.resolve`); engine: settings that differ from the scenario's; train_gpus: GPUs of the trainer (None: as
-    many as generate; they are the same ones where the loop waits for the update). paper: arXiv id; about: what it is; needs: what
-    a trace or scenario must have (`systems.needs`), without which it is left out; assumes: what its results rest on besides.
+    `reward:seconds=2,servers=8`, `log_probs`, `update`, `sync`; reasoning: steps drafted ahead
+    (`reasoning.resolve_reasoning`); transforms: what it changes before anything runs, one after another
+    (`transforms.resolve`); engine: settings that differ from the scenario's; train_gpus: GPUs of the trainer (None: as many as
+    generate; they are the same ones where the loop waits for the update), or in their place train_share: share of the
+    scenario's replicas whose GPUs train and do not generate (`replicas_of`). paper: arXiv id; about: what it is; needs: what a
+    trace or scenario must have (`systems.needs`), without which it is left out; assumes: what its results rest on besides.
     """  # fmt: skip
 
     name: Annotated[str, Field(min_length=1)]
@@ -44,6 +45,7 @@ class System(Validated):
     transforms: tuple[str, ...] = ()
     engine: dict[str, Any] = Field(default_factory=dict)
     train_gpus: Annotated[int, within(TRAIN_GPUS)] | None = None
+    train_share: Annotated[float, Field(gt=0, lt=1, strict=False)] | None = None
     paper: Annotated[str, Field(pattern=r"^[0-9]{4}\.[0-9]{5}$")] | None = None
     about: str = ""
     needs: tuple[Need, ...] = ()
@@ -88,6 +90,19 @@ class System(Validated):
     @classmethod
     def _lists(cls, lines: Any) -> Any:
         return tuple(lines) if isinstance(lines, list) else lines
+
+    @model_validator(mode="after")
+    def _trainer_is_said_once(self) -> Self:
+        if self.train_gpus is not None and self.train_share is not None:
+            raise ValueError(f"train_share = {self.train_share:g} beside train_gpus = {self.train_gpus}: give one")
+        return self
+
+    def replicas_of(self, replicas: int) -> tuple[int, int]:
+        """Of so many replicas those that generate, and those whose GPUs train; a single one generates, and as much trains."""
+        if self.train_share is None:
+            return replicas, 0
+        trains = min(max(round(self.train_share * replicas), 1), max(replicas - 1, 1))
+        return max(replicas - trains, 1), trains
 
     @property
     def is_plain(self) -> bool:

@@ -78,17 +78,17 @@ def _policies(runs: list[Row]) -> Table:
 
 def _systems(result: Result, runs: list[Row]) -> Table:
     """What a second of a GPU is worth under each system, and those that cannot be run here."""
-    names = ("speed-up", "90 %\nrange", "samples\nper s", "RL step\ns", "rollout\ns", "idle\nGPU-s", "idle", "stale-\nness",
-             "recomputed\ntokens", "mean live\nbatch", "mean acc.\nlength")  # fmt: skip
-    grid = _grid({"system": "left", **dict.fromkeys(names, "right"), "outputs": "left"})
+    names = ("speed-up", "90 % range", "samples\nper s", "RL step\ns", "rollout\ns", "idle\nGPU-s", "stale-\nness",
+             "recomputed\ntokens", "mean acc.\nlength")  # fmt: skip
+    grid = _grid({"system": "left", **dict.fromkeys(names, "right")})
+    grid.add_column("outputs", min_width=len("left out: no token ids"), overflow="fold")
     for run in runs:
         steps, base = run["rl_steps"], run is runs[0]
         ends = "baseline" if base else f"{run['gpu_speedup_low']:.2f}-{run['gpu_speedup_high']:.2f}"
         grid.add_row(
             Text(run["system"]), f"{run['gpu_speedup']:.3f}", ends, f"{run['samples_per_s']:.3g}",
             f"{run['run_s'] / steps:,.2f}", f"{run['makespan_s'] / steps:,.2f}", f"{run['idle_gpu_s']:,.0f}",
-            f"{run['idle_gpu_s'] / (run['gpus'] * run['run_s']):.0%}", f"{run['staleness']:.2f}",
-            f"{run['recomputed_tokens']:,}", f"{run['mean_live_batch']:.1f}", f"{run['mean_acceptance_length']:.3f}",
+            f"{run['staleness']:.2f}", f"{run['recomputed_tokens']:,}", f"{run['mean_acceptance_length']:.2f}",
             "lossless" if run["lossless"] else "lossy",
         )  # fmt: skip
     for name, why in result.about["left_out"].items():
@@ -129,9 +129,14 @@ def _stages(result: Result, runs: list[Row]) -> Table:
 def _facts(run: Row) -> str:
     """What the policy says about itself, in the last RL step."""
     for step, facts in list(json.loads(run["facts"]).items())[-1:]:
-        told = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items())
-        return f"in RL step {step}: {', '.join(told)}"
+        return f"in RL step {step}: {', '.join(f'{key} {_shown(value)}' for key, value in facts.items())}"
     return ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {_shown(one)}' for key, one in value.items())})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _served(run: Row, arrivals: bool) -> str:
