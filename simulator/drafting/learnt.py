@@ -83,6 +83,8 @@ class Learnt:
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """Draw what is accepted at every position, domain by domain."""
         offsets, domains = offsets_of(trace, rows), self.domains[rows]
+        if domains.size and (domains == domains[0]).all():
+            return replace(self.drafter, curve=self.curve(int(domains[0]))).accept(trace, rows, past, seed)
         table = np.empty((int(offsets[-1]), 2), np.uint8)
         for domain in np.unique(domains).tolist():
             mine = domains == domain

@@ -14,6 +14,7 @@ from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.default_price import AT_ONCE, Kind, default_price
 from simulator.drafting.drafter import Source, Target, offsets_of
 from simulator.drafting.draws import levels, rollout_keys, uniform
+from simulator.drafting.layout import each_part
 from simulator.drafting.pricing import ByPrice, Price
 from traces.trace import Trace
 
@@ -105,17 +106,25 @@ class Modelled(DraftModel):
         return Acceptance(offsets, table, prefix=True)
 
 
-@entry
 def draw(keys: UInt64, survival: Float64, offsets: Int64, drafted: int, table: UInt8) -> None:
-    """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], keys: uint64[n]."""
-    longest = survival.shape[1]
-    for i in range(keys.size):
+    """Fill table, uint8[positions, 2], with tokens accepted and drafted; survival: float64[n, K], falling, keys: uint64[n]."""
+
+    def run(part: Int64) -> int:
+        _draw(part, keys, survival, offsets, drafted, table)
+        return 0
+
+    each_part(offsets, run)
+
+
+@entry
+def _draw(part: Int64, keys: UInt64, survival: Float64, offsets: Int64, drafted: int, table: UInt8) -> None:
+    for i in part:
         start, end = offsets[i], offsets[i + 1]
+        row = survival[i]
         for p in range(start, end):
-            most = min(longest, end - p)
             u = uniform(keys[i], p - start)
             accepted = 0
-            while accepted < most and u < survival[i, accepted]:
-                accepted += 1
-            table[p, 0] = accepted
+            for j in range(row.size):  # no branch on a coin toss
+                accepted += u < row[j]
+            table[p, 0] = min(accepted, end - p)
             table[p, 1] = drafted
