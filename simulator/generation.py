@@ -17,7 +17,7 @@ from simulator.plugins import calling
 from simulator.prepared import Phase
 from simulator.records import records
 from simulator.summary import Episode
-from simulator.training.loop import Draws, Judges, Loop, LoopView, Watches
+from simulator.training.loop import ActsOnGroups, Draws, Judges, Loop, LoopView, Watches
 
 if TYPE_CHECKING:
     from simulator.system_run import SystemRun
@@ -47,6 +47,7 @@ class Generation:
         self._stream, self._policy, self._judges = run.stream, run.policy, isinstance(loop, Judges)
         stream, lag = self._stream, loop.lag if loop.interrupts else 0
         self._until = stream.drawn(j, loop.prompts) if isinstance(loop, Draws) else stream.allowed(j, lag)
+        self._by_group = isinstance(loop, ActsOnGroups) and loop.acts_on_groups
         self._first_new = self._stream.next
         self._offered = self._in_flight = 0
         self._cluster: Cluster | None = None
@@ -131,16 +132,18 @@ class Generation:
 
     def _finished(self, finished: list[int]) -> None:
         """What the cluster tells."""
-        self._note(np.array(finished))
-        self._consult()
+        whole = self._note(np.array(finished))
+        if whole or not self._by_group:
+            self._consult()
 
-    def _note(self, finished: Int64) -> None:
-        """Note what finished; groups that are whole are complete, or are judged when their rewards are there."""
+    def _note(self, finished: Int64) -> list[int]:
+        """Note what finished; groups that are whole are complete, or are judged when their rewards are there. Returns those."""
         run, numbers = self._run, self._phase.numbers[finished]
         self._in_flight -= finished.size
         assert self._cluster is not None
         done_s = self._cluster.ledger.rollouts["finished_s"][finished]
-        run.sampled(numbers, self._stream.lengths[numbers] - self._stream.emitted[numbers])
+        if self._loop.interrupts:  # else nobody asks before the phase is over
+            run.sampled(numbers, self._stream.lengths[numbers] - self._stream.emitted[numbers])
         whole = self._stream.finish(numbers)
         run.judging.judge(numbers, done_s, self._judged if self._judges else None)
         run.learning.judge(numbers, done_s)
@@ -153,6 +156,7 @@ class Generation:
                 self._decide(group)
         if self._loop.interrupts:
             run.form_batches()
+        return whole
 
     def _judged(self, number: int) -> None:
         """A reward is there: with the last of its group the group is kept or dropped."""
@@ -180,7 +184,8 @@ class Generation:
         ended = outcome.rollouts
         finished = ~np.isnan(ended["finished_s"])
         emitted = np.where(finished, ended["end"], ended["position"]) - ended["start"]
-        run.sampled(phase.numbers[~finished], (emitted - workload.begun_tokens)[~finished])
+        new = ~finished if self._loop.interrupts else np.ones_like(finished)
+        run.sampled(phase.numbers[new], (emitted - workload.begun_tokens)[new])
         step.recomputed_tokens = int(ended["recomputed"].sum())
         stream.emitted[phase.numbers] = emitted
         there = np.arange(self._offered)[emitted[: self._offered] > 0]

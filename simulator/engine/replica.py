@@ -44,7 +44,7 @@ from traces.errors import InputError
 Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
-LOG_STEPS = 16_384
+LOG_STEPS = 32_768
 NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
@@ -153,7 +153,8 @@ class Replica:
     @property
     def log(self) -> Records:
         """One `state.Step` per decode step."""
-        return joined([*self._logs, self.core.target("log")[: self.core["logged"]]])
+        last: Records = self.core.target("log")[: self.core["logged"]]
+        return joined([*self._logs, last]) if self._logs else last
 
     @property
     def _waiting(self) -> Int64:

@@ -72,6 +72,13 @@ class OwnPace(Protocol):
 
 
 @runtime_checkable
+class ActsOnGroups(Protocol):
+    """A loop that watches and has nothing to decide before another group is whole, or judged: it is asked then alone."""
+
+    acts_on_groups: bool
+
+
+@runtime_checkable
 class Judges(Protocol):
     """A loop that drops groups that teach nothing, once their rewards are known."""
 

@@ -79,6 +79,7 @@ class Refill:
 
     lag = 0
     interrupts = False
+    acts_on_groups = True
 
     def offer(self, view: LoopView) -> int:
         """As many groups as are missing."""
