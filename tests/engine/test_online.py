@@ -16,7 +16,7 @@ from simulator.training.stage import Rollouts
 from tests.engine.test_cluster import PULL_S, Rule, is_plain
 from tests.engine.test_serving import cost
 from tests.engine.test_swaps import Drafts, other_drafts
-from tests.engine.test_system_run import Given, played, runs, same_steps
+from tests.engine.test_system_run import Given, played, runs, same_steps, with_seconds
 from tests.reference import system as reference
 from tests.reference.online import Trainer
 from tests.reference.serving import Request, Settings
@@ -107,9 +107,7 @@ def same_with_a_trainer(drawn: Any, trained: Any) -> None:
         return other_drafts(random.Random(repr((seed, sorted(learnt.items())))), requests)
 
     online = reference.Online(pool, batch, step_s, sync, pause_s, [i % domains for i in range(len(requests))], drafts)
-    system = replace(system, batch_s=lambda batch: fixed_s + 2**-6 * sum(
-        requests[i].prompt_tokens + requests[i].output_tokens for i in batch
-    ))  # fmt: skip
+    system = with_seconds(system, requests, fixed_s)
     there: list[Trainer] = []
     expected = reference.play(
         requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True).there,

@@ -214,8 +214,8 @@ def test_system_runs_are_those_of_the_reference(drawn: Any) -> None:
     assert_is_the_reference(drawn)
 
 
-def assert_is_the_reference(drawn: Any) -> None:
-    requests, groups, step_of, limits, system, replicas, seed, fixed_s = drawn
+def with_seconds(system: reference.SystemSettings, requests: list[Request], fixed_s: float) -> reference.SystemSettings:
+    """The settings with the seconds that the stages of `played` take."""
 
     def batch_s(batch: list[int]) -> float:
         return fixed_s + 2**-6 * sum(requests[i].prompt_tokens + requests[i].output_tokens for i in batch)
@@ -223,7 +223,12 @@ def assert_is_the_reference(drawn: Any) -> None:
     def score_s(outputs: list[tuple[int, int]]) -> float:
         return SCORED_S * sum(requests[i].prompt_tokens + tokens for i, tokens in outputs)
 
-    system = replace(system, batch_s=batch_s, score_s=None if system.score_s is None else score_s)
+    return replace(system, batch_s=batch_s, score_s=None if system.score_s is None else score_s)
+
+
+def assert_is_the_reference(drawn: Any) -> None:
+    requests, groups, step_of, limits, system, replicas, seed, fixed_s = drawn
+    system = with_seconds(system, requests, fixed_s)
     expected = reference.play(
         requests, groups, step_of, limits, cost, replicas, lambda: Rule(seed, replicas, True, True).there,
         system, PULL_S, by_number=not is_plain(limits, requests, False),

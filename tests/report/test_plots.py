@@ -59,15 +59,7 @@ def acceptance_table():
     return table(ACCEPTANCE, (dict(zip(ACCEPTANCE.names, row, strict=True)) for row in rows))
 
 
-TEXTS = {
-    "placement": "shared",
-    "loop": "sync",
-    "stages": "",
-    "basis": "{}",
-    "errors": "{}",
-    "transforms": "",
-    "assumes": "[]",
-}
+TEXTS = {name: "{}" for name in RUNS.names if pa.types.is_string(RUNS.field(name).type)}
 
 
 def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, extrapolated=0.25):
