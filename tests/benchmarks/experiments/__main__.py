@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tests.benchmarks.experiments import batch, closed_forms, long_tails, paper_shape, scopes, systems, vllm
+from tests.benchmarks.experiments import batch, closed_forms, combined, long_tails, paper_shape, scopes, systems, vllm
 
 EXPERIMENTS = {
     "scopes": scopes.main,
@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "closed_forms": closed_forms.main,
     "long_tails": long_tails.main,
     "systems": systems.main,
+    "combined": combined.main,
     "vllm": vllm.main,
 }
 

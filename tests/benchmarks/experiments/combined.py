@@ -50,7 +50,7 @@ def main() -> None:
     systems = [*combinations()]
     searched = rows(compared(systems, SEARCHED))
     print(
-        f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five and the others' best parts:"
+        f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five:"
     )
     for row in searched[:5]:
         print(f"  {row['gpu_speedup']:.3f}  {row['system']}")
