@@ -130,8 +130,8 @@ def _ended(
 ) -> tuple[list[SystemRun], list[Played], dict[str, str]]:
     """The systems that did something in an RL step, and why others are left out; InputError where the first one did not."""
     why = {one.system.name: _idle(one) for one in played if _idle(one)}
-    if told := why.get(played[0].system.name):
-        raise InputError(f"{trace.source}: system {told}")
+    if told := why.get(name := played[0].system.name):
+        raise InputError(f"{trace.source}: system {name}: {told}")
     runs = [run_ for run_ in runs if run_.name not in why]
     return runs, [one for one in played if one.system.name not in why], left_out | why
 
@@ -139,9 +139,9 @@ def _ended(
 def _idle(one: Played) -> str:
     """Why a system has no RL step, or nothing to do in any; nothing where it has."""
     if not one.steps:
-        return f"{one.system.name}: loop {one.system.loop} keeps too few groups for one RL step: record more, or use another"
+        return f"loop {one.system.loop} keeps too few groups for one RL step: record more, or use another"
     if not any(step.decoded.steps for step in one.steps):
-        return f"{one.system.name}: no rollout of these RL steps has a token left to generate: play an earlier RL step besides"
+        return "no rollout of these RL steps has a token left to generate: play an earlier RL step besides"
     return ""
 
 
@@ -224,6 +224,8 @@ def _system_run(
     scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int], shared: Shared, ready: Callable[[], None]
 ) -> tuple[SystemRun, Played]:  # fmt: skip
     """A system's run before it begins, and what will be told of it."""
+    if system.train_share == "balanced":
+        system = system.model_copy(update={"train_share": _balanced(scenario, system, trace, target, steps)})
     own = scenario.of(system)
     transforms = [resolve_transform(one) for one in system.transforms]
     trace, target = transformed(transforms, trace, target, scenario.seed)
@@ -253,6 +255,18 @@ def _system_run(
         gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace), reasoning,
     )  # fmt: skip
     return SystemRun(system.name, preparing, loop, stages, ready, verification, ahead), one
+
+
+def _balanced(scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int]) -> float:
+    """The share of GPUs with which training takes as long as generation on the others.
+
+    From one RL step on all of them, without drafts: generation is taken to be as many times slower as it has fewer replicas.
+    """
+    plain = System(name=system.name, drafter={"kind": "none"}, stages=system.stages)  # type: ignore[arg-type]
+    run_, _ = _system_run(scenario, plain, trace, target, steps[:1], Shared(), lambda: None)
+    step = next(run_.play())
+    share = step.train_s / (step.train_s + step.episode.outcome.makespan_s)
+    return min(max(share, 1e-6), 1 - 1e-6)
 
 
 def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, stages: Sequence[Stage]) -> None:

@@ -219,7 +219,7 @@ class Scenario(DrafterOnly):
     def of(self, system: System) -> "Scenario":
         """The scenario as it is for one of its systems."""
         given = {name: getattr(self.engine, name) for name in self.engine.model_fields_set} | system.engine
-        if system.train_share is not None:
+        if system.train_share not in (None, "balanced"):
             given["replicas"] = system.replicas_of(given.get("replicas", self.engine.replicas))[0]
         return self.model_copy(update={
             "policies": [system.policy], "systems": [], "stages": (), "compare": None, "drafter": system.drafter or self.drafter,

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,8 +31,9 @@ class System(Validated):
     (`reasoning.resolve_reasoning`); transforms: what it changes before anything runs, one after another
     (`transforms.resolve`); engine: settings that differ from the scenario's; train_gpus: GPUs of the trainer (None: as many as
     generate; they are the same ones where the loop waits for the update), or in their place train_share: share of the
-    scenario's replicas whose GPUs train and do not generate (`replicas_of`). paper: arXiv id; about: what it is; needs: what a
-    trace or scenario must have (`systems.needs`), without which it is left out; assumes: what its results rest on besides.
+    scenario's replicas whose GPUs train and do not generate (`replicas_of`), `balanced`: so that both would take as long. paper:
+    arXiv id; about: what it is; needs: what a trace or scenario must have (`systems.needs`), without which it is left out;
+    assumes: what its results rest on besides.
     """  # fmt: skip
 
     name: Annotated[str, Field(min_length=1)]
@@ -45,7 +46,7 @@ class System(Validated):
     transforms: tuple[str, ...] = ()
     engine: dict[str, Any] = Field(default_factory=dict)
     train_gpus: Annotated[int, within(TRAIN_GPUS)] | None = None
-    train_share: Annotated[float, Field(gt=0, lt=1, strict=False)] | None = None
+    train_share: Annotated[float, Field(gt=0, lt=1, strict=False)] | Literal["balanced"] | None = None
     paper: Annotated[str, Field(pattern=r"^[0-9]{4}\.[0-9]{5}$")] | None = None
     about: str = ""
     needs: tuple[Need, ...] = ()
@@ -94,13 +95,14 @@ class System(Validated):
     @model_validator(mode="after")
     def _trainer_is_said_once(self) -> Self:
         if self.train_gpus is not None and self.train_share is not None:
-            raise ValueError(f"train_share = {self.train_share:g} beside train_gpus = {self.train_gpus}: give one")
+            raise ValueError(f"train_share = {self.train_share} beside train_gpus = {self.train_gpus}: give one")
         return self
 
     def replicas_of(self, replicas: int) -> tuple[int, int]:
         """Of so many replicas those that generate, and those whose GPUs train; a single one generates, and as much trains."""
         if self.train_share is None:
             return replicas, 0
+        assert self.train_share != "balanced", "it was settled"
         trains = min(max(round(self.train_share * replicas), 1), max(replicas - 1, 1))
         return max(replicas - trains, 1), trains
 

@@ -22,6 +22,7 @@ from tests.pays.sweep import ROOT, rewards
 from traces.synthesis import synth
 
 DATA = Path(os.environ.get("ROLLOUTSIM_DATA", ROOT.parent / "shared"))
+COMMAND = "from simulator.cli import main; main()"
 HARDWARE = ["--model", "qwen3-8b", "--device", "h100"]
 REAL = {"prompts": 512, "samples": 16, "steps": 10, "median_tokens": 2500, "log_sigma": 1.0, "max_tokens": 16_384}
 TRACES = {
@@ -50,8 +51,8 @@ def main() -> None:
             path = path or made(Path(folder), name.endswith("tokens"))
             command = [
                 sys.executable,
-                "-m",
-                "simulator.cli",
+                "-c",
+                COMMAND,
                 "replay",
                 str(path),
                 "--system",

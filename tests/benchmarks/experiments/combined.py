@@ -49,9 +49,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
 def main() -> None:
     systems = [*combinations()]
     searched = rows(compared(systems, SEARCHED))
-    print(
-        f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five:"
-    )
+    print(f"{len(systems)} combinations on RL steps {SEARCHED[0]} to {SEARCHED[-1]}, the best five:")
     for row in searched[:5]:
         print(f"  {row['gpu_speedup']:.3f}  {row['system']}")
     by_name = {one["name"]: one for one in systems}
