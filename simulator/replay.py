@@ -258,15 +258,23 @@ def _system_run(
 
 
 def _balanced(scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int]) -> float:
-    """The share of GPUs with which training takes as long as generation on the others.
+    """The share of replicas with which the slower of training and generation is fastest, in one RL step without drafts."""
+    ranks, replicas = scenario.engine.data_parallel_size, scenario.engine.replicas
+    if replicas == ranks:
+        return 0.5
 
-    From one RL step on all of them, without drafts: generation is taken to be as many times slower as it has fewer replicas.
-    """
-    plain = System(name=system.name, drafter={"kind": "none"}, stages=system.stages)  # type: ignore[arg-type]
-    run_, _ = _system_run(scenario, plain, trace, target, steps[:1], Shared(), lambda: None)
-    step = next(run_.play())
-    share = step.train_s / (step.train_s + step.episode.outcome.makespan_s)
-    return min(max(share, 1e-6), 1 - 1e-6)
+    def seconds(generate: int) -> tuple[float, float]:
+        plain = System(name=system.name, drafter={"kind": "none"}, stages=system.stages, engine={"replicas": generate})  # type: ignore[arg-type]
+        step = next(_system_run(scenario, plain, trace, target, steps[:1], Shared(), lambda: None)[0].play())
+        return step.episode.outcome.makespan_s, step.train_s * generate / (replicas - generate)
+
+    few, many = 1, max(replicas // ranks - 1, 1)  # groups of ranks that generate: with more, training takes longer
+    while few < many:
+        middle = (few + many) // 2
+        generation_s, training_s = seconds(middle * ranks)
+        few, many = (middle + 1, many) if generation_s > training_s else (few, middle)
+    best = min((max(few - 1, 1), few), key=lambda groups: max(seconds(groups * ranks)))
+    return 1 - best * ranks / replicas
 
 
 def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, stages: Sequence[Stage]) -> None:
