@@ -55,6 +55,8 @@ class Bandit:
     A simulated engine chooses by its `choosing.Chooser`s itself; asking gives the same.
     """
 
+    each = False
+
     def __init__(self, settings: Settings, strategies: tuple[int, ...], seed: int, switch: Switch) -> None:
         self._settings, self.budgets = settings, np.array(strategies, np.int64)
         self.every, self.switch = settings.every, switch
@@ -80,8 +82,8 @@ class Bandit:
             chosen_by(chooser.record, view.live, step.emitted, step.sequences, step.joined, view.steps, view.time_s)
         )
 
-    def chooser(self, replica: int) -> Pointing:
-        """What chooses for a replica: one `choosing.Chooser`."""
+    def chooser(self, replica: int, rollouts: int = 0) -> Pointing:
+        """What chooses for a replica, whatever the rollouts: one `choosing.Chooser`."""
         if (found := self._choosers.get(replica)) is None:
             settings, arms = self._settings, len(self._settings.bounds) * self.budgets.size
             found = Pointing(CHOOSER, epsilon=settings.epsilon, window=settings.window, chosen=NOTHING, block=NOTHING)

@@ -69,12 +69,19 @@ class Chooses(Protocol):
 
     budgets: Int64
     """What it chooses among."""
+    each: bool
+    """Whether for each rollout by itself, by a `following.Follower`; else one for the batch, by a `choosing.Chooser`."""
 
     def __call__(self, view: BatchView) -> npt.ArrayLike:
         """Return the budget of every live sequence."""
 
-    def chooser(self, replica: int) -> Pointing:
-        """Return a replica's record, a `choosing.Chooser`."""
+    def chooser(self, replica: int, rollouts: int) -> Pointing:
+        """Return the record by which a replica chooses, in an RL step of so many rollouts."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """One that chooses for the batch, which takes random numbers."""
 
     def draw(self, replica: int, steps: int) -> None:
         """Draw the random numbers that the replica needs at this decode step, and for more to come."""

@@ -1,9 +1,13 @@
-"""Budgets that a policy chooses in compiled code (`budgets.choosing`): when it would be asked, with what it would see."""
+"""Budgets that a policy chooses in compiled code: when it would be asked, with what it would see.
+
+One for the batch (`budgets.choosing`), or one for each rollout (`budgets.following`).
+"""
 
 from simulator.budgets.choosing import BLOCK, NOTHING, choose
+from simulator.budgets.following import follow, followed_of
 from simulator.compiled import compiled
 from simulator.engine.schedule import admit
-from simulator.engine.state import Core, chooser_of, rollouts_of, slots_of, tables_of
+from simulator.engine.state import Core, chooser_of, follower_of, rollouts_of, slots_of, tables_of
 
 
 @compiled
@@ -16,9 +20,12 @@ def lacks_choice(core: Core) -> bool:
     if core.live == 0:
         core.due = False
         return False
-    if chooser_of(core).block != core.steps // BLOCK:
+    if core.each:
+        give_each(core)
+    elif chooser_of(core).block != core.steps // BLOCK:
         return True
-    give_chosen(core)
+    else:
+        give_chosen(core)
     core.due, core.stale, core.asked_at = False, True, core.steps
     return False
 
@@ -41,3 +48,14 @@ def give_chosen(core: Core) -> None:
     shift = tables_of(core)[budget] * core.positions
     for i in range(core.live):
         slots[i].budget, slots[i].shift = budget, shift
+
+
+@compiled
+def give_each(core: Core) -> None:
+    """Give every live rollout what is chosen for it, wherever it was before."""
+    slots, tables, follower = slots_of(core), tables_of(core), follower_of(core)
+    followed = followed_of(follower)
+    for i in range(core.live):
+        slot = slots[i]
+        slot.budget = follow(follower, followed[slot.rollout], slot.position, slot.drafted)
+        slot.shift = tables[slot.budget] * core.positions

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import checked, every_of, name_of
 from simulator.budgets.choosing import NOTHING
-from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, TablePolicy
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, Draws, TablePolicy
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
@@ -115,7 +115,8 @@ class Replica:
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
         self._log_anew()
         if isinstance(policy, Chooses):
-            self.core.point(chooser=policy.chooser(number))
+            self.core.point(chooser=policy.chooser(number, ledger.rollouts.size))
+            self.core["each"] = policy.each
         if not asked or isinstance(policy, Chooses):
             workload.acceptance.serve(np.unique(policy.budgets if isinstance(policy, Chooses) else table.budgets))
         self._point_at_drafts()
@@ -222,7 +223,7 @@ class Replica:
         if core["reason"] == LOG_FULL:
             self._logs.append(core.target("log"))
             self._log_anew()
-        elif core["reason"] == ASK and isinstance(self.policy, Chooses):
+        elif core["reason"] == ASK and isinstance(self.policy, Draws):
             self.policy.draw(self.number, int(core["steps"]))
         elif core["reason"] == ASK:
             core["due"] = True

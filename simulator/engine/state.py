@@ -5,6 +5,7 @@ prompts. What becomes of a rollout stands in its `Rollout`, which all replicas s
 """
 
 from simulator.budgets.choosing import CHOOSER, Chooser
+from simulator.budgets.following import FOLLOWER
 from simulator.budgets.view import Seen
 from simulator.cost.draft_cost import DRAFT_COST, Drafting
 from simulator.cost.kernel import COST, Cost
@@ -168,6 +169,7 @@ class Core:
     asked: bool  # whether budgets are the policy's answers, not its table
     due: bool  # whether it must be asked before the next step
     chooses: bool  # whether its answers are found here
+    each: bool  # then whether for each rollout by itself
     every: int  # decode steps between questions; 0: only when the batch changes
     trailing: bool  # whether its table goes by the sequences of the step before
     batch: int  # how many those were
@@ -229,7 +231,7 @@ class Core:
     cost: Cost
     draft_cost: Drafting
     siblings: Siblings
-    chooser: Chooser
+    chooser: Chooser  # a `Follower` where `each` rollout has its own budget
 
 
 class Fleet:
@@ -276,6 +278,6 @@ cores_of, core_at, told_of = array_field("cores", INT), record_at(CORE), array_f
 left_of, finished_of = array_field("left", INT), array_field("finished", INT)
 where_of, emitted_of = array_field("where", INT), array_field("emitted", INT)
 siblings_of = record_field("siblings", SIBLINGS)
-chooser_of = record_field("chooser", CHOOSER)
+chooser_of, follower_of = record_field("chooser", CHOOSER), record_field("chooser", FOLLOWER)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
 spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)
