@@ -13,6 +13,7 @@ from simulator.budgets.view import BatchView
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import ANYTHING, Serving
+from simulator.scheduling.placement import Event, Place, View
 from tests.budgets.scripted import seen_of
 from tests.engine.test_cluster import Rule, clusters, is_plain, simulated
 from tests.engine.test_ranks import decoded
@@ -130,17 +131,22 @@ def test_a_draft_that_depends_on_its_budget_is_of_the_length_chosen(seed: int) -
     assert_equal(*outcomes)
 
 
-def test_a_rollout_that_comes_back_to_a_batch_as_it_was_is_known_by_what_it_did_elsewhere() -> None:
-    """Two rollouts change places on two replicas of one slot each, and each finds the batch that it left."""
-    rng = random.Random(4)
-    rollouts = [random_rollout(rng, 3, 60) for _ in range(2)]
-    chosen = (1, 9, 0.5, 4, "last")
-    policies = resolve_policy(spec_of(*chosen), context_of(PROFILE, 1)), Asked(*chosen)
+@pytest.mark.parametrize("compare", ["last", "average"])
+def test_a_rollout_that_comes_back_is_known_by_what_it_did_elsewhere(compare: str) -> None:
+    """A rollout goes to and fro between two replicas, and finds each as it left it."""
+    rollouts = [random_rollout(random.Random(4), 3, 200)]
+
+    def to_and_fro(event: Event, view: View) -> list[Place]:
+        return [Place(event.rollouts, 1 - max(event.replica, 0), 9)] if event.kind in ("start", "left") else []
+
+    chosen = (1, 9, 0.5, 4, compare)
+    asked = Asked(*chosen)
     outcomes = [
-        simulate(workload_of(rollouts), policy, Deployment(PROFILE, 1, 2, "divided:stay=5"), check=True)
-        for policy in policies
+        simulate(workload_of(rollouts), policy, Deployment(PROFILE, 1, 2, to_and_fro), check=True)
+        for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 1)), asked)
     ]
     assert_equal(*outcomes)
+    assert asked.replicas == {0: {0, 1}}
 
 
 def test_it_chooses_for_each_rollout_and_draws_nothing() -> None:
