@@ -45,7 +45,7 @@ class Adaptive:
     every, each = 1, True
 
     def __init__(self, settings: Settings) -> None:
-        self.budgets: Int64 = np.arange(settings.low, settings.high + 1)
+        self.budgets: Int64 = np.array([settings.high])  # the first of all; others may never be chosen
         self._follower = Pointing(
             FOLLOWER, low=settings.low, high=settings.high, delta=settings.delta, rho=settings.rho,
             average=settings.compare == "average",
@@ -62,7 +62,7 @@ class Adaptive:
         """What finds the lengths, a `following.Follower`: the same for every replica, since rollouts may move."""
         if self._follower["followed_size"] < rollouts:
             followed = records(FOLLOWED, rollouts)
-            followed["position"], followed["length"] = UNSEEN, self.budgets[-1]
+            followed["position"], followed["length"] = UNSEEN, self.budgets[0]
             self._follower.point(followed=followed)
         return self._follower
 

@@ -68,7 +68,7 @@ class Chooses(Protocol):
     """A policy whose answers compiled code finds by itself, from records; asking it gives the same."""
 
     budgets: Int64
-    """What it chooses among."""
+    """What it chooses among, or first: drafts of other budgets are made when they are first chosen."""
     each: bool
     """Whether for each rollout by itself, by a `following.Follower`; else one for the batch, by a `choosing.Chooser`."""
 

@@ -7,12 +7,12 @@ from simulator.budgets.choosing import BLOCK, NOTHING, choose
 from simulator.budgets.following import follow, followed_of
 from simulator.compiled import compiled
 from simulator.engine.schedule import admit
-from simulator.engine.state import Core, chooser_of, follower_of, rollouts_of, slots_of, tables_of
+from simulator.engine.state import Core, chooser_of, drafts_of, follower_of, rollouts_of, slots_of, tables_of
 
 
 @compiled
 def lacks_choice(core: Core) -> bool:
-    """Choose budgets if it is time to; whether there are no random numbers for it."""
+    """Choose budgets if it is time to; whether there are no random numbers, or no drafts, for it."""
     if not (core.due and core.on and core.chooses):
         return False
     if core.plain:
@@ -21,7 +21,8 @@ def lacks_choice(core: Core) -> bool:
         core.due = False
         return False
     if core.each:
-        give_each(core)
+        if not give_each(core):
+            return True
     elif chooser_of(core).block != core.steps // BLOCK:
         return True
     else:
@@ -51,11 +52,16 @@ def give_chosen(core: Core) -> None:
 
 
 @compiled
-def give_each(core: Core) -> None:
-    """Give every live rollout what is chosen for it, wherever it was before."""
+def give_each(core: Core) -> bool:
+    """Give every live rollout what is chosen for it, wherever it was before; whether there are drafts of such budgets.
+
+    Where there are not, doing it again gives the same.
+    """
     slots, tables, follower = slots_of(core), tables_of(core), follower_of(core)
-    followed = followed_of(follower)
+    followed, there, all_there = followed_of(follower), drafts_of(core).size, True
     for i in range(core.live):
         slot = slots[i]
         slot.budget = follow(follower, followed[slot.rollout], slot.position, slot.drafted)
         slot.shift = tables[slot.budget] * core.positions
+        all_there &= 0 <= slot.shift < there
+    return all_there

@@ -218,13 +218,15 @@ class Replica:
         self.resume_s = self.core["resume_s"] = resume_s
 
     def ready(self) -> None:
-        """Do what compiled code cannot: make room in the log, ask the policy, or have it draw random numbers."""
+        """Do what compiled code cannot: make room in the log, ask the policy, have it draw random numbers, or drafts be made."""
         core = self.core
         if core["reason"] == LOG_FULL:
             self._logs.append(core.target("log"))
             self._log_anew()
         elif core["reason"] == ASK and isinstance(self.policy, Draws):
             self.policy.draw(self.number, int(core["steps"]))
+        elif core["reason"] == ASK and core["chooses"]:
+            self._serve(self.live_slots["budget"])
         elif core["reason"] == ASK:
             core["due"] = True
         if core["reason"] in (LOG_FULL, ASK):
@@ -303,6 +305,14 @@ class Replica:
         self.core.point(drafts=acceptance.tables.reshape(-1, 2).view(DRAFT), table_of=acceptance.table_of)
         self.core["positions"] = acceptance.tables.shape[1]
 
+    def _serve(self, budgets: Int64 | int) -> None:
+        """See to it that there are drafts of such budgets, here too where another replica needed them first."""
+        acceptance = self.workload.acceptance
+        if not acceptance.serves(budgets):
+            acceptance.serve(np.unique(budgets))
+        if self._tables is not acceptance.tables:
+            self._point_at_drafts()
+
     def _ask(self) -> None:
         """Show the policy the batch, with what is admitted at once where nothing can hold it back, and take its budgets."""
         core = self.core
@@ -320,10 +330,7 @@ class Replica:
         self._slots["budget"][:live] = budgets
         acceptance = self.workload.acceptance
         if not acceptance.prefix:  # else there is one table, and `shift` stays 0
-            if not acceptance.serves(budgets):
-                acceptance.serve(np.unique(budgets))
-            if self._tables is not acceptance.tables:
-                self._point_at_drafts()
+            self._serve(budgets)
             self._slots["shift"][:live] = acceptance.table_of[budgets] * acceptance.tables.shape[1]
 
 

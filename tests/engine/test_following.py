@@ -119,16 +119,17 @@ def test_long_rollouts_that_move_and_are_preempted(compare: str, seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_draft_that_depends_on_its_budget_is_of_the_length_chosen(seed: int) -> None:
+def test_drafts_that_depend_on_their_budget_are_made_when_it_is_chosen(seed: int) -> None:
     rng = random.Random(seed)
     rollouts = [random_rollout(rng, rng.randint(0, 9), rng.randint(1, 90), by_budget=True) for _ in range(12)]
     assert set(range(4)) <= set(BUDGETS)
     chosen = (rng.randint(0, 1), rng.randint(2, 3), 0.5, 1, rng.choice(["last", "average"]))
-    outcomes = [
-        simulate(workload_of(rollouts), policy, Deployment(PROFILE, 4, 2, "divided:stay=9"), check=True)
-        for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), Asked(*chosen))
-    ]
-    assert_equal(*outcomes)
+    where = Deployment(PROFILE, 4, 2, rng.choice(["divided:stay=9", "static"]), data_parallel_size=1 + seed % 2)
+    asked = Asked(*chosen)
+    workloads = [workload_of(rollouts) for _ in range(2)]
+    policies = resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), asked
+    assert_equal(*(simulate(load, policy, where, check=True) for load, policy in zip(workloads, policies, strict=True)))
+    assert [set(np.flatnonzero(load.acceptance.table_of >= 0)) for load in workloads] == [asked.given | {0}] * 2
 
 
 @pytest.mark.parametrize("compare", ["last", "average"])
@@ -155,4 +156,4 @@ def test_it_chooses_for_each_rollout_and_draws_nothing() -> None:
     assert isinstance(bandit, Chooses)
     assert (adaptive.each, bandit.each) == (True, False)
     assert (isinstance(adaptive, Draws), isinstance(bandit, Draws)) == (False, True)
-    assert adaptive.budgets.tolist() == list(range(20, 31))
+    assert adaptive.budgets.tolist() == [30]
