@@ -83,11 +83,13 @@ class Beside:
         cluster = Cluster(self._clock, phase.workload, policy, self._preparing.placed(phase), listener=finished)
         cluster.hold(self._resume_s - start_s)
         self._cluster, self._phase, self._workload = cluster, phase, phase.workload
-        decoding = self._clock.process(cluster.decode())
+        steps = cluster.decode()
+        decoding = self._clock.process(steps)
         if self.trainer.due_s < np.inf:
             self._clock.process(self._train())
         self._clock.run(until=self._clock.any_of([over, decoding]))
         assert left == 0, "every rollout completes"
+        steps.close()  # it waits for what nobody will see, and would keep the cluster
         self.leave()
         return cluster.outcome()
 

@@ -76,6 +76,7 @@ class Generation:
         run.check_finite(cluster.quiet_s)
         if self._ended:
             self._close(cluster)
+            self._cluster = None  # it tells this one what finishes: together they would outlive the phase
 
     def stop(self) -> None:
         """End the phase now."""

@@ -1,6 +1,7 @@
 """The router: asks the placement at every event, and does what it decides."""
 
 import itertools
+import weakref
 from collections import deque
 from heapq import heappop, heappush
 
@@ -57,7 +58,7 @@ class Router:
         self._landings: list[tuple[float, int, int, int]] = []  # (at_s, nth sent, rollout, stay_tokens)
         self._sent = itertools.count()
         self._full, self._heard = False, len(self.replicas)
-        self._view = View(self, len(self.replicas), deployment.max_num_seqs)
+        self._view = View(weakref.proxy(self), len(self.replicas), deployment.max_num_seqs)
 
     @property
     def queued(self) -> int:
