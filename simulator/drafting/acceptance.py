@@ -71,7 +71,13 @@ class Acceptance:
         missing = sorted(k for k in set(asked.values()) if self.table_of[k] == NO_TABLE)
         if missing:
             self.table_of[missing] = len(self.tables) + np.arange(len(missing))
-            self.tables = np.concatenate([self.tables, *(self._table(k)[None] for k in missing)])
+            before, self.tables = (
+                self.tables,
+                np.empty((len(self.tables) + len(missing), *self.tables.shape[1:]), np.uint8),
+            )
+            self.tables[: len(before)] = before
+            for place, k in enumerate(missing, len(before)):
+                self.tables[place] = self._table(k)
         for budget, least in asked.items():
             self.table_of[budget] = self.table_of[least]
 
@@ -95,8 +101,9 @@ class Acceptance:
         """Return the same with the drafts of some rollouts, bool[n], taken from `part`; one table of each serves all budgets."""
         assert self.prefix
         assert part.prefix
-        table = self.tables[0].copy()
-        table[np.repeat(mine, np.diff(self.offsets))] = part.tables[0]
+        table, at = self.tables[0].copy(), part.offsets.tolist()
+        for number, rollout in enumerate(np.flatnonzero(mine).tolist()):
+            table[self.offsets[rollout] : self.offsets[rollout + 1]] = part.tables[0][at[number] : at[number + 1]]
         return Acceptance(self.offsets, lambda budget: table, prefix=True)
 
     def drafts(self, budget: int) -> Array[Draft]:
