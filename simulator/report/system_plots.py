@@ -17,6 +17,8 @@ from simulator.report.drawing import (
 )
 from simulator.results import Result
 
+WIDE = 8
+"""Where the longest RL step takes so many times the shortest, seconds are drawn on a log scale."""
 PARTS = {"decoding": COLOURS[1], "training": COLOURS[3], "idle": "#cccccc"}
 
 
@@ -31,7 +33,11 @@ def rl_steps(result: Result) -> Figure:
         mine = rows[rows["system"] == name]
         style = line_style(rank, len(names))
         axes.plot(mine["step"], mine["step_s"], marker="o", ms=3.5, label=short(name), **style)
-    axes.set_ylim(0.0, 1.08 * float(rows["step_s"].max()))
+    least, most = float(rows["step_s"].min()), float(rows["step_s"].max())
+    if least > 0 and most > WIDE * least:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0.0, 1.08 * most)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("RL step")
     axes.set_ylabel("seconds from update to update")

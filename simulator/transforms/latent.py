@@ -36,7 +36,7 @@ class Latent:
     def assumes(self) -> str:
         """What stands for what."""
         return (
-            f"latent: assumed: {self.share:g} of all spans of {self.span} tokens are {self.steps} latent steps, each a "
+            f"latent: {self.share:g} of all spans of {self.span} tokens are {self.steps} latent steps, each a "
             "forward pass that no drafter proposes; rewards stay; acceptance curves do not know of them"
         )
 

@@ -67,9 +67,7 @@ class Compress:
     def assumes(self) -> str:
         """What the law of lengths is."""
         when = "over the RL steps of the trace" if self.over is None else f"over {self.over} RL steps"
-        shrinks = (
-            f"assumed: every response shrinks to {self.to:g} of its length, by the same factor each RL step, {when}"
-        )
+        shrinks = f"every response shrinks to {self.to:g} of its length, by the same factor each RL step, {when}"
         capped = f"cut at {self._cap} with reward 0" if self._cap else ""
         return "compress: " + "; ".join(filter(None, [shrinks if self.to != 1 else "", capped])) or "compress: nothing"
 
@@ -114,9 +112,7 @@ class Grow:
     def assumes(self) -> str:
         """What the law of lengths is."""
         end = "the longest recorded response" if self.window is None else f"{self.window} tokens"
-        return (
-            f"grow: assumed: every response is {self.factor:g} times as long each RL step, cut at {end} with reward 0"
-        )
+        return f"grow: every response is {self.factor:g} times as long each RL step, cut at {end} with reward 0"
 
     def rollouts(self, trace: Trace, seed: int) -> Trace:
         """Lengthen the responses: in RL step j by factor ** j."""

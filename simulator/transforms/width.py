@@ -41,10 +41,10 @@ class Width:
     @property
     def assumes(self) -> str:
         """How rollouts that were not recorded come about."""
-        told = "those of rollouts drawn from the group with replacement"
+        told = "lengths and rewards of ones drawn from the group with replacement"
         if self.prior:
             told = f"rewards drawn by the prompt's pass probability (prior {self.prior:g}), lengths of that reward in the group"
-        return f"width: assumed of rollouts beyond the recorded ones: {told}; then no tokens are known, of any rollout"
+        return f"width: rollouts beyond the recorded ones have {told}; then no tokens are known, of any rollout"
 
     def rollouts(self, trace: Trace, seed: int) -> Trace:
         """Return the trace of groups of that width: the lowest samples of each, or all and more, behind the last of its group."""
