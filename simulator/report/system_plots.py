@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from simulator.report.drawing import (
     COLOURS,
@@ -36,6 +36,9 @@ def rl_steps(result: Result) -> Figure:
     least, most = float(rows["step_s"].min()), float(rows["step_s"].max())
     if least > 0 and most > WIDE * least:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(0.0, 1.08 * most)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from simulator.catalogue import estimate
+from simulator.cost.work import StepWork
 from simulator.replay import run
 from simulator.results import Result
 from simulator.scenario import build
@@ -125,3 +127,33 @@ def test_nothing_to_run_is_an_error() -> None:
 def test_the_same_again_is_the_same() -> None:
     first, second = (compared(made(SEED), ["all"]).runs.drop_columns(["wall_s"]) for _ in range(2))
     assert first.equals(second)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_is_faster_than_the_steps_of_its_longest_rollout_or_than_its_gpus_can_be_busy(seed: int) -> None:
+    result = compared(made(seed), ["all"])
+    step_s = float(
+        estimate(*MODEL.values()).step_time_s(StepWork(live=1.0, query_tokens=1.0, kv_tokens=1.0, pairs=1.0))
+    )
+    runs = {row["system"]: row for row in result.runs.to_pylist()}
+    rollouts = result.to_pandas("rollouts")
+    for row in result.rl_steps.to_pylist():
+        run_ = runs[row["system"]]
+        mine = rollouts[(rollouts["system"] == row["system"]) & (rollouts["step"] == row["step"])]
+        if run_["loop"] == "sync" and "weight_bits" not in run_["transforms"]:
+            assert row["makespan_s"] >= 0.999 * step_s * mine["decode_steps"].max(), row["system"]
+        assert -1e-6 <= row["idle_gpu_s"] <= run_["gpus"] * row["step_s"] + 1e-6, row["system"]
+    for name, run_ in runs.items():
+        assert run_["run_s"] * run_["gpus"] >= run_["train_gpu_s"] + run_["idle_gpu_s"] - 1e-6, name
+        if run_["loop"] == "sync":
+            assert run_["run_s"] >= run_["makespan_s"] + run_["train_s"] - 1e-6, name
+
+
+def test_what_is_carried_and_what_is_generated_add_up() -> None:
+    trace = made(SEED)
+    result = compared(trace, ["sync", "copris", "streamrl", "rhymerl"])
+    steps = result.to_pandas("steps").groupby("system")["emitted_tokens"].sum()
+    for run_ in result.runs.to_pylist():
+        assert steps[run_["system"]] >= run_["output_tokens"], "what is in flight at the end is left"
+        if run_["system"] != "copris":
+            assert steps[run_["system"]] == trace.output_tokens.sum()
