@@ -1,14 +1,13 @@
 """run(scenario) -> Result: the call that the command line and the notebooks share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-
+from simulator.begin import begin
 from simulator.budgets.resolve import resolve_policy
 from simulator.caveats import caveats
 from simulator.compare.report import Comparison, compare
@@ -17,36 +16,24 @@ from simulator.compare.sensitivity import bars, joined
 from simulator.compare.throughput import Throughput, speedup
 from simulator.cost.errors import Source, sources_of
 from simulator.deployed import (
-    check_parallel,
     costs_of,
-    deployment_of,
-    drafter_of,
-    gpus_per_replica,
-    prices_of,
     target_of,
 )
 from simulator.drafting.alone import chosen_steps
-from simulator.drafting.drafter import Target, strategies_of
+from simulator.drafting.drafter import strategies_of
 from simulator.drafting.measure import DraftProfile
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
 from simulator.played import Played, Step
-from simulator.prepared import Phase, Preparing, Shared
-from simulator.reasoning.generating import generating
-from simulator.reasoning.resolve import resolve_reasoning
+from simulator.prepared import Phase, Shared
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
 from simulator.system import System
 from simulator.system_run import SystemRun
 from simulator.systems.needs import lacking
-from simulator.training.loop import Judges, Loop, OwnPace, Pipelines, Watches
-from simulator.training.resolve import resolve_loop, resolve_stage
-from simulator.training.stage import AfterBatch, Stage
-from simulator.transforms.apply import facts_told, transformed
-from simulator.transforms.prefixes import keeping
-from simulator.transforms.resolve import resolve_transform
+from simulator.training.loop import Watches
 from traces.errors import InputError, UnfitTraceError
 from traces.io import read
 from traces.trace import Trace
@@ -70,7 +57,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     begun = []
     for one in served:
         try:
-            begun.append(_system_run(scenario, one, trace, target, steps, shared, engine))
+            begun.append(begin(scenario, one, trace, target, steps, shared, engine))
         except UnfitTraceError as error:
             if one is served[0]:
                 raise
@@ -218,88 +205,6 @@ def _play(
                     rl_steps += _repeated(scenario, runs[0], first)
             shared.made.clear()
     return drafts, rl_steps
-
-
-def _system_run(
-    scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int], shared: Shared, ready: Callable[[], None]
-) -> tuple[SystemRun, Played]:  # fmt: skip
-    """A system's run before it begins, and what will be told of it."""
-    if system.train_share == "balanced":
-        system = system.model_copy(update={"train_share": _balanced(scenario, system, trace, target, steps)})
-    own = scenario.of(system)
-    transforms = [resolve_transform(one) for one in system.transforms]
-    trace, target = transformed(transforms, trace, target, scenario.seed)
-    cost = target.profile
-    drafter = drafter_of(own, trace, target)
-    check_parallel(own, cost)
-    deployment, loop = deployment_of(own, cost, drafter, target.config), resolve_loop(system.loop)
-    prices = prices_of(scenario, system, trace, cost)
-    stages = [resolve_stage(stage, prices) for stage in system.stages]
-    _check_loop(loop, own, trace, system, stages)
-    keeps = keeping(transforms, system.name, system.loop, loop)
-    reasoning = resolve_reasoning(system.reasoning) if system.reasoning else None
-    ahead = generating(reasoning, own, trace) if reasoning else None
-    if ahead and (keeps is not None or isinstance(loop, Watches | OwnPace)):
-        raise InputError(
-            f"system {system.name}: reasoning lookahead plays rollouts from their first token to their last: use loop sync or "
-            "one_step_async, and no transform that keeps what they begin with"
-        )
-    preparing = Preparing(own, trace, steps, drafter, deployment, system.placement, shared, keeps)
-    alike = next((one.partition(":")[2] for one in system.stages if one.partition(":")[0] == "log_probs"), "")
-    verification = None if keeps is None else keeps.verification(prices, alike)
-    apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines)
-    apart = apart or system.train_gpus is not None or system.train_share is not None
-    placement = system.placement or own.engine.dispatch
-    one = Played(
-        system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
-        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace), reasoning,
-    )  # fmt: skip
-    return SystemRun(system.name, preparing, loop, stages, ready, verification, ahead), one
-
-
-def _balanced(scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int]) -> float:
-    """The share of replicas with which the slower of training and generation is fastest, in one RL step without drafts."""
-    ranks, replicas = scenario.engine.data_parallel_size, scenario.engine.replicas
-    if replicas == ranks:
-        return 0.5
-
-    def seconds(generate: int) -> tuple[float, float]:
-        plain = System(name=system.name, drafter={"kind": "none"}, stages=system.stages, engine={"replicas": generate})  # type: ignore[arg-type]
-        step = next(_system_run(scenario, plain, trace, target, steps[:1], Shared(), lambda: None)[0].play())
-        return step.episode.outcome.makespan_s, step.train_s * generate / (replicas - generate)
-
-    few, many = 1, max(replicas // ranks - 1, 1)  # groups of ranks that generate: with more, training takes longer
-    while few < many:
-        middle = (few + many) // 2
-        generation_s, training_s = seconds(middle * ranks)
-        few, many = (middle + 1, many) if generation_s > training_s else (few, middle)
-    best = min((max(few - 1, 1), few), key=lambda groups: max(seconds(groups * ranks)))
-    return 1 - best * ranks / replicas
-
-
-def _check_loop(loop: Loop, scenario: Scenario, trace: Trace, system: System, stages: Sequence[Stage]) -> None:
-    """Raise UnfitTraceError for a trace that lacks what a loop goes by, InputError for stages that it cannot have."""
-    if isinstance(loop, Watches) and "arrival_s" in trace.table.column_names and scenario.engine.arrivals:
-        raise UnfitTraceError(
-            f"{trace.source}: says when rollouts arrive (arrival_s), but loop {system.loop} submits them: "
-            "set engine.arrivals to false"
-        )
-    late = [one.name for one in stages if isinstance(one, AfterBatch) and one.after_batch]
-    if late and isinstance(loop, Judges | Pipelines):
-        does = "keeps groups by rewards" if isinstance(loop, Judges) else "trains on groups"
-        raise InputError(
-            f"system {system.name}: loop {system.loop} {does} before it has a batch, and stage {late[0]} waits for the batch: "
-            "leave when=batch out"
-        )
-    if not isinstance(loop, Judges):
-        return
-    column = trace.table.column("reward") if "reward" in trace.table.column_names else None
-    lacking = len(trace) if column is None else int(np.isnan(column.to_numpy()).sum())
-    if lacking:
-        missing = "has no rewards" if lacking == len(trace) else f"has no reward in {lacking:,} of its rows"
-        raise UnfitTraceError(
-            f"{trace.source}: {missing}, by which loop {system.loop} keeps groups: record them, or use another loop"
-        )
 
 
 def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLStep]:
