@@ -61,7 +61,7 @@ def begin(
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
-        gpus_per_replica(own, cost), prices.train_gpus if apart and stages else 0, facts_told(transforms, trace), reasoning,
+        gpus_per_replica(own, cost), prices.train_gpus if apart and (stages or system.train_share) else 0, facts_told(transforms, trace), reasoning,
     )  # fmt: skip
     return SystemRun(system.name, preparing, loop, stages, ready, verification, ahead), one
 
