@@ -58,10 +58,11 @@ def begin(
     verification = None if keeps is None else keeps.verification(prices, alike)
     apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines)
     apart = apart or system.train_gpus is not None or system.train_share is not None
+    train_gpus = prices.train_gpus if apart and (stages or system.train_share) else 0
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
-        gpus_per_replica(own, cost), prices.train_gpus if apart and (stages or system.train_share) else 0, facts_told(transforms, trace), reasoning,
+        gpus_per_replica(own, cost), train_gpus, facts_told(transforms, trace), reasoning,
     )  # fmt: skip
     return SystemRun(system.name, preparing, loop, stages, ready, verification, ahead), one
 
