@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled, entry
-from simulator.cost.work import FEATURE, WORK, Features, Work
+from simulator.cost.work import FEATURE, WORK, WORK_FIELDS, Features, Work
 from simulator.records import FLOAT, Array, Pointing, array_field, layout, record_field
 
 FloatArray = npt.NDArray[np.float64]
@@ -280,10 +280,12 @@ def features_of(work: FloatArray) -> FloatArray:
 
 
 def ends_of(work: "npt.NDArray[Any]") -> tuple[FloatArray, FloatArray]:
-    """Least and most of every feature over records with the fields of `work.Work`, infinite without any; float64[features]."""
+    """Least and most of every feature over records that begin as `work.Work` does, infinite without any; float64[features]."""
+    assert (work.dtype.names or ())[: len(WORK_FIELDS)] == tuple(WORK_FIELDS), "compiled code takes one kind of record"
+    rows: Any = np.ndarray(work.shape, WORK, work, strides=work.strides)
     lowest, values = np.full(N_FEATURES, np.inf), np.empty(N_FEATURES)
     highest = -lowest
-    _ends(work, values.view(FEATURE), values, lowest, highest)
+    _ends(rows, values.view(FEATURE), values, lowest, highest)
     return lowest, highest
 
 

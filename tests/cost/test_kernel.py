@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.lib.recfunctions import structured_to_unstructured
 from scipy.interpolate import RegularGridInterpolator
 
 from simulator.compiled import compiled
 from simulator.cost import FEATURES, Affine, Profile, Roof, StepWork, Table
-from simulator.cost.kernel import outside, step_time
+from simulator.cost.kernel import ends_of, features_of, outside, step_time
 from simulator.cost.operators import row
-from simulator.cost.work import WORK
+from simulator.cost.work import WORK, WORK_FIELDS
+from simulator.engine.state import STEP
 from simulator.records import records
 
 ROWS = 40
@@ -178,3 +180,15 @@ def test_a_compiled_caller_gets_what_python_gets(kind):
     assert seconds == pytest.approx(model.step_time_s(work).sum(), rel=1e-12)
     assert outsiders == model.outside(work).sum()
     assert 0 < outsiders < ROWS
+
+
+def test_ends_of_records_are_those_of_their_features() -> None:
+    """Of a log's records, which have more fields than the work that compiled code was made for."""
+    rng = np.random.default_rng(3)
+    log = np.zeros(50, STEP)
+    for name in STEP.names:
+        log[name] = rng.uniform(1, 9, 50)
+    features = features_of(structured_to_unstructured(log[3:40][list(WORK_FIELDS)]))
+    lowest, highest = ends_of(log[3:40])
+    assert np.array_equal(lowest, features.min(axis=0))
+    assert np.array_equal(highest, features.max(axis=0))
