@@ -25,6 +25,7 @@ from simulator.training.stage import AfterBatch, Stage
 from simulator.transforms.apply import facts_told, transformed
 from simulator.transforms.prefixes import keeping
 from simulator.transforms.resolve import resolve_transform
+from simulator.validated import made
 from traces.errors import InputError, UnfitTraceError
 from traces.trace import Trace
 
@@ -58,7 +59,7 @@ def begin(
     verification = None if keeps is None else keeps.verification(prices, alike)
     apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines)
     apart = apart or system.train_gpus is not None or system.train_share is not None
-    train_gpus = prices.train_gpus if apart and (stages or system.train_share) else 0
+    train_gpus = prices.train_gpus if apart and (stages ) else 0
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,
@@ -69,12 +70,14 @@ def begin(
 
 def _balanced(scenario: Scenario, system: System, trace: Trace, target: Target, steps: list[int]) -> float:
     """The share of replicas with which the slower of training and generation is fastest, in one RL step without drafts."""
-    ranks, replicas = scenario.engine.data_parallel_size, scenario.engine.replicas
+    own = scenario.of(system).engine
+    ranks, replicas = own.data_parallel_size, own.replicas
     if replicas == ranks:
         return 0.5
 
     def seconds(generate: int) -> tuple[float, float]:
-        plain = System(name=system.name, drafter={"kind": "none"}, stages=system.stages, engine={"replicas": generate})  # type: ignore[arg-type]
+        settings = {"name": system.name, "drafter": {"kind": "none"}, "stages": system.stages}
+        plain: System = made(System, settings | {"engine": system.engine | {"replicas": generate}})
         step = next(begin(scenario, plain, trace, target, steps[:1], Shared(), lambda: None)[0].play())
         return step.episode.outcome.makespan_s, step.train_s * generate / (replicas - generate)
 

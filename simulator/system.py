@@ -106,11 +106,6 @@ class System(Validated):
         trains = min(max(round(self.train_share * replicas), 1), max(replicas - 1, 1))
         return max(replicas - trains, 1), trains
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it differs from others in its budget policy alone."""
-        return self == System(name=self.name, policy=self.policy)
-
 
 def load_system(name: str) -> dict[str, Any]:
     """The settings of a built-in system, or in a YAML file; InputError names file, key and fix."""
