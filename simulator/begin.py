@@ -59,7 +59,7 @@ def begin(
     verification = None if keeps is None else keeps.verification(prices, alike)
     apart = loop.lag > 0 or loop.interrupts or isinstance(loop, Pipelines)
     apart = apart or system.train_gpus is not None or system.train_share is not None
-    train_gpus = prices.train_gpus if apart and (stages ) else 0
+    train_gpus = prices.train_gpus if apart and (stages or system.train_share) else 0
     placement = system.placement or own.engine.dispatch
     one = Played(
         system, drafter, transforms, placement, [*filter(None, [verification]), *stages], deployment.replicas,

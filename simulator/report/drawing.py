@@ -1,13 +1,18 @@
 """What all pictures of a result have in common: colours, lines, margins in inches, names, the footer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from simulator.results import Result
+
+Float64 = npt.NDArray[np.float64]
 
 COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart with any colour vision; the first, for the baseline, is grey."""
@@ -44,6 +49,18 @@ def footer(figure: Figure, *lines: str) -> None:
     width, height = figure.get_size_inches()
     note = "\n".join(filter(None, lines))
     figure.text(0.12 / width, 0.12 / height, note, fontsize=8, color=NOTE, va="bottom", linespacing=1.4)
+
+
+def name_bars(axes: Axes, names: Sequence[str], notes: Sequence[str], ends: Float64, most: float) -> None:
+    """Label horizontal bars, the first on top: a name before each, a note after its end; the axis goes up to `most`."""
+    for rank, (note, end) in enumerate(zip(notes, ends, strict=True)):
+        axes.annotate(note, (end, rank), (6, 0), textcoords="offset points", va="center", annotation_clip=False)
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0.0, most)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3, lw=0.6)
+    axes.set_axisbelow(True)
 
 
 def replayed(result: Result) -> str:

@@ -22,6 +22,7 @@ from simulator.report.drawing import (
     footer,
     in_seconds,
     line_style,
+    name_bars,
     new_figure,
     panel,
     replayed,
@@ -145,17 +146,11 @@ def _makespan(result: Result) -> Figure:
     axes.errorbar(
         makespan_s, at, xerr=[makespan_s - low_s, high_s - makespan_s], fmt="none", ecolor="black", lw=1, capsize=3
     )
-    for rank, end_s in enumerate(makespan_s):
-        note = f"{in_seconds(end_s)}   {speedup[rank]:.2f}x" if rank else f"{in_seconds(end_s)}   baseline"
-        axes.annotate(
-            note, (high_s[rank], rank), (6, 0), textcoords="offset points", va="center", annotation_clip=False
-        )
-    axes.set_yticks(at, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0.0, 1.003 * float(high_s.max()))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.3, lw=0.6)
-    axes.set_axisbelow(True)
+    notes = [
+        f"{in_seconds(end_s)}   {f'{speedup[rank]:.2f}x' if rank else 'baseline'}"
+        for rank, end_s in enumerate(makespan_s)
+    ]
+    name_bars(axes, names, notes, high_s, 1.003 * float(high_s.max()))
     count = runs["rl_steps"][0].as_py()
     axes.set_xlabel("makespan (s)" if count == 1 else f"makespan, summed over {count} RL steps (s)")
     over = f", and speed-up over the baseline “{names[0]}”" if len(names) > 1 else ""

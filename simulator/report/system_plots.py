@@ -9,6 +9,7 @@ from simulator.report.drawing import (
     INCH_PER_LETTER,
     footer,
     line_style,
+    name_bars,
     new_figure,
     panel,
     replayed,
@@ -69,17 +70,8 @@ def gpu_time(result: Result) -> Figure:
     for part, gpu_s in parts.items():
         axes.barh(at, gpu_s / samples, 0.66, left=before, color=PARTS[part], label=part)
         before = before + gpu_s / samples
-    for rank, speedup in enumerate(runs["gpu_speedup"]):
-        note = f"{speedup:.2f}x" if rank else "baseline"
-        axes.annotate(
-            note, (before[rank], rank), (6, 0), textcoords="offset points", va="center", annotation_clip=False
-        )
-    axes.set_yticks(at, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0.0, 1.02 * float(before.max()))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", alpha=0.3, lw=0.6)
-    axes.set_axisbelow(True)
+    notes = [f"{speedup:.2f}x" if rank else "baseline" for rank, speedup in enumerate(runs["gpu_speedup"])]
+    name_bars(axes, names, notes, before, 1.02 * float(before.max()))
     axes.set_xlabel("GPU-seconds a sample trained on")
     axes.set_title("Where the GPUs' time goes", loc="left", pad=24)
     axes.legend(
