@@ -246,4 +246,4 @@ def test_half_a_million_rollouts_take_little_time() -> None:
     for one in (width("samples=512"), width("samples=512,prior=0.5")):
         started = time.perf_counter()
         assert len(one.rollouts(trace, 0)) == 655_360
-        assert time.perf_counter() - started < 5
+        assert time.perf_counter() - started < 60  # some 0.5 s; a loop over pairs would take hours
