@@ -23,15 +23,15 @@ class Whole(NamedTuple):
 
 MAX_NUM_SEQS, REPLICAS, TENSOR_PARALLEL = Whole(1, 1_000_000), Whole(1, 10_000), Whole(1, 1024)
 TRAIN_GPUS = Whole(1, 1_000_000)
-BATCHED_TOKENS, BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE = Whole(1), Whole(1, 1024), Whole(2, 10_000_000), Whole(1, 1_000_000)
-MODEL_LEN = Whole(1)
+BATCHED_TOKENS = MODEL_LEN = Whole(1, 2**31 - 1)
+BLOCK_SIZE, GPU_BLOCKS, GRAPH_SIZE = Whole(1, 1024), Whole(2, 10_000_000), Whole(1, 1_000_000)
 """One KV block is vLLM's null block, which holds nothing."""
 LARGEST_BUDGET = 255
 """The largest budget: a drafter proposes as much as it can, and never more than this."""
 LOOKAHEAD, STEP_OVERHEAD_S = Whole(0, LARGEST_BUDGET**2), Range(0, 10)
 """A tree of so many passes, each so wide, is written before it is verified."""
-BOOTSTRAP, SEEDS, STEPS, SEED = Whole(0, 100_000), Whole(1, 10_000), Whole(0), Whole(0)
-DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(0), Whole(0), Whole(1, 1000)
+BOOTSTRAP, SEEDS, STEPS, SEED = Whole(0, 100_000), Whole(1, 10_000), Whole(0, 2**31 - 1), Whole(0, 2**63 - 1)
+DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(0, 10**9), Whole(0, 10**9), Whole(1, 1000)
 FACTOR, PROBABILITY, HEAD_LAYERS = Range(0, 255), Range(0, 1), Whole(1, 1000)
 
 Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]

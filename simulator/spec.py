@@ -62,10 +62,7 @@ def number(low: float, high: float) -> Reader:
     """Read a number from `low` to `high`."""
 
     def reader(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
+        value = _number(text)
         if not low <= value <= high:
             raise ValueError(f"give a number from {low:g} to {high:g}")
         return value
@@ -75,10 +72,7 @@ def number(low: float, high: float) -> Reader:
 
 def tokens_or_share(text: str) -> float:
     """Read a whole number of tokens from 1 on, or a share between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
+    value = _number(text)
     if not (0 < value < 1 or (text.isascii() and text.isdecimal() and 1 <= value <= MOST)):
         raise ValueError(f"give whole tokens from 1 to {MOST}, or a share between 0 and 1")
     return value
@@ -130,6 +124,14 @@ def several(one: Reader, example: str, count: int | None = None, ascending: bool
 
 BUDGET = whole(0, LARGEST_BUDGET)
 """Drafts per decode step."""
+
+
+def _number(text: str) -> float:
+    """The number that a text is; NaN for none, and for what only Python takes for one: `1_0`, digits of other scripts."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else float("nan")
+    except ValueError:
+        return float("nan")
 
 
 def _shown(text: str) -> str:

@@ -1,5 +1,7 @@
 """Values written by hand: numbers that look alike to people are alike, and nothing small becomes large."""
 
+import itertools
+
 import pytest
 
 from simulator.strict_yaml import LARGEST, load_value
@@ -25,7 +27,7 @@ def test_aliases_count_for_what_they_stand_for() -> None:
     assert load_value(once) == {"a": [1, 2], "b": [1, 2]}
     names = "abcdefgh"
     bomb = f"a: &a [{', '.join('1' * 9)}]\n" + "".join(
-        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip(names, names[1:], strict=False)
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise(names)
     )
     with pytest.raises(InputError, match=f"line 7: aliases make more than {LARGEST:,} values"):
         load_value(bomb)

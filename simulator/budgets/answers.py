@@ -11,14 +11,16 @@ from simulator.plugins import calling
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
+SELDOM = 10**9
+"""Decode steps between questions, at most."""
 
 
 def every_of(policy: BudgetPolicy, name: str | None = None) -> int:
     """How often a policy, called so, wants to be asked, in decode steps; 0: when the batch changes."""
     every: Any = policy.every if isinstance(policy, Paced) else 1
-    if isinstance(every, bool) or not isinstance(every, int | np.integer) or every < 0:
+    if isinstance(every, bool) or not isinstance(every, int | np.integer) or not 0 <= every <= SELDOM:
         raise InputError(
-            f"policy {name or name_of(policy)}: every = {every!r}: give decode steps, an integer >= 0 (0: on changes)"
+            f"policy {name or name_of(policy)}: every = {every!r}: give decode steps, an integer from 0 (on changes) to {SELDOM}"
         )
     return int(every)
 

@@ -2,8 +2,10 @@
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ COMMANDS = {
     "profile": ("simulator.cli.profile", "profile", "List and show cost profiles: what a decode step takes."),
 }  # fmt: skip
 
-USAGE, INVALID = 2, 3
+USAGE, INVALID, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
+LONGEST_ERROR = 1500
+"""Letters of an error line: more of what was given tells nobody more."""
 
 
 class _Lazy(click.Group):
@@ -55,6 +59,7 @@ def cli() -> None:
 def command() -> None:
     """Be the installed command: `main` in a process of its own, which need not look for garbage in what it imported."""
     gc.set_threshold(100_000)
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's own backend may not be installed here
     try:
         main()
     finally:
@@ -63,13 +68,15 @@ def command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error that is the user's to mend is one line on stderr."""
-    from simulator.cli.compiling import told
     from traces.errors import InputError
 
-    sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal has no letters for is shown in others
+            stream.reconfigure(errors="backslashreplace")
     try:
-        with told():
-            code: Any = cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a pipe that nobody reads can still be told of
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(USAGE)
@@ -78,19 +85,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.format_message()} (see {command} --help)", USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except click.Abort:
-        _fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", INTERRUPTED)
     except InputError as error:
         _fail(str(error), INVALID)
+    except MemoryError as error:
+        _fail(
+            f"out of memory ({error}): simulate fewer RL steps (--steps), or fewer rollouts, or on a larger machine",
+            INVALID,
+        )
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more when it ends
+        sys.exit(BROKEN_PIPE)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}: free space, or choose another place", INVALID)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _run(arguments: Sequence[str] | None) -> Any:
+    from simulator.cli.compiling import told
+
+    with suppress(OSError):  # of a folder that is gone
+        sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
+    try:
+        with told():
+            return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
+    except SystemExit as ending:  # so click and rich end where nobody reads what they print
+        raise BrokenPipeError from ending
+
+
 def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    """Say in one line what is wrong; what a terminal would act on is shown, not sent."""
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    if len(line) > LONGEST_ERROR:
+        line = f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
+    click.echo(f"error: {line}", err=True)
     sys.exit(code)
