@@ -86,11 +86,12 @@ def _check_size(text: str) -> None:
             if anchor:
                 sizes[anchor] = values - before
         elif isinstance(event, yaml.NodeEvent):
-            values += sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            alias = isinstance(event, yaml.AliasEvent)
+            values += sizes.get(event.anchor or "", 1) if alias else 1
             if isinstance(event, yaml.CollectionStartEvent):
                 inside.append((event.anchor, values - 1))
         if len(inside) > DEEPEST:
             raise InputError(f"not YAML that can be read (nested deeper than {DEEPEST}): correct the file")
         if sizes and values > LARGEST:
-            line = event.start_mark.line + 1
-            raise InputError(f"line {line}: aliases make more than {LARGEST:,} values of it: write out what is meant")
+            line = "" if event.start_mark is None else f"line {event.start_mark.line + 1}: "
+            raise InputError(f"{line}aliases make more than {LARGEST:,} values of it: write out what is meant")

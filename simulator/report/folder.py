@@ -1,12 +1,12 @@
 """The folder that a run leaves behind: tables, plots, and the scenario that made them."""
 
-import shutil
 import tempfile
 from pathlib import Path
 
 from simulator.report.plots import save_plots
 from simulator.results import Result
 from simulator.scenario import Scenario
+from traces.atomic import replacing_folder
 from traces.errors import InputError
 
 
@@ -24,15 +24,7 @@ def check_folder(folder: Path) -> None:
 
 def write_folder(result: Result, scenario: Scenario, folder: Path) -> list[Path]:
     """Write scenario.yaml, the Parquet tables and the PNG plots: all of them, or, where one fails, none."""
-    check_folder(folder)
-    scratch = Path(tempfile.mkdtemp(prefix=".rolloutsim-", dir=folder))
-    try:
+    with replacing_folder(folder) as scratch:
         (scratch / "scenario.yaml").write_text(scenario.yaml(), "utf-8")
         written = [scratch / "scenario.yaml", *result.write(scratch), *save_plots(result, scratch)]
-        if taken := [path.name for path in written if (folder / path.name).is_dir()]:
-            raise InputError(
-                f"{folder / taken[0]}: is a folder where a result belongs: remove it, or choose another --out"
-            )
-        return [path.replace(folder / path.name) for path in written]
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return [folder / path.name for path in written]
