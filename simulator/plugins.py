@@ -6,9 +6,30 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from traces.errors import InputError
+
+_named: ContextVar[Sequence[str] | None] = ContextVar("named", default=None)
+"""What code may be imported as module:attr: that which one of these texts names, or, where it is None, any."""
+
+
+@contextmanager
+def only_named_in(texts: Sequence[str]) -> Iterator[None]:
+    """Import no module:attr meanwhile but what these texts name: files that others wrote run no code of their choice."""
+    before = _named.set(texts)
+    try:
+        yield
+    finally:
+        _named.reset(before)
+
+
+def check_named(spec: str, what: str) -> None:
+    """Refuse module:attr where a file names code that its user does not; InputError."""
+    named = _named.get()
+    if ":" in spec and named is not None and not any(spec in text for text in named):
+        raise InputError(f"{what} {spec!r} is code that the file names: look at it, then allow it with --allow-code")
 
 
 def load(spec: str, group: str, what: str, built_in: Sequence[str] = ()) -> Any:
@@ -18,6 +39,7 @@ def load(spec: str, group: str, what: str, built_in: Sequence[str] = ()) -> Any:
         with calling(importing, "mend the module"):
             return plugins[spec].load()
     module, colon, attribute = spec.partition(":")
+    check_named(spec, what)
     if not (colon and module and attribute and _importable(module, spec, what)):
         names = [*built_in, *sorted(plugins.names)]
         near = difflib.get_close_matches(module, names, 1)

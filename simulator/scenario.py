@@ -1,5 +1,7 @@
 """What to simulate, as one validated value: the flags of `replay`, or a YAML file."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,12 +24,14 @@ from simulator.limits import (
     Dispatch,
     KvDtype,
 )
+from simulator.plugins import only_named_in
 from simulator.strict_yaml import load_mapping, load_value
 from simulator.system import System, known_parts, load_system
 from simulator.systems.built_in import ALL, built_in_systems
 from simulator.training.resolve import resolve_stage
 from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 
 class EngineSettings(EngineLimits):
@@ -231,8 +235,12 @@ class Scenario(DrafterOnly):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Scenario:
-    """Read a scenario file and apply `a.b=value` overrides; InputError names file, key, value and fix."""
+def load(path: Path, overrides: Sequence[str] = (), allow_code: bool = False) -> Scenario:
+    """Read a scenario file and apply `a.b=value` overrides; InputError names file, key, value and fix.
+
+    Code (module:attr) that the file names and no override does is refused, unless `allow_code`.
+    """
+    check_is_no_device(path)
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -241,21 +249,25 @@ def load(path: Path, overrides: list[str] | None = None) -> Scenario:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
     try:
         document = load_mapping(text, "version: 1")
-        for override in overrides or []:
+        for override in overrides:
             _override(document, override)
-        return build(document)
+        with nullcontext() if allow_code else only_named_in(overrides):
+            return build(document, allow_code)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def build(document: dict[Any, Any]) -> Scenario:
+def build(document: dict[Any, Any], allow_code: bool = False) -> Scenario:
     """Validate plain data into a scenario; InputError names the first fault by its key.
 
-    A system may be a built-in one by name, or a file; `all` stands for every built-in one.
+    A system may be a built-in one by name, or a file, which names code (module:attr) only with `allow_code`; `all` stands
+    for every built-in one.
     """
     if isinstance(systems := document.get("systems"), list):
         each = [name for one in systems for name in (built_in_systems() if one == ALL else [one])]
-        document = document | {"systems": [load_system(one) if isinstance(one, str) else one for one in each]}
+        document = document | {
+            "systems": [load_system(one, allow_code) if isinstance(one, str) else one for one in each]
+        }
     scenario: Scenario = made(Scenario, document)
     return scenario
 

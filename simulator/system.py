@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from simulator.budgets.resolve import check_spec
 from simulator.drafting.settings import DrafterSettings, with_kind
 from simulator.limits import TRAIN_GPUS
+from simulator.plugins import only_named_in
 from simulator.reasoning.resolve import resolve_reasoning
 from simulator.scheduling.resolve import resolve_placement
 from simulator.strict_yaml import load_mapping
@@ -19,6 +21,7 @@ from simulator.training.resolve import resolve_loop, resolve_stage
 from simulator.transforms.resolve import resolve_transform
 from simulator.validated import SettingError, Validated, made, within
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 
 class System(Validated):
@@ -107,15 +110,20 @@ class System(Validated):
         return max(replicas - trains, 1), trains
 
 
-def load_system(name: str) -> dict[str, Any]:
-    """The settings of a built-in system, or in a YAML file; InputError names file, key and fix."""
+def load_system(name: str, allow_code: bool = False) -> dict[str, Any]:
+    """The settings of a built-in system, or in a YAML file; InputError names file, key and fix.
+
+    Code (module:attr) that the file names is refused, unless `allow_code`.
+    """
     if name in built_in_systems():
         return built_in_system(name)
     path = Path(name)
+    check_is_no_device(path)
     try:
         document = load_mapping(path.read_text("utf-8"), "policy: das")
         document = {"name": path.stem, **document}
-        made(System, document)
+        with nullcontext() if allow_code else only_named_in(()):
+            made(System, document)
         return document
     except OSError as error:
         near = difflib.get_close_matches(name, built_in_systems(), 1)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from traces.atomic import replacing
 from traces.casting import canonical
 from traces.errors import InputError
+from traces.files import check_is_no_device
 from traces.schema import METADATA_KEY, SCHEMA_VERSION
 from traces.trace import Trace
 from traces.validation import validate
@@ -34,7 +35,9 @@ def load(path: str | os.PathLike[str]) -> tuple[pa.Table, str]:
     path = Path(path)
     content = read_bytes(path)
     try:
-        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        _check_size(file.metadata, path)
+        table = file.read()
         table.validate(full=True)
         _ = table.column_names  # raises here, not later, where a name is not UTF-8
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -101,12 +104,31 @@ def with_provenance(table: pa.Table, provenance: dict[str, Any]) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: note.encode()})
 
 
+def _check_size(declared: pq.FileMetaData, path: Path) -> None:
+    """Refuse a file that declares more than this machine can hold: 4 bytes a value at least, or what its pages unpack to."""
+    groups = [declared.row_group(index) for index in range(declared.num_row_groups)]
+    values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    size_bytes, memory_bytes = max(4 * values, sum(group.total_byte_size for group in groups)), _memory_bytes()
+    if size_bytes > memory_bytes:
+        raise InputError(
+            f"{path}: unpacks to {size_bytes / 1e9:,.1f} GB, and this machine has {memory_bytes / 1e9:,.1f}: use fewer RL steps"
+        )
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows does not tell
+        return 1 << 40
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file; InputError where there is none, it is a folder, or it is empty."""
     if not path.exists():
         raise InputError(f"{path}: no such file: check the path")
     if path.is_dir():
         raise InputError(f"{path}: is a folder: give one file")
+    check_is_no_device(path)
     try:
         content = path.read_bytes()
     except OSError as error:

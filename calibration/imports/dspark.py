@@ -18,6 +18,7 @@ from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, Operator, Table, row
 from simulator.cost.work import StepWork
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 Float64 = npt.NDArray[np.float64]
 
@@ -124,6 +125,7 @@ def _probes(what: str, given: Sequence[int], profile: Profile, features: tuple[s
 
 def _read(path: Path) -> dict[str, Float64]:
     """Every key of the table as an array, checked."""
+    check_is_no_device(path)
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from calibration.step_costs import held_out, identified, least_relative_errors
 from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, row
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 Float64 = npt.NDArray[np.float64]
 
@@ -84,6 +85,7 @@ def _span(values: Float64) -> tuple[float, float]:
 
 def _read(path: Path) -> tuple[dict[str, Float64], Float64, list[str]]:
     """Features by name and seconds of every step with work, and in words what was left out."""
+    check_is_no_device(path)
     try:
         lines = path.read_text("utf-8", errors="replace").splitlines()
     except OSError as error:

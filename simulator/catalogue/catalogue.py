@@ -16,6 +16,7 @@ from simulator.cost.roofline import HOST_STEP_S, KERNEL_S, Mode, roofline
 from simulator.limits import KvDtype
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 SUFFIX = ".json"
 QUANTISED = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
@@ -137,6 +138,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    check_is_no_device(path)
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

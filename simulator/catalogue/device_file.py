@@ -9,6 +9,7 @@ from typing import Any
 
 from simulator.strict_yaml import load_mapping
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 SUFFIXES = (".yaml", ".yml")
 FIGURES = {
@@ -36,6 +37,7 @@ def is_device_file(name: str) -> bool:
 
 def read_device(path: Path) -> dict[str, Any]:
     """Figures of the device in this file. Raises InputError naming file, key, value and fix."""
+    check_is_no_device(path)
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:

@@ -55,6 +55,15 @@ def output_options(command: Command) -> Command:
     )
 
 
+def allow_code_option(command: Command) -> Command:
+    """Add the flag that lets a scenario or system file name code."""
+    return click.option(
+        "--allow-code",
+        is_flag=True,
+        help="Let scenario and system files name Python code to import (module:attr).",
+    )(command)
+
+
 def with_flags(drafter: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     """Put the flags that were given into the drafter's settings; refuse what is given twice, or no setting of the drafter."""
     from simulator.drafting.settings import BUILT_IN_KINDS, names_of

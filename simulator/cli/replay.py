@@ -8,6 +8,7 @@ import click
 
 from simulator.cli.flags import (
     Finite,
+    allow_code_option,
     drafter_options,
     output_options,
     parse_drafter,
@@ -112,6 +113,7 @@ TRAINING = ("log_probs", "update", "sync")
 )
 @click.option("--seeds", type=click.IntRange(*SEEDS),
               help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
+@allow_code_option
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
 @output_options
 def replay(
@@ -119,7 +121,8 @@ def replay(
     kv_cache_dtype: KvDtype | None, limits: tuple[str, ...], drafter: dict[str, Any], policies: tuple[str, ...],
     systems: tuple[str, ...], stages: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
     replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
-    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    profile_error: float | None, seeds: int | None, print_scenario: bool, allow_code: bool,
+    out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
@@ -149,7 +152,7 @@ def replay(
             "drafter": with_flags(drafter, settings),
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas, "dispatch": dispatch}),
             "compare": comparing if compare or comparing else None,
-        })  # fmt: skip
+        }, allow_code)  # fmt: skip
     if print_scenario:
         click.echo(scenario.yaml(), nl=False)
         return
@@ -172,12 +175,13 @@ def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as engine.replicas=4."
 )
+@allow_code_option
 @output_options
-def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def run_command(scenario: Path, overrides: tuple[str, ...], allow_code: bool, out: Path | None, as_json: bool) -> None:
     """Simulate what the YAML file SCENARIO describes; `replay --print-scenario` writes one."""
     from simulator.scenario import load
 
-    _simulate(load(scenario, list(overrides)), out, as_json)
+    _simulate(load(scenario, overrides, allow_code), out, as_json)
 
 
 def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from simulator.cost.model import Profile
 from simulator.cost.parquet import from_parquet, to_parquet
 from traces.atomic import replacing
 from traces.errors import InputError
+from traces.files import check_is_no_device
 
 ENTRY_POINTS = "rolloutsim.profiles"
 PARQUET = ".parquet"
@@ -47,6 +48,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
             f"profile {text!r} is unknown: did you mean {', '.join(near)}? Give a name from `rolloutsim profile list`, "
             "or the path of a YAML or Parquet file"
         )
+    if isinstance(found, Path):
+        check_is_no_device(found)
     try:
         content = found.read_bytes()
     except FileNotFoundError:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from simulator.catalogue import load_model
 from simulator.cost.draft_cost import FREE, DraftCost
@@ -42,7 +42,7 @@ from simulator.limits import (
     Shape,
     Siblings,
 )
-from simulator.plugins import calling, load
+from simulator.plugins import calling, check_named, load
 from simulator.validated import Validated, within
 from traces.errors import InputError
 
@@ -311,6 +311,12 @@ class CustomSettings(Validated):
     kind: Literal["custom"] = "custom"
     target: str
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("target")
+    @classmethod
+    def _may_be_imported(cls, target: str) -> str:
+        check_named(target, "drafter")
+        return target
 
     def drafter(self) -> Drafter:
         """Return the drafter."""

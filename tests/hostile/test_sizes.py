@@ -1,0 +1,45 @@
+"""Files that declare more than there is, and what is no file: refused before anything is unpacked or read."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.conftest import PROFILE, Shell
+from traces import io
+
+
+def test_a_parquet_bomb_is_refused_by_what_it_declares(
+    tmp_path: Path, shell: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than a megabyte that stand for 200 million values, on a machine of half a gigabyte."""
+    monkeypatch.setattr(io, "_memory_bytes", lambda: 2**29)
+    bomb = tmp_path / "bomb.parquet"
+    with pq.ParquetWriter(bomb, pa.schema([("step", pa.int32())]), compression="zstd") as writer:
+        for _ in range(20):
+            writer.write_table(pa.table({"step": pa.repeat(pa.scalar(0, pa.int32()), 10_000_000)}))
+    assert bomb.stat().st_size < 1_000_000
+    done = shell("trace", "describe", bomb)
+    assert done.code == 3
+    assert "unpacks to 0.8 GB" in done.err
+
+
+@pytest.mark.parametrize("command", ["trace", "replay", "run", "profile", "system"])
+def test_pipes_and_devices_are_no_files(command: str, small: Path, tmp_path: Path, shell: Callable[..., Shell]) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        on = ("--profile", PROFILE, "--policy", "none", "--steps", "2")
+        done = {
+            "trace": lambda: shell("trace", "describe", path),  # noqa: B023
+            "replay": lambda: shell("replay", path, *on),  # noqa: B023
+            "run": lambda: shell("run", path),  # noqa: B023
+            "profile": lambda: shell("replay", small, "--profile", path, "--policy", "none"),  # noqa: B023
+            "system": lambda: shell("replay", small, *on, "--system", path),  # noqa: B023
+        }[command]()
+        assert done.code == 3
+        assert done.err.count("\n") == 1
+        assert "is a device or pipe" in done.err

@@ -1,0 +1,11 @@
+"""What may be read as a file."""
+
+from pathlib import Path
+
+from traces.errors import InputError
+
+
+def check_is_no_device(path: Path) -> None:
+    """Refuse what may give bytes without end, or wait for ever; InputError."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: is a device or pipe, no file: save what comes from it as one")
