@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +95,11 @@ def write(
 def provenance(table: pa.Table) -> dict[str, Any]:
     """What write() noted about where the rollouts come from; empty where the file was written by something else."""
     note = (table.schema.metadata or {}).get(METADATA_KEY)
-    return json.loads(note) if note else {}
+    return json.loads(note, parse_constant=_no_number) if note else {}
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def with_provenance(table: pa.Table, provenance: dict[str, Any]) -> pa.Table:

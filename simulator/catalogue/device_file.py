@@ -82,13 +82,13 @@ def checked(device: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _figure(device: Mapping[Any, Any], key: str, lowest: float, highest: float, example: str) -> float:
-    """A number within the limits; YAML 1.1 reads 1e12 as text, which is taken as the number that it is meant to be."""
+    """A number within the limits."""
     if key not in device:
         raise InputError(f"{key} is missing: give a number, {example}")
     value = device[key]
     try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-    except (ValueError, OverflowError):
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except OverflowError:
         number = None
     if number is None or not lowest <= number <= highest:
         raise InputError(f"{key} = {repr(value)[:40]}: give a number of {lowest:g} to {highest:g}, {example}")

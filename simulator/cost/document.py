@@ -33,6 +33,8 @@ OPTIONAL = (
 )
 TWO_DEEP = ("held_out", "spread", "fits")
 """Keys that hold numbers by name, and those by another name."""
+DEAREST_S = 1e9
+"""Seconds for a unit of work, at most: thirty years, and clocks still add up."""
 KEYS = ("format", *TEXTS, *OPTIONAL, "valid_range", "operators")
 OPERATOR_KEYS = {
     "affine": ("coefficients_s",),
@@ -174,7 +176,7 @@ def _table(operator: Mapping[str, Any], name: str, repeat: int) -> Table:
 def _cells(values: Any, shape: tuple[int, ...], where: str) -> Iterator[float]:
     """Numbers of a nested list in row order, checked against the shape of the grid."""
     if not shape:
-        yield _number(values, where)
+        yield _seconds(values, where)
         return
     if not isinstance(values, list) or len(values) != shape[0]:
         found = f"has {len(values)} entries" if isinstance(values, list) else f"= {_shown(values)}"
@@ -186,7 +188,7 @@ def _cells(values: Any, shape: tuple[int, ...], where: str) -> Iterator[float]:
 def _row(operator: Mapping[str, Any], key: str) -> tuple[float, ...]:
     seconds = _mapping(operator[key], key)
     _known(seconds, ROW_KEYS, f"{key}.")
-    return tuple(_number(seconds.get(name, 0.0), f"{key}.{name}") for name in ROW_KEYS)
+    return tuple(_seconds(seconds.get(name, 0.0), f"{key}.{name}") for name in ROW_KEYS)
 
 
 def _span(span: Any, where: str) -> tuple[float, float]:
@@ -200,12 +202,7 @@ def _numbers(costs: Any, where: str) -> dict[str, float]:
 
 
 def _number(value: Any, where: str) -> float:
-    """A finite or infinite number; YAML 1.1 reads 1e-3 as text, which is taken as the number it is meant to be."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise InputError(f"{where} = {_shown(value)} is not a number: write it like 1.5e-3") from None
+    """A finite or infinite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where} = {_shown(value)} is not a number: write it like 1.5e-3")
     try:
@@ -214,6 +211,13 @@ def _number(value: Any, where: str) -> float:
         number = math.inf
     if math.isnan(number):
         raise InputError(f"{where} = nan is not a number: measure it again or leave the operator out")
+    return number
+
+
+def _seconds(value: Any, where: str) -> float:
+    """A cost: a number that clocks can still add up."""
+    if DEAREST_S < (number := _number(value, where)) < math.inf:
+        raise InputError(f"{where} = {number:g}: a cost is at most {DEAREST_S:g} seconds; correct it")
     return number
 
 

@@ -43,3 +43,22 @@ def test_pipes_and_devices_are_no_files(command: str, small: Path, tmp_path: Pat
         assert done.code == 3
         assert done.err.count("\n") == 1
         assert "is a device or pipe" in done.err
+
+
+def test_costs_have_an_end(small: Path, tmp_path: Path, shell: Callable[..., Shell]) -> None:
+    """Of 1e308 s a step the clock would be infinite after two, and nothing would come after anything."""
+    profile = tmp_path / "dear.yaml"
+    words = "format: rolloutsim.profile/1\nname: x\nkind: affine\nmodel: m\ndevice: d\nsource: s\nuncertainty: u\n"
+    profile.write_text(words + "operators:\n- {name: a, kind: affine, coefficients_s: {constant: 1.0e+308}}\n")
+    done = shell("replay", small, "--profile", profile, "--policy", "none")
+    assert done.code == 3
+    assert "constant = 1e+308: a cost is at most 1e+09 seconds" in done.err
+
+
+def test_what_is_no_number_in_json_is_none_in_provenance(small: Path, tmp_path: Path, shell: Callable[..., Shell]) -> None:
+    table = io.read(small).table
+    path = tmp_path / "nan.parquet"
+    pq.write_table(table.replace_schema_metadata({b"rolloutsim": b'{"error": NaN}'}), path)
+    done = shell("trace", "describe", path, "--json")
+    assert (done.code, done.out) == (3, "")
+    assert "metadata 'rolloutsim' is not a JSON object" in done.err
