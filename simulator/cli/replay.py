@@ -1,6 +1,8 @@
 """`rolloutsim replay` and `rolloutsim run`: simulate recorded rollouts and say what each policy would have taken."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -192,7 +194,8 @@ def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
         from simulator.report.folder import check_folder, write_folder
 
         check_folder(out)
-    result = run(scenario)
+    with redirect_stdout(sys.stderr):  # what somebody's policy prints is no part of the answer
+        result = run(scenario)
     if out is not None:
         write_folder(result, scenario, out)
     if as_json:

@@ -55,7 +55,9 @@ def test_costs_have_an_end(small: Path, tmp_path: Path, shell: Callable[..., She
     assert "constant = 1e+308: a cost is at most 1e+09 seconds" in done.err
 
 
-def test_what_is_no_number_in_json_is_none_in_provenance(small: Path, tmp_path: Path, shell: Callable[..., Shell]) -> None:
+def test_what_is_no_number_in_json_is_none_in_provenance(
+    small: Path, tmp_path: Path, shell: Callable[..., Shell]
+) -> None:
     table = io.read(small).table
     path = tmp_path / "nan.parquet"
     pq.write_table(table.replace_schema_metadata({b"rolloutsim": b'{"error": NaN}'}), path)
