@@ -1,5 +1,6 @@
 """What to simulate, as one validated value: the flags of `replay`, or a YAML file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -234,18 +235,23 @@ class Scenario(DrafterOnly):
 def load(path: Path, overrides: list[str] | None = None) -> Scenario:
     """Read a scenario file and apply `a.b=value` overrides; InputError names file, key, value and fix."""
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text (byte {error.start}): a scenario is a YAML file in UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    try:
-        document = load_mapping(text, "version: 1")
+        document = read_document(path)
         for override in overrides or []:
             _override(document, override)
         return build(document)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def read_document(path: Path) -> dict[Any, Any]:
+    """What a scenario file says, unchecked; InputError where it is not YAML."""
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not text (byte {error.start}): a scenario is a YAML file in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}): check the path") from None
+    return load_mapping(text, "version: 1")
 
 
 def build(document: dict[Any, Any]) -> Scenario:
@@ -270,8 +276,16 @@ def _override(document: dict[Any, Any], override: str) -> None:
     keys = path.split(".")
     if not equals or not all(keys):
         raise InputError(f"--set {override!r} is not KEY=VALUE: for example engine.max_num_seqs=64")
+    try:
+        put(document, keys, load_value(text))
+    except InputError as error:
+        raise InputError(f"--set {override!r}: {error}") from None
+
+
+def put(document: dict[Any, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value by the keys that lead to it; InputError where one of them is no section."""
     for key in keys[:-1]:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):
-            raise InputError(f"--set {override!r}: {key!r} is not a section: check the key")
-    document[keys[-1]] = load_value(text)
+            raise InputError(f"{key!r} is not a section: check the key")
+    document[keys[-1]] = value
