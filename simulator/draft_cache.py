@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from simulator.drafting.acceptance import Acceptance
 from traces.trace import Trace
 
@@ -58,7 +60,7 @@ class DraftCache:
         def found_or_made() -> Acceptance:
             found = self.store.find(key)
             if found is not None:
-                offsets, table = found
+                offsets, table = np.array(found[0]), found[1]  # compiled code takes arrays that could be written to
                 return Acceptance(offsets, lambda budget: table, prefix=True, checked=True)
             made = make()
             if made.prefix:
