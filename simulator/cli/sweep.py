@@ -10,6 +10,9 @@ import click
 from simulator.limits import SEED
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from simulator.report.sweep_plots import Drawn
     from simulator.sweep.sweep import Asked, Start
 
 MOST_WORKERS = 4096
@@ -26,17 +29,25 @@ class Interrupted(click.ClickException):
 @click.argument("keys", metavar="KEY=VALUES...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the cells as they finish, the table and "
               "the plots; the same command goes on where it was stopped.")  # fmt: skip
-@click.option("--baseline", help="A policy that every cell is also run with, for speed-ups [default: the first of each cell].")
+@click.option(
+    "--baseline", help="A policy that every cell is also run with, for speed-ups [default: the first of each cell]."
+)
 @click.option("--search", type=click.Choice(["optuna"]), help="Look for the best cell, where all of them are too many.")
 @click.option("--trials", type=click.IntRange(1, 1_000_000), help="Of the search.")
-@click.option("--minimise", metavar="COLUMN", help="What is best: the least of this column of a run [default: makespan_s].")
+@click.option(
+    "--minimise", metavar="COLUMN", help="What is best: the least of this column of a run [default: makespan_s]."
+)
 @click.option("--maximise", metavar="COLUMN", help="What is best: the most of it, such as samples_per_s.")
-@click.option("--seed", type=click.IntRange(*SEED), help="Of the search [default: 0]; that of runs is a key of the scenario.")
+@click.option(
+    "--seed", type=click.IntRange(*SEED), help="Of the search [default: 0]; that of runs is a key of the scenario."
+)
 @click.option("--at-once", type=click.IntRange(1, 10_000), help="Trials that a search proposes together [default: 8].")
 @click.option("--workers", type=click.IntRange(1, MOST_WORKERS), help="Processes [default: as many as processors].")
 @click.option("--on", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where they run.")
 @click.option("--address", help="Of a running Ray cluster, such as auto or HOST:6379 [default: this machine alone].")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows of all cells as one JSON object instead of a table.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the rows of all cells as one JSON object instead of a table."
+)
 def sweep(
     scenario: Path, keys: tuple[str, ...], out: Path, baseline: str | None, search: str | None, trials: int | None,
     minimise: str | None, maximise: str | None, seed: int | None, at_once: int | None, workers: int | None, on: str,
@@ -56,7 +67,9 @@ def sweep(
 
     if address is not None and on != "ray":
         raise click.UsageError(f"--address {address}: goes with --on ray: give both, or none")
-    asked = _asked(scenario, keys, baseline, (minimise, maximise), search, {"trials": trials, "seed": seed, "at_once": at_once})
+    asked = _asked(
+        scenario, keys, baseline, (minimise, maximise), search, {"trials": trials, "seed": seed, "at_once": at_once}
+    )
     check_folder(out)
     start = _start(on, address, workers, out)
     try:
@@ -66,11 +79,27 @@ def sweep(
         raise Interrupted("interrupted: what has finished is kept, and the same command goes on from there") from None
     table = cells_table(asked.axes, found.outcomes, found.about)
     write_cells(table, out)
-    plots = save_sweep_plots(table, asked, out)
+    plots = save_sweep_plots(_drawn(table, asked), out)
     if as_json:
         click.echo(json.dumps({**found.about, "cells": table.to_pylist()}, default=str, indent=1))
     else:
         print_sweep(table, asked, [out / "cells.parquet", *plots])
+
+
+def _drawn(table: "pa.Table", asked: "Asked") -> "Drawn":
+    """What pictures show of a sweep."""
+    from simulator.report.sweep_plots import Drawn
+    from simulator.sweep.table import DONE, column_of
+
+    rows = [row for row in table.to_pylist() if row["status"] == DONE and row[asked.aim.column] is not None]
+    scenario, cells = asked.study.document, len({row["cell"] for row in rows})
+    told = f"{cells:,} cells   ·   trace {Path(str(scenario.get('trace'))).stem}   ·   " + (
+        f"profile {scenario['profile']}"
+        if scenario.get("profile")
+        else f"{scenario.get('model')} on {scenario.get('device')}"
+    )
+    columns = [column_of(axis.key) for axis in asked.axes]
+    return Drawn(rows, columns, asked.aim.column, asked.aim.largest, told)
 
 
 def _asked(
@@ -92,7 +121,9 @@ def _asked(
     if search and "trials" not in settings:
         raise click.UsageError("--search needs --trials, such as --trials 200")
     if settings and not search:
-        raise click.UsageError(f"--{next(iter(settings)).replace('_', '-')} goes with --search optuna: give both, or none")
+        raise click.UsageError(
+            f"--{next(iter(settings)).replace('_', '-')} goes with --search optuna: give both, or none"
+        )
     try:
         axes = parse_axes(keys)
         aim = objective(maximise or minimise or "makespan_s", maximise is not None)

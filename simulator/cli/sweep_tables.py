@@ -27,7 +27,7 @@ def print_sweep(table: pa.Table, asked: "Asked", written: Sequence[Path]) -> Non
     rows = table.to_pylist()
     done = best_first(rows, asked.aim.column, asked.aim.largest)
     names = [*dict.fromkeys([*(column_of(axis.key) for axis in asked.axes), *_more(done)])]
-    figures = [*dict.fromkeys([asked.aim.column, *FIGURES])]
+    figures = [*dict.fromkeys([asked.aim.column, *(one for one in FIGURES if one != "speedup" or _compared(done))])]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*names, *figures):
         grid.add_column(name, justify="right" if name in figures else "left", no_wrap=name in figures, overflow="fold")
@@ -40,7 +40,10 @@ def print_sweep(table: pa.Table, asked: "Asked", written: Sequence[Path]) -> Non
     if failed := [row for row in rows if row["status"] == FAILED]:
         console.print(f"{len(failed):,} of them cannot be run; the first: {failed[0]['reason']}", soft_wrap=True)
     if left := [row for row in rows if row["status"] == LEFT_OUT]:
-        console.print(f"systems left out: {len(left):,} times; the first, {left[0]['system']}: {left[0]['reason']}", soft_wrap=True)
+        console.print(
+            f"systems left out: {len(left):,} times; the first, {left[0]['system']}: {left[0]['reason']}",
+            soft_wrap=True,
+        )
     if done:
         best = {axis.key: done[0][column_of(axis.key)] for axis in asked.axes}
         for line in at_an_edge(asked.axes, best):
@@ -57,6 +60,11 @@ def best_first(rows: Sequence[dict[str, Any]], column: str, largest: bool) -> li
 def _more(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The system's name, where cells have several."""
     return ["system"] if len({row["cell"] for row in rows}) < len(rows) else []
+
+
+def _compared(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether anything is held against something else."""
+    return any(row["speedup"] != 1 for row in rows)
 
 
 def _shown(value: Any) -> str:

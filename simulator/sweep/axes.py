@@ -59,12 +59,16 @@ class Axis:
             return self.values
         low, high, step = self.values.low, self.values.high, self.values.step
         if self.values.log or (step is None and not self.values.whole):
-            raise InputError(f"{self.key} = {self.values}: a grid needs steps: write {low}..{high}:STEP, list values, or --search")
+            raise InputError(
+                f"{self.key} = {self.values}: a grid needs steps: {low}..{high}:STEP, or a list, or --search"
+            )
         step = step or 1
         count = int((high - low) / step + 1e-9) + 1
         if count > MOST_VALUES:
             raise InputError(f"{self.key} = {self.values}: that is {count:,} values: give a longer step, or --search")
-        return tuple(low + number * step if self.values.whole else round(low + number * step, 12) for number in range(count))
+        return tuple(
+            low + number * step if self.values.whole else round(low + number * step, 12) for number in range(count)
+        )
 
     @property
     def ends(self) -> tuple[Any, ...]:

@@ -74,11 +74,15 @@ def check(study: Study, axes: Sequence[Axis]) -> None:
 def _check_shorthands(study: Study, axes: Sequence[Axis]) -> None:
     """Refuse what a sweep cannot mean."""
     if study.document.get("compare"):
-        raise InputError("compare: a sweep has no intervals: leave it out, and --baseline names what speed-ups are against")
+        raise InputError(
+            "compare: a sweep has no intervals: leave it out, and --baseline names what speed-ups are against"
+        )
     by_policy = any(axis.key == "policy" for axis in axes)
     if study.document.get("systems") and (by_policy or study.baseline is not None):
         what = "policy" if by_policy else "--baseline"
-        raise InputError(f"{what}: the scenario names systems, which have policies of their own: vary `systems`, or leave them out")
+        raise InputError(
+            f"{what}: the scenario names systems, with policies of their own: leave them out, or vary `systems`"
+        )
     if by_policy and any(axis.path == ("policies",) and axis.key != "policy" for axis in axes):
         raise InputError("policy and policies say the same thing: give one of them")
 
@@ -91,9 +95,10 @@ def _own_fault(study: Study, axis: Axis, cell: Cell) -> str:
         path, n = axis.path, len(error.path)
         if path[:n] == error.path and ": unknown key" in error.rest:
             near = _nearest(axis.key)
-            return f"{axis.key}: unknown key: {f'did you mean {near!r}' if near else 'see the keys of a scenario in docs/formats.md'}"
+            hint = f"did you mean {near!r}" if near else "those of a scenario are in docs/formats.md"
+            return f"{axis.key}: unknown key: {hint}"
         if error.path[: len(path)] == path or (path[-1] == "kind" and str(error).startswith(f"{axis.key} = ")):
-            return f"{axis.key} = {cell[axis.key]!r}: {error}"
+            return str(error)
     except InputError as error:
         if "is not a section" in str(error):
             return f"{axis.key}: {error}"

@@ -52,7 +52,9 @@ def journal(folder: Path, asked: Mapping[str, Any]) -> Iterator[Journal]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: none that it starts inherits it
         except OSError:
-            raise InputError(f"{folder}: another sweep is writing there: wait for it, or choose another --out") from None
+            raise InputError(
+                f"{folder}: another sweep is writing there: wait for it, or choose another --out"
+            ) from None
         file.seek(0)
         lines = file.read().splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
@@ -73,7 +75,9 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError as error:
         found = error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: line {number} is no JSON object ({line[:40]!r}): it is damaged: choose another --out")
+        raise InputError(
+            f"{path}: line {number} is no JSON object ({line[:40]!r}): it is damaged: choose another --out"
+        )
     return found
 
 
@@ -87,7 +91,7 @@ def _outcome(path: Path, number: int, line: bytes) -> Outcome:
 def _check_same(folder: Path, was: Any, now: Any) -> None:
     for key, before, after in _differences("", was, now):
         raise InputError(
-            f"{folder}: holds a sweep with {key} = {_shown(before)}, and now it is {_shown(after)}: choose another --out, or go back"
+            f"{folder}: holds a sweep with {key} = {_shown(before)}, now it is {_shown(after)}: go back, or choose another --out"
         )
 
 

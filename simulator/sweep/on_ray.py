@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from simulator.sweep.axes import Cell
@@ -53,25 +54,41 @@ class ObjectStore:
         self.directory.put.remote(key, [ray.put(value)])
 
 
+@dataclass(frozen=True)
+class Job:
+    """What an actor needs before its first cells. folder: the one that relative paths of a scenario begin at."""
+
+    study: Study
+    traces: dict[str, Trace]
+    directory: Any
+    folder: str
+
+
 class RayWorker:
-    """A worker as an actor. traces: in the object store; folder: the one that relative paths of a scenario begin at."""
+    """A worker as an actor. It takes its job with its first cells, so that it can begin again elsewhere."""
 
-    def __init__(self, study: Study, traces: dict[str, Trace], directory: Any, folder: str) -> None:
-        if os.path.isdir(folder):  # noqa: PTH112
-            os.chdir(folder)
-        sys.path.append(folder)
-        self._worker = Worker(study, traces, ObjectStore(directory))
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
 
-    def run(self, cells: Sequence[Cell]) -> list[Outcome]:
-        """Run cells."""
+    def run(self, job: list[Any], cells: Sequence[Cell]) -> list[Outcome]:
+        """Run cells. job: a reference to a Job, in a list, which keeps Ray from fetching it again with each call."""
+        if self._worker is None:
+            import ray
+
+            found: Job = ray.get(job[0])
+            if Path(found.folder).is_dir():
+                os.chdir(found.folder)
+            sys.path.append(found.folder)
+            self._worker = Worker(found.study, found.traces, ObjectStore(found.directory))
         return self._worker.run(cells)
 
 
 @dataclass(frozen=True)
 class Actors:
-    """Workers that are actors of a cluster. loads: batches that each has."""
+    """Workers that are actors of a cluster. job: a reference to theirs; loads: batches that each has."""
 
     handles: Sequence[Any]
+    job: Any
     loads: list[int]
 
     @property
@@ -83,7 +100,7 @@ class Actors:
         """Have cells run by the one that has the fewest."""
         number = self.loads.index(min(self.loads))
         self.loads[number] += 1
-        future: Future[list[Outcome]] = self.handles[number].run.remote(cells).future()
+        future: Future[list[Outcome]] = self.handles[number].run.remote([self.job], cells).future()
         future.add_done_callback(lambda _: self._done(number))
         return future
 
@@ -100,21 +117,26 @@ def actors(study: Study, traces: dict[str, Trace], count: int | None, address: s
     """
     ray = _ray()
     try:
-        ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=False if address is None else None)
+        ray.init(
+            address, log_to_driver=False, logging_level="error", include_dashboard=False if address is None else None
+        )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({_line(error)}): start one with `ray start`") from None
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({_line(error)}): start one with `ray start`"
+        ) from None
     try:
         have = int(ray.cluster_resources().get("CPU", 0))
         if (count or 1) > have:
             raise InputError(f"--workers {count}: the Ray cluster has {have} processors: give no more")
         plain = {name: Trace(trace.table, trace.source, trace.sha256) for name, trace in traces.items()}
-        directory = ray.remote(num_cpus=0)(Directory).remote()
-        shared = ray.put(plain)
+        job = ray.put(Job(study, plain, ray.remote(num_cpus=0)(Directory).remote(), str(Path.cwd())))
         remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RayWorker)
-        handles = [remote.remote(study, shared, directory, os.getcwd()) for _ in range(count or have)]  # noqa: PTH109
-        yield Actors(handles, [0] * len(handles))
+        handles = [remote.remote() for _ in range(count or have)]
+        yield Actors(handles, job, [0] * len(handles))
     except ray.exceptions.RayError as error:
-        raise InputError(f"Ray gave up ({_line(error)}): run the same command again, what has finished is kept") from None
+        raise InputError(
+            f"Ray gave up ({_line(error)}): run the same command again, what has finished is kept"
+        ) from None
     finally:
         ray.shutdown()
 

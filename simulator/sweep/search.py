@@ -58,7 +58,9 @@ def objective(column: str, largest: bool) -> Objective:
     numbers = [field.name for field in RUNS if str(field.type) in ("double", "int64", "int32")]
     if column not in numbers:
         near = difflib.get_close_matches(column, numbers, 1, cutoff=0.4)
-        raise InputError(f"{column!r} is no number of a run: {f'did you mean {near[0]!r}' if near else f'use {numbers}'}")
+        raise InputError(
+            f"{column!r} is no number of a run: {f'did you mean {near[0]!r}' if near else f'use {numbers}'}"
+        )
     return Objective(column, largest)
 
 

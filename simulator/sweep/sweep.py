@@ -47,8 +47,8 @@ class Swept:
 def sweep(asked: Asked, folder: Path, start: Start, tell: Tell) -> Swept:
     """Run every cell that the folder's journal lacks; `tell` is called as they finish.
 
-    Raises InputError, before anything runs, for keys and values that no cell can have, and for a folder that holds another sweep or
-    that another process has open.
+    Raises InputError, before anything runs, for keys and values that no cell can have, and for a folder that holds another sweep
+    or that another process has open.
     """
     study, axes = asked.study, asked.axes
     check(study, axes)

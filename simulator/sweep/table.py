@@ -17,7 +17,11 @@ NAME = "cells.parquet"
 DONE, FAILED, LEFT_OUT = "done", "failed", "left out"
 OWN = (
     pa.field("cell", pa.int64(), metadata={"doc": "number of the cell, in the order of the grid or of the trials"}),
-    pa.field("status", pa.string(), metadata={"doc": "done; failed: its values do not go together; left out: this system alone"}),
+    pa.field(
+        "status",
+        pa.string(),
+        metadata={"doc": "done; failed: its values do not go together; left out: this system alone"},
+    ),
     pa.field("reason", pa.string(), metadata={"doc": "why it is not done"}),
     pa.field("cell_s", pa.float64(), metadata={"doc": "seconds that the cell took, drafting included"}),
     pa.field("cell_cpu_s", pa.float64(), metadata={"doc": "seconds of processors that it took"}),
@@ -30,7 +34,9 @@ def cells_table(axes: Sequence[Axis], outcomes: Sequence[Outcome], about: dict[s
     A key that is called like a column of `results.RUNS` is called `key.NAME`, but for `policy`, which is the same.
     """
     columns = {axis.key: column_of(axis.key) for axis in axes}
-    fields = [pa.field(columns[axis.key], _type(axis.key, outcomes), metadata={"doc": f"varied: {axis.key}"}) for axis in axes]
+    fields = [
+        pa.field(columns[axis.key], _type(axis.key, outcomes), metadata={"doc": f"varied: {axis.key}"}) for axis in axes
+    ]
     rest = [field for field in RUNS if field.name not in columns.values()]
     schema = pa.schema([OWN[0], *fields, *OWN[1:], *rest])
     rows = [
@@ -67,7 +73,8 @@ def _rows(outcome: Outcome) -> Iterator[dict[str, Any]]:
 def _values(cell: Cell, columns: dict[str, str], schema: pa.Schema) -> Cell:
     texts = {name for name in columns.values() if schema.field(name).type == pa.string()}
     return {
-        columns[key]: shown(value) if columns[key] in texts and value is not None else value for key, value in cell.items()
+        columns[key]: shown(value) if columns[key] in texts and value is not None else value
+        for key, value in cell.items()
     }
 
 
