@@ -96,10 +96,11 @@ def parse_axis(text: str) -> Axis:
 def parse_axes(texts: tuple[str, ...]) -> tuple[Axis, ...]:
     """Read one axis after another, each key once."""
     axes = [parse_axis(text) for text in texts]
-    keys = [axis.path for axis in axes]
-    for number, path in enumerate(keys):
-        if path in keys[:number]:
-            raise InputError(f"{axes[number].key} is given twice: give all its values at once, separated by commas")
+    given: dict[tuple[str, ...], str] = {}
+    for axis in axes:
+        if axis.path in given:
+            raise InputError(f"{axis.key} says what {given[axis.path]} said: give all its values at once, separated by commas")
+        given[axis.path] = axis.key
     return tuple(axes)
 
 

@@ -83,8 +83,6 @@ def _check_shorthands(study: Study, axes: Sequence[Axis]) -> None:
         raise InputError(
             f"{what}: the scenario names systems, with policies of their own: leave them out, or vary `systems`"
         )
-    if by_policy and any(axis.path == ("policies",) and axis.key != "policy" for axis in axes):
-        raise InputError("policy and policies say the same thing: give one of them")
 
 
 def _own_fault(study: Study, axis: Axis, cell: Cell) -> str:

@@ -2,15 +2,18 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from simulator.sweep.axes import Cell
 from simulator.sweep.grid import Study
+from simulator.sweep.play import WorkerLostError
 from simulator.sweep.worker import Outcome, Worker
 from traces.errors import InputError
 from traces.trace import Trace
@@ -65,7 +68,7 @@ class Job:
 
 
 class RayWorker:
-    """A worker as an actor. It takes its job with its first cells, so that it can begin again elsewhere."""
+    """A worker as an actor, which takes its job with its first cells."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -83,37 +86,53 @@ class RayWorker:
         return self._worker.run(cells)
 
 
-@dataclass(frozen=True)
 class Actors:
-    """Workers that are actors of a cluster. job: a reference to theirs; loads: batches that each has."""
+    """Workers that are actors of a cluster. job: a reference to theirs."""
 
-    handles: Sequence[Any]
-    job: Any
-    loads: list[int]
+    def __init__(self, handles: Sequence[Any], job: Any) -> None:
+        self._handles, self._job = handles, job
+        self._loads = dict.fromkeys(range(len(handles)), 0)
+        self._lock = threading.Lock()  # Ray calls back in a thread of its own
 
     @property
     def count(self) -> int:
-        """How many."""
-        return len(self.handles)
+        """How many have not been lost."""
+        return len(self._loads)
 
     def submit(self, cells: Sequence[Cell]) -> "Future[list[Outcome]]":
-        """Have cells run by the one that has the fewest."""
-        number = self.loads.index(min(self.loads))
-        self.loads[number] += 1
-        future: Future[list[Outcome]] = self.handles[number].run.remote([self.job], cells).future()
-        future.add_done_callback(lambda _: self._done(number))
-        return future
+        """Have cells run by the one that has the fewest batches; InputError where none is left."""
+        with self._lock:
+            if not self._loads:
+                raise InputError("every Ray worker was lost: see to the cluster, and run the same command again")
+            number = min(self._loads, key=self._loads.__getitem__)
+            self._loads[number] += 1
+        told: Future[list[Outcome]] = Future()
+        self._handles[number].run.remote([self._job], cells).future().add_done_callback(partial(self._done, number, told))
+        return told
 
-    def _done(self, number: int) -> None:
-        self.loads[number] -= 1
+    def _done(self, number: int, told: "Future[list[Outcome]]", found: "Future[list[Outcome]]") -> None:
+        """Pass on what came of a batch; an actor that died, or whose node did, gets no more."""
+        from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+        error = found.exception()
+        lost = isinstance(error, ActorDiedError | ActorUnavailableError)
+        with self._lock:
+            if lost:
+                self._loads.pop(number, None)
+            elif number in self._loads:
+                self._loads[number] -= 1
+        if error is None:
+            told.set_result(found.result())
+        else:
+            told.set_exception(WorkerLostError() if lost else error)
 
 
 @contextmanager
 def actors(study: Study, traces: dict[str, Trace], count: int | None, address: str | None) -> Iterator[Actors]:
     """So many actors, each on a processor of its own (None: as many as the cluster has), which end with the block.
 
-    address: of a running cluster; None: the one that RAY_ADDRESS names, or one of this machine alone. An actor whose node is lost
-    begins again on another one, and so do its cells. Raises InputError where there is no such cluster, and where Ray gives up.
+    address: of a running cluster; None: the one that RAY_ADDRESS names, or one of this machine alone. Cells of an actor that is
+    lost go to others. Raises InputError where there is no such cluster, and where Ray gives up.
     """
     ray = _ray()
     try:
@@ -130,9 +149,8 @@ def actors(study: Study, traces: dict[str, Trace], count: int | None, address: s
             raise InputError(f"--workers {count}: the Ray cluster has {have} processors: give no more")
         plain = {name: Trace(trace.table, trace.source, trace.sha256) for name, trace in traces.items()}
         job = ray.put(Job(study, plain, ray.remote(num_cpus=0)(Directory).remote(), str(Path.cwd())))
-        remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(RayWorker)
-        handles = [remote.remote() for _ in range(count or have)]
-        yield Actors(handles, job, [0] * len(handles))
+        remote = ray.remote(num_cpus=1)(RayWorker)
+        yield Actors([remote.remote() for _ in range(count or have)], job)
     except ray.exceptions.RayError as error:
         raise InputError(
             f"Ray gave up ({_line(error)}): run the same command again, what has finished is kept"

@@ -19,6 +19,10 @@ AHEAD = 2
 TICK_S = 0.2
 
 
+class WorkerLostError(Exception):
+    """A worker is gone with the cells that it had; others can run them."""
+
+
 class Workers(Protocol):
     """Processes that run cells, wherever they are."""
 
@@ -60,14 +64,20 @@ def play(cells: Iterable[Cell], workers: Workers, journal: Journal, progress: Pr
     The first one runs alone, so that what it compiles is compiled once. tell: is called several times a second.
     """
     left = deque(cell for cell in cells if journal.of(cell) is None)
-    running: set[Future[list[Outcome]]] = set()
+    running: dict[Future[list[Outcome]], list[Cell]] = {}
     ran, seconds = 0, 0.0
     while left or running:
         while left and len(running) < (workers.count * AHEAD if ran else 1):
             together = _together(len(left), workers.count, seconds / ran if ran else BATCH_S)
-            running.add(workers.submit([left.popleft() for _ in range(together)]))
-        done, running = wait(running, TICK_S, FIRST_COMPLETED)
-        outcomes = [one for future in done for one in future.result()]
+            batch = [left.popleft() for _ in range(together)]
+            running[workers.submit(batch)] = batch
+        outcomes = list[Outcome]()
+        for future in wait(running, TICK_S, FIRST_COMPLETED).done:
+            batch = running.pop(future)
+            try:
+                outcomes += future.result()
+            except WorkerLostError:
+                left.extend(batch)
         if outcomes:
             journal.add(outcomes)
             ran += len(outcomes)

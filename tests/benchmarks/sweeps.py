@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import ray
-from ray.cluster_utils import Cluster
 
 from tests.benchmarks.sweep import ROOT
 from tests.benchmarks.timing import row
+from tests.sweep.two_nodes import two_nodes
 
 COMMAND = [sys.executable, "-c", "from simulator.cli import command; command()", "sweep"]
 SCENARIO = """
@@ -35,9 +34,7 @@ def main(cells: int = 10_000, workers: int = 2) -> None:
     """Print the rows."""
     sizes = cells // 20
     keys = [f"engine.max_num_seqs=13..{12 + sizes}", "policy=none,fixed:2,fixed:4,das", "drafter.window=1,2,4,8,16"]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": workers // 2, "include_dashboard": False})
-    cluster.add_node(num_cpus=workers - workers // 2)
-    with tempfile.TemporaryDirectory() as folder:
+    with two_nodes(workers // 2) as cluster, tempfile.TemporaryDirectory() as folder:
         scenario, out = Path(folder) / "scenario.yaml", Path(folder) / "out"
         scenario.write_text(SCENARIO.format(trace=ROOT / "traces/data/countdown.parquet"))
         arguments = [str(scenario), *keys, "--out", str(out), "--on", "ray", "--address", cluster.address]
@@ -48,17 +45,35 @@ def main(cells: int = 10_000, workers: int = 2) -> None:
         lines = (out / "cells.jsonl").read_text().splitlines()[1:]
         found = Counter(json.dumps(json.loads(line)["cell"], sort_keys=True) for line in lines)
         table = pq.read_table(out / "cells.parquet")
-    ray.shutdown()
-    cluster.shutdown()
-    assert len(found) == sizes * 20 == table.num_rows, f"{len(found)} cells in the journal, {table.num_rows} in the table"
+    assert len(found) == sizes * 20 == table.num_rows, (
+        f"{len(found)} cells in the journal, {table.num_rows} in the table"
+    )
     assert set(found.values()) == {1}, "a cell was run twice"
     cell_s, cell_cpu_s = sum(table["cell_s"].to_pylist()), sum(table["cell_cpu_s"].to_pylist())
     note = f"{workers} workers, load {loads[0]:.1f} to {loads[1]:.1f}, cells took {cell_s:,.0f} s and {cell_cpu_s:,.0f} CPU-s"
     row("sweep on Ray, killed twice, cells", len(found), "", "10,000, each once", note)
     wall_s, running_s = (sum(one[which] for one in runs) for which in (0, 1))
-    row("overhead of running them", 100 * (running_s * workers / cell_s - 1), "%", "≤ 10 %", "wall x workers, from the first cell on")
-    row("the same with all that starts, three times", 100 * (wall_s * workers / cell_s - 1), "%", "", f"{wall_s:,.0f} s in all")
-    row("CPU of all processes beside the cells", 100 * (cpu.seconds() / cell_cpu_s - 1), "%", "", "Ray and imports included")
+    row(
+        "overhead of running them",
+        100 * (running_s * workers / cell_s - 1),
+        "%",
+        "≤ 10 %",
+        "wall x workers, from the first cell on",
+    )
+    row(
+        "the same with all that starts, three times",
+        100 * (wall_s * workers / cell_s - 1),
+        "%",
+        "",
+        f"{wall_s:,.0f} s in all",
+    )
+    row(
+        "CPU of all processes beside the cells",
+        100 * (cpu.seconds() / cell_cpu_s - 1),
+        "%",
+        "",
+        "Ray and imports included",
+    )
 
 
 def _run(arguments: list[str], journal: Path, kill_at: int, cpu: "_Cpu") -> tuple[float, float]:
