@@ -99,7 +99,9 @@ def parse_axes(texts: tuple[str, ...]) -> tuple[Axis, ...]:
     given: dict[tuple[str, ...], str] = {}
     for axis in axes:
         if axis.path in given:
-            raise InputError(f"{axis.key} says what {given[axis.path]} said: give all its values at once, separated by commas")
+            raise InputError(
+                f"{axis.key} says what {given[axis.path]} said: give all its values at once, separated by commas"
+            )
         given[axis.path] = axis.key
     return tuple(axes)
 

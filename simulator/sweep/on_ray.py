@@ -1,6 +1,7 @@
 """Workers on a Ray cluster: the object store of a node holds the trace and the drafts once for all of them."""
 
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,9 @@ from simulator.sweep.play import WorkerLostError
 from simulator.sweep.worker import Outcome, Worker
 from traces.errors import InputError
 from traces.trace import Trace
+
+NO_CLUSTER = "no Ray cluster answers there: start one with `ray start --head`"
+ANSWERS_S = 5.0
 
 
 class Directory:
@@ -107,7 +111,9 @@ class Actors:
             number = min(self._loads, key=self._loads.__getitem__)
             self._loads[number] += 1
         told: Future[list[Outcome]] = Future()
-        self._handles[number].run.remote([self._job], cells).future().add_done_callback(partial(self._done, number, told))
+        self._handles[number].run.remote([self._job], cells).future().add_done_callback(
+            partial(self._done, number, told)
+        )
         return told
 
     def _done(self, number: int, told: "Future[list[Outcome]]", found: "Future[list[Outcome]]") -> None:
@@ -135,14 +141,13 @@ def actors(study: Study, traces: dict[str, Trace], count: int | None, address: s
     lost go to others. Raises InputError where there is no such cluster, and where Ray gives up.
     """
     ray = _ray()
+    _check_answers(address)
     try:
         ray.init(
             address, log_to_driver=False, logging_level="error", include_dashboard=False if address is None else None
         )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(
-            f"--address {address}: no Ray cluster answers there ({_line(error)}): start one with `ray start`"
-        ) from None
+        raise InputError(f"--address {address}: {NO_CLUSTER} ({_line(error)})") from None
     try:
         have = int(ray.cluster_resources().get("CPU", 0))
         if (count or 1) > have:
@@ -165,6 +170,21 @@ def _ray() -> Any:
     except ImportError:
         raise InputError("--on ray needs Ray: pip install 'rolloutsim[ray]', or leave it out") from None
     return ray
+
+
+def _check_answers(address: str | None) -> None:
+    """Raise InputError where nothing listens at HOST:PORT: Ray itself would end this process after half a minute."""
+    host, colon, port = (address or "").rpartition(":")
+    if "://" in host:
+        raise InputError(
+            f"--address {address}: a sweep is no Ray client: run it on a node of the cluster, with HOST:PORT or auto"
+        )
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWERS_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"--address {address}: {NO_CLUSTER} ({_line(error)})") from None
 
 
 def _line(error: BaseException) -> str:
