@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from simulator.sweep.sweep import Asked
 
 BEST = 8
+LONGEST_NAME = 24
 FIGURES = ("makespan_s", "speedup", "samples_per_s", "drafted_tokens", "mean_acceptance_length")
 
 
@@ -30,7 +31,10 @@ def print_sweep(table: pa.Table, asked: "Asked", written: Sequence[Path]) -> Non
     figures = [*dict.fromkeys([asked.aim.column, *(one for one in FIGURES if one != "speedup" or _compared(done))])]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*names, *figures):
-        grid.add_column(name, justify="right" if name in figures else "left", no_wrap=name in figures, overflow="fold")
+        if name in figures:
+            grid.add_column(name, justify="right", no_wrap=True)
+        else:
+            grid.add_column(name, overflow="fold", min_width=min(len(name), LONGEST_NAME))
     for row in done[:BEST]:
         grid.add_row(*(Text(_shown(row[name])) for name in (*names, *figures)))
     cells = len({row["cell"] for row in rows})

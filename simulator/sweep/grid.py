@@ -3,6 +3,7 @@
 import copy
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from simulator.sweep.axes import Axis, Cell, canonical
 from simulator.validated import SettingError
 from traces.errors import InputError
 
+MOST_CELLS = 250_000
+"""Their rows are held in memory."""
 DRAFTS = ("trace", "drafter", "steps", "seed", "systems")
 """Keys on which a cell's drafts depend."""
 
@@ -44,8 +47,12 @@ class Study:
 
 
 def grid(axes: Sequence[Axis]) -> list[Cell]:
-    """Every combination, the last axis fastest."""
+    """Every combination, the last axis fastest; InputError where there are too many."""
     keys = [axis.key for axis in axes]
+    if (count := math.prod(len(axis.listed) for axis in axes)) > MOST_CELLS:
+        raise InputError(
+            f"that is {count:,} cells, and a grid has {MOST_CELLS:,} at most: give fewer values, or --search"
+        )
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.listed for axis in axes))]
 
 

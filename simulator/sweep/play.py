@@ -36,7 +36,7 @@ class Workers(Protocol):
 
 @dataclass
 class Progress:
-    """How far a sweep is. total: cells of it (None: not known); before: finished by an earlier run; failed: of all."""
+    """How far a sweep is. total: cells, or trials; before: finished by an earlier run; failed: of those done."""
 
     total: int
     before: int

@@ -73,6 +73,11 @@ def test_what_only_some_cells_cannot_have_is_theirs() -> None:
     checked("engine.max_num_batched_tokens=16,64", "engine.max_num_seqs=32,64")
 
 
+def test_too_many_cells_are_refused_before_they_are_made() -> None:
+    with pytest.raises(InputError, match="that is 10,000,000,000 cells"):
+        grid(parse_axes(("engine.max_num_seqs=1..100000", "drafter.depth=1..100000")))
+
+
 def test_what_a_sweep_cannot_mean_is_refused() -> None:
     with pytest.raises(InputError, match="a sweep has no intervals"):
         checked("engine.max_num_seqs=2", compare={"bootstrap": 10})
