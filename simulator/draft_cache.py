@@ -70,7 +70,8 @@ class DraftCache:
         def size_bytes(one: Acceptance) -> int:
             return one.tables.nbytes + (0 if one.prefix else HISTORY_BYTES * history_tokens)
 
-        return self._own(key, found_or_made, size_bytes)
+        acceptance: Acceptance = self._own(key, found_or_made, size_bytes)
+        return acceptance
 
     def history(self, key: str, history_tokens: int, make: Callable[[], Any]) -> Any:
         """Return what a process keeps for itself under this key, or make it."""

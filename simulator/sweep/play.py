@@ -36,7 +36,9 @@ class Workers(Protocol):
 
 @dataclass
 class Progress:
-    """How far a sweep is. total: cells, or trials; before: finished by an earlier run; failed: of those done."""
+    """How far a sweep is. total: cells, or trials; before: of those done, the ones that were finished at `begun_s`, by an earlier
+    run for the most part; failed: of those done.
+    """  # fmt: skip
 
     total: int
     before: int
@@ -46,7 +48,7 @@ class Progress:
 
     @property
     def per_s(self) -> float:
-        """Cells that finish in a second, since this run began."""
+        """Cells that finish in a second."""
         return (self.done - self.before) / max(time.monotonic() - self.begun_s, 1e-9)
 
     @property
@@ -80,6 +82,8 @@ def play(cells: Iterable[Cell], workers: Workers, journal: Journal, progress: Pr
                 left.extend(batch)
         if outcomes:
             journal.add(outcomes)
+            if progress.done == progress.before:  # what it took to start, and to compile, says nothing of the rest
+                progress.before, progress.begun_s = progress.before + len(outcomes), time.monotonic()
             ran += len(outcomes)
             seconds += sum(one.seconds for one in outcomes)
             progress.done += len(outcomes)
