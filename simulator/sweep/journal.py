@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +32,7 @@ class Journal:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Keep what has finished."""
-        lines = "".join(f"{json.dumps(asdict(one), separators=(',', ':'), default=str)}\n" for one in outcomes)
+        lines = "".join(f"{json.dumps(vars(one), separators=(',', ':'), default=str)}\n" for one in outcomes)
         self._file.write(lines.encode())
         self._file.flush()
         os.fsync(self._file.fileno())
