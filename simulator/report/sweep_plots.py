@@ -39,7 +39,9 @@ class Drawn:
 
 
 def save_sweep_plots(drawn: Drawn, folder: Path) -> list[Path]:
-    """Write the PNGs; returns their paths."""
+    """Write the PNGs, where there is anything to draw; returns their paths."""
+    if not drawn.rows:
+        return []
     paths = []
     for name, figure in (("frontier", frontier(drawn)), ("keys", keys(drawn))):
         paths.append(folder / f"{name}.png")

@@ -1,11 +1,12 @@
 """Pictures of a sweep: which cells are on the frontier, and that odd sweeps can be drawn."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from simulator.report.sweep_plots import Drawn, frontier, keys, pareto
+from simulator.report.sweep_plots import Drawn, frontier, keys, pareto, save_sweep_plots
 
 
 def drawn(*rows: dict[str, Any], columns: tuple[str, ...] = ("a",), **more: Any) -> Drawn:
@@ -41,6 +42,11 @@ def test_a_panel_a_key_whatever_its_values(values: list[Any]) -> None:
     (axes,) = figure.axes
     assert len(axes.lines[0].get_xdata()) == len(values)  # type: ignore[arg-type]
     figure.canvas.draw()
+
+
+def test_of_nothing_there_is_no_picture(tmp_path: Path) -> None:
+    assert save_sweep_plots(drawn(), tmp_path) == []
+    assert len(save_sweep_plots(drawn({"a": 1}), tmp_path)) == 2
 
 
 def test_more_keys_than_panels_are_told() -> None:
