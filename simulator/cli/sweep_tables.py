@@ -39,8 +39,11 @@ def print_sweep(table: pa.Table, asked: "Asked", written: Sequence[Path]) -> Non
         grid.add_row(*(Text(_shown(row[name])) for name in (*names, *figures)))
     cells = len({row["cell"] for row in rows})
     most = "most" if asked.aim.largest else "least"
-    console.print(f"{cells:,} cells; those with the {most} {asked.aim.column}:")
-    console.print(grid)
+    if done:
+        console.print(f"{cells:,} cells; those with the {most} {asked.aim.column}:")
+        console.print(grid)
+    else:
+        console.print(f"{cells:,} cells, and {asked.aim.column} has no value in any: name another column")
     if failed := [row for row in rows if row["status"] == FAILED]:
         console.print(f"{len(failed):,} of them cannot be run; the first: {failed[0]['reason']}", soft_wrap=True)
     if left := [row for row in rows if row["status"] == LEFT_OUT]:
