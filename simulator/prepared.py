@@ -11,12 +11,14 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.resolve import resolve_policy
+from simulator.draft_cache import DraftCache, key_of
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows, strategies_of
 from simulator.drafting.draws import rollout_keys
 from simulator.drafting.growing import Growing
+from simulator.drafting.live import SiblingIndex
 from simulator.drafting.measure import DraftCurve, draft_curve
-from simulator.engine.deployment import Deployment
+from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload, workload_of
 from simulator.plugins import calling
 from simulator.resumed import resumed
@@ -65,9 +67,10 @@ class Phase:
 
 @dataclass
 class Shared:
-    """What systems that draft alike from the same rollouts need not make twice."""
+    """What systems that draft alike from the same rollouts need not make twice; cache: nor other runs."""
 
     made: dict[Any, Any] = field(default_factory=dict)
+    cache: DraftCache | None = None
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under this key, or make it."""
@@ -138,17 +141,47 @@ class Preparing:
 
         def make() -> Workload:
             acceptance = self.accepted(rows, past, seed)
-            siblings = (
-                self.drafter.sibling_index(self.trace, rows, past) if isinstance(self.drafter, LiveDrafter) else None
-            )
-            return workload_of(self.trace, rows, acceptance, siblings, self.scenario.engine.arrivals)
+            return workload_of(self.trace, rows, acceptance, self._siblings(rows, past), self.scenario.engine.arrivals)
 
         found: Workload = self.shared.get(key, make)
         return found
 
     def accepted(self, rows: Int64, past: Int64, seed: int) -> Acceptance:
         """What is drafted and accepted for these rows."""
-        return accepted(self.drafter, self.trace, rows, past, seed)
+
+        def make() -> Acceptance:
+            return accepted(self.drafter, self.trace, rows, past, seed)
+
+        if (cache := self._cache) is None:
+            return make()
+        return cache.acceptance(self._key("accepted", rows, past, seed), self._tokens(past), make)
+
+    def _siblings(self, rows: Int64, past: Int64) -> SiblingIndex | None:
+        """What drafts in the engine's loop, where siblings learn from each other."""
+        drafter, cache = self.drafter, self._cache
+        if not isinstance(drafter, LiveDrafter):
+            return None
+        if cache is None:
+            return drafter.sibling_index(self.trace, rows, past)
+        found: SiblingIndex | None = cache.history(
+            self._key("siblings", rows, past), self._tokens(past), lambda: drafter.sibling_index(self.trace, rows, past)
+        )
+        return found
+
+    @property
+    def _cache(self) -> DraftCache | None:
+        """Where drafts for this trace are kept from run to run; nowhere once the drafter has been taught."""
+        cache = self.shared.cache
+        return cache if cache is not None and not self._version and cache.knows(self.trace) else None
+
+    def _key(self, what: str, *parts: Any) -> str:
+        """Name what follows from the trace, the drafter's settings and these; a drafter of somebody's own may look at costs."""
+        own = profile_of(self.deployment).sha256 if self.scenario.drafter.kind == "custom" else ""
+        arrays = (part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)
+        return key_of(what, self.trace.sha256, self._drafts, own, *arrays)
+
+    def _tokens(self, rows: Int64) -> int:
+        return int(self.trace.output_tokens[rows].sum(dtype=np.int64))
 
     @property
     def _drafts(self) -> str:
@@ -185,8 +218,7 @@ class Preparing:
         offsets = offsets_of(trace, rows)
         cuts = np.searchsorted(numbers[carried.size :], stream.ends) + carried.size
         growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]))
-        siblings = self.drafter.sibling_index(trace, rows, past) if isinstance(self.drafter, LiveDrafter) else None
-        workload = workload_of(trace, rows, growing.acceptance, siblings, arrivals=False)
+        workload = workload_of(trace, rows, growing.acceptance, self._siblings(rows, past), arrivals=False)
         workload = replace(workload, begun=stream.emitted[numbers])
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)
         return Phase(step, numbers, carried.size, past, workload, self._context(j, ahead, known), growing)
@@ -211,17 +243,21 @@ class Preparing:
         filled = min(deployment.max_num_seqs, -(-rollouts // deployment.replicas))
         curve = self.shared.get(
             ("curve", id(self.trace), self._drafts, known.tobytes(), seed),
-            lambda: _curve(self.drafter, trace, known, seed),
+            lambda: self._curve(known, seed),
         )
         return Context(
             len(trace.prompt_ids), trace.prompt[known].astype(np.int64), trace.output_tokens[known].astype(np.int64),
             deployment.cost, filled, curve, self.drafter.cost, seed, strategies_of(self.drafter), j,
         )  # fmt: skip
 
+    def _curve(self, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
+        drafter, trace, drafts = self.drafter, self.trace, self._cache
 
-def _curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
-    @cache
-    def measure() -> DraftCurve | None:
-        return draft_curve(drafter, trace, past, seed) if past.size else None
+        @cache
+        def measure() -> DraftCurve | None:
+            return draft_curve(drafter, trace, past, seed) if past.size else None
 
-    return measure
+        if drafts is None:
+            return measure
+        key = self._key("curve", past, seed)
+        return lambda: drafts.plain(key, measure)

@@ -19,6 +19,7 @@ from simulator.deployed import (
     costs_of,
     target_of,
 )
+from simulator.draft_cache import DraftCache
 from simulator.drafting.alone import chosen_steps
 from simulator.drafting.drafter import strategies_of
 from simulator.drafting.measure import DraftProfile
@@ -42,17 +43,18 @@ MOST_STEPS = 4_000_000
 """Decode steps that a result keeps one by one, of all systems together: about 1 GB."""
 
 
-def run(scenario: Scenario, trace: Trace | None = None) -> Result:
+def run(scenario: Scenario, trace: Trace | None = None, cache: DraftCache | None = None) -> Result:
     """Play each of the scenario's systems over its RL steps; InputError says what cannot be used and why.
 
     Each RL step is drafted from the recorded steps in the window before it, frozen, and from each rollout's own output.
-    `trace` saves reading the file again. `seed` names the random numbers of drafters, policies and stages that draw them.
+    `trace` saves reading the file again, `cache` making its drafts again. `seed` names the random numbers of drafters, policies
+    and stages that draw them.
     """
     trace = read(scenario.trace) if trace is None else trace
     (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
     target = target_of(scenario, cost)
     engine = _Ready()
-    shared = Shared()
+    shared = Shared(cache=cache)
     served, left_out = _served(scenario, trace, steps)
     begun = []
     for one in served:

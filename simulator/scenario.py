@@ -240,21 +240,26 @@ def load(path: Path, overrides: Sequence[str] = (), allow_code: bool = False) ->
 
     Code (module:attr) that the file names and no override does is refused, unless `allow_code`.
     """
-    check_is_no_device(path)
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text (byte {error.start}): a scenario is a YAML file in UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    try:
-        document = load_mapping(text, "version: 1")
+        document = read_document(path)
         for override in overrides:
             _override(document, override)
         with nullcontext() if allow_code else only_named_in(overrides):
             return build(document, allow_code)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def read_document(path: Path) -> dict[Any, Any]:
+    """What a scenario file says, unchecked; InputError where it is not YAML."""
+    check_is_no_device(path)
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not text (byte {error.start}): a scenario is a YAML file in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror}): check the path") from None
+    return load_mapping(text, "version: 1")
 
 
 def build(document: dict[Any, Any], allow_code: bool = False) -> Scenario:
@@ -282,8 +287,16 @@ def _override(document: dict[Any, Any], override: str) -> None:
     keys = path.split(".")
     if not equals or not all(keys):
         raise InputError(f"--set {override!r} is not KEY=VALUE: for example engine.max_num_seqs=64")
+    try:
+        put(document, keys, load_value(text))
+    except InputError as error:
+        raise InputError(f"--set {override!r}: {error}") from None
+
+
+def put(document: dict[Any, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value by the keys that lead to it; InputError where one of them is no section."""
     for key in keys[:-1]:
         document = document.setdefault(key, {})
         if not isinstance(document, dict):
-            raise InputError(f"--set {override!r}: {key!r} is not a section: check the key")
-    document[keys[-1]] = load_value(text)
+            raise InputError(f"{key!r} is not a section: check the key")
+    document[keys[-1]] = value

@@ -15,6 +15,7 @@ COMMANDS = {
     "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies and whole systems."),
     "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
     "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
+    "sweep": ("simulator.cli.sweep", "sweep", "Run a scenario with every combination of some values, or search for the best."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
     "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
     "systems": ("simulator.cli.systems", "systems", "List the published ways of doing RL rollouts that are built in."),
