@@ -1,6 +1,7 @@
 """`rolloutsim replay` and `rolloutsim run`: simulate recorded rollouts and say what each policy would have taken."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -8,12 +9,15 @@ import click
 
 from simulator.cli.flags import (
     Finite,
+    Quoted,
+    as_written,
     drafter_options,
     output_options,
     parse_drafter,
     parse_limits,
     parse_steps,
     refusing_flags,
+    report_options,
     with_flags,
 )
 from simulator.limits import (
@@ -35,13 +39,14 @@ from simulator.limits import (
 from simulator.systems.built_in import ALL, BASELINE, built_in_systems
 
 if TYPE_CHECKING:
+    from simulator.results import Result
     from simulator.scenario import Scenario
 
 TRAINING = ("log_probs", "update", "sync")
 """Stages of every system beside built-in ones, unless others are given."""
 
 
-@click.command()
+@click.command(cls=Quoted)
 @click.argument("trace", metavar="TRACE")
 @click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a file.")
 @click.option(
@@ -113,13 +118,15 @@ TRAINING = ("log_probs", "update", "sync")
 @click.option("--seeds", type=click.IntRange(*SEEDS),
               help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
+@report_options
 @output_options
 def replay(
     trace: str, profile: str | None, model: str | None, device: str | None, tables: str | None, tensor_parallel_size: int,
     kv_cache_dtype: KvDtype | None, limits: tuple[str, ...], drafter: dict[str, Any], policies: tuple[str, ...],
     systems: tuple[str, ...], stages: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
     replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
-    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    profile_error: float | None, seeds: int | None, print_scenario: bool, html: Path | None, timeline: Path | None,
+    out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
@@ -129,8 +136,8 @@ def replay(
 
     if (settings["newest"] is None) != (settings["newest_weight"] is None):
         raise click.UsageError("--newest and --newest-weight go together: give both, or none")
-    if print_scenario and (out is not None or as_json):
-        raise click.UsageError("--print-scenario runs nothing: leave --out and --json out")
+    if print_scenario and (as_json or any(file is not None for file in (out, html, timeline))):
+        raise click.UsageError("--print-scenario runs nothing: leave --out, --html, --timeline and --json out")
     comparing: dict[str, Any] = {
         "baseline": baseline,
         "bootstrap": bootstrap,
@@ -153,7 +160,7 @@ def replay(
     if print_scenario:
         click.echo(scenario.yaml(), nl=False)
         return
-    _simulate(scenario, out, as_json)
+    _simulate(scenario, html, timeline, out, as_json)
 
 
 def _with_baseline(systems: tuple[str, ...], policies: tuple[str, ...]) -> list[str]:
@@ -167,31 +174,56 @@ def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None
     return [*(stages or (TRAINING if known else ()))]
 
 
-@click.command("run")
+@click.command("run", cls=Quoted)
 @click.argument("scenario", metavar="SCENARIO", type=click.Path(path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as engine.replicas=4."
 )
+@report_options
 @output_options
-def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def run_command(
+    scenario: Path, overrides: tuple[str, ...], html: Path | None, timeline: Path | None, out: Path | None, as_json: bool
+) -> None:  # fmt: skip
     """Simulate what the YAML file SCENARIO describes; `replay --print-scenario` writes one."""
     from simulator.scenario import load
 
-    _simulate(load(scenario, list(overrides)), out, as_json)
+    _simulate(load(scenario, list(overrides)), html, timeline, out, as_json)
 
 
-def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
+def _simulate(
+    scenario: "Scenario", html: Path | None, timeline: Path | None, out: Path | None, as_json: bool
+) -> None:  # fmt: skip
     from simulator.cli.tables import print_result
     from simulator.replay import run
+    from simulator.report.folder import check_file, check_folder, write_folder
 
+    for flag, file in (("--html", html), ("--timeline", timeline)):
+        if file is not None:
+            check_file(file, flag)
+    if html is not None and timeline is not None and html.absolute() == timeline.absolute():
+        raise click.UsageError(f"--html and --timeline are both {html}: give each a file of its own")
     if out is not None:
-        from simulator.report.folder import check_folder, write_folder
-
         check_folder(out)
     result = run(scenario)
     if out is not None:
         write_folder(result, scenario, out)
+    told = [*_reports(result, scenario, html, timeline)]
     if as_json:
         click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
     else:
         print_result(result, out)
+        for line in told:
+            click.echo(line)
+
+
+def _reports(result: "Result", scenario: "Scenario", html: Path | None, timeline: Path | None) -> Iterator[str]:
+    """Write the files that were asked for, and say where they are."""
+    if html is not None:
+        from simulator.report.page.write import write as write_page
+
+        write_page(result, scenario, html, as_written())
+        yield f"page: {html}"
+    if timeline is not None:
+        from simulator.report.timeline.write import write as write_timeline
+
+        yield f"timeline: {timeline} ({write_timeline(result, timeline)})"
