@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from simulator.report.chosen import of_systems, with_all_steps
 from simulator.report.page.axes import Tick, line, share, staircase, stretches, ticks
 from simulator.report.series import accepted_by_emitted, accepted_by_position, live_batches, on_run_clock, thinned
 from simulator.results import Result
@@ -161,10 +161,8 @@ def gathered(of: Mapping[str, float], named: Sequence[str]) -> dict[str, float]:
 def live(result: Result, runs: Sequence[Row]) -> Strips:
     """Live batches of these systems on the run's clock, with their stages and the time of stragglers alone."""
     names = [run["system"] for run in runs]
-    counted = {one["values"]: one["counts"] for one in pc.value_counts(result.steps["system"]).to_pylist()}
-    whole = [run["system"] for run in runs if counted.get(run["system"], 0) == run["decode_steps"] > 0]
-    mine = result.steps.select(["system", "step", "replica", "start_s", "duration_s", "live"])
-    mine = mine.filter(pc.is_in(mine["system"], pa.array(whole, pa.string())))
+    whole = with_all_steps(result.steps, runs)
+    mine = of_systems(result.steps.select(["system", "step", "replica", "start_s", "duration_s", "live"]), whole)
     series = {one.policy: one for one in live_batches(on_run_clock(mine, result.rl_steps))} if whole else {}
     spans = _spans(result.spans, names)
     end_s = 1.01 * max(*(run["run_s"] for run in runs), *(float(one.time_s[-1]) for one in series.values()), 0.0)
@@ -263,8 +261,9 @@ def _stacked(
 def _spans(spans: pa.Table, names: Sequence[str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """When stages were busy, by system and stage."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    other = spans.filter(pc.and_(pc.not_equal(spans["what"], "decode"), pc.is_in(spans["system"], pa.array(names))))
-    for row in other.to_pylist():
+    for row in of_systems(spans, names).to_pylist():
+        if row["what"] == "decode":
+            continue
         stage = row["who"] if row["what"] in {"batch", "sync"} else row["what"]
         found.setdefault(row["system"], {}).setdefault(stage, []).append((row["start_s"], row["end_s"]))
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from simulator.report.chosen import of_systems
 from simulator.results import Result
 
 Row = Mapping[str, Any]
@@ -132,14 +133,14 @@ def stragglers(result: Result, runs: Sequence[Row]) -> Table:
 def last_rollouts(result: Result, base: str, other: str | None) -> Table:
     """The rollouts that ended latest within their RL steps under the baseline, and when they ended under the other system."""
     columns = ["step", "prompt_id", "sample", "output_tokens", "finished_s", "straggler"]
-    mine = _of(result.rollouts, base).select(columns)
+    mine = of_systems(result.rollouts, [base]).select(columns)
     median = float(np.median(mine["output_tokens"].to_numpy())) if mine.num_rows else 0.0
     order = pc.sort_indices(mine, sort_keys=[("straggler", "descending"), ("output_tokens", "descending")])
     last = mine.take(order[:MOST_STRAGGLERS]).to_pylist()
     theirs: dict[tuple[Any, ...], float] = {}
     if other is not None:
         ids = pa.array([row["prompt_id"] for row in last], pa.string())
-        table = _of(result.rollouts, other).select(columns)
+        table = of_systems(result.rollouts, [other]).select(columns)
         for row in table.filter(pc.is_in(table["prompt_id"], ids)).to_pylist():
             theirs[row["step"], row["prompt_id"], row["sample"]] = row["finished_s"]
     rows = [
@@ -160,10 +161,6 @@ def facts(runs: Sequence[Row]) -> Table | None:
         for step, of in list(json.loads(run["facts"]).items())[-1:]:
             rows.append([run["system"], step, ", ".join(f"{key} {_shown(value)}" for key, value in of.items())])
     return Table("What policies say of themselves", ["system", "RL step", "it says"], rows, 3) if rows else None
-
-
-def _of(rollouts: pa.Table, system: str) -> pa.Table:
-    return rollouts.filter(pc.equal(rollouts["system"], system))
 
 
 def _by_run(caption: str, columns: Mapping[str, Any], runs: Sequence[Row], best: int | None) -> Table:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from simulator.report.chosen import fastest
 from simulator.report.page import charts, tables, words
 from simulator.results import Result
 from simulator.scenario import Scenario
@@ -40,7 +41,7 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
     """What the template shows."""
     runs, policies, verdict = result.runs.to_pylist(), words.of_policies(result), words.verdict(result)
     ratio = "speedup" if policies else "gpu_speedup"
-    drawn, listed = (_fastest(runs, ratio, most) for most in (MOST_DRAWN, MOST_ROWS))
+    drawn, listed = (fastest(runs, ratio, most) for most in (MOST_DRAWN, MOST_ROWS))
     best = None if verdict.best is None else runs[verdict.best]
     at = None if best is None else listed.index(best)
     names = [run["system"] for run in drawn]
@@ -71,7 +72,7 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
         "by_emitted": charts.by_emitted(result.acceptance),
         "straggling": tables.stragglers(result, listed),
         "last": tables.last_rollouts(result, runs[0]["system"], None if best is None else best["system"]),
-        "rl_steps": tables.rl_steps(result, _fastest(runs, ratio, PER_COLUMN)),
+        "rl_steps": tables.rl_steps(result, fastest(runs, ratio, PER_COLUMN)),
         "latencies": tables.latencies(listed) if result.about["arrivals"] else None,
         "facts": tables.facts(listed),
         "basis": _basis(runs),
@@ -90,12 +91,6 @@ def shown(text: object, most: int = LONGEST_NAME) -> str:
     if len(text) > most:
         text = f"{text[:most]}… ({len(text) - most:,} characters more)"
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
-
-
-def _fastest(runs: Sequence[Mapping[str, Any]], ratio: str, most: int) -> list[Mapping[str, Any]]:
-    """The baseline and the fastest others, so many in all, in the order that they were named in."""
-    ranked = sorted(range(1, len(runs)), key=lambda i: -runs[i][ratio])[: most - 1]
-    return [runs[i] for i in sorted([0, *ranked])]
 
 
 def _basis(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

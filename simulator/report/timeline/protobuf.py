@@ -5,7 +5,7 @@ Fields are those of `protos/perfetto/trace` in google/perfetto: TracePacket, Tra
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import Protocol
 
 BEGIN, END, COUNTER = 1, 2, 4
 EXPLICIT = 3
@@ -44,10 +44,17 @@ def text(field: int, content: str) -> bytes:
     return block(field, content.encode("utf-8", "backslashreplace"))
 
 
+class Writable(Protocol):
+    """What takes bytes: a file, or one that packs them."""
+
+    def write(self, content: bytes, /) -> object:
+        """Take them."""
+
+
 class Writer:
     """Writes packets into a file as they come; events of one track in the order of their times."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Writable) -> None:
         self._file, self._tracks = file, 0
         self.events = 0
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from simulator.report.chosen import of_systems
 from simulator.report.series import live_batches, on_run_clock, thinned
 from simulator.report.timeline.phases import KINDS, phases
 from simulator.report.timeline.protobuf import Writer
@@ -16,6 +17,8 @@ from simulator.results import Result
 
 Row = Mapping[str, Any]
 Float64 = npt.NDArray[np.float64]
+Span = tuple[float, float, str, Mapping[str, Any]]
+"""From when to when, what, and what else is told of it."""
 
 MOST_EVENTS = 400_000
 """About so many slices and points of counters in all; where decode steps are more, both are thinned."""
@@ -44,7 +47,7 @@ class Replica:
 
 def write_system(writer: Writer, result: Result, run: Row, name: str, replicas: Sequence[Replica], cells: int) -> None:
     """Write a system: its RL steps, stages and stragglers, then each replica."""
-    mine = {table: _of(getattr(result, table), run["system"]) for table in ("rl_steps", "spans", "rollouts")}
+    mine = {table: of_systems(getattr(result, table), [run["system"]]) for table in ("rl_steps", "spans", "rollouts")}
     rl_steps = mine["rl_steps"].to_pylist()
     system = writer.track(name)
     _rl_steps(writer, system, rl_steps)
@@ -80,7 +83,7 @@ def replicas_of(steps: pa.Table, rl_steps: pa.Table) -> dict[str, list[Replica]]
     systems = moved["system"].combine_chunks().dictionary_encode()
     code, replica = systems.indices.to_numpy(), moved["replica"].to_numpy()
     order = np.lexsort((moved["start_s"].to_numpy(), replica, code))
-    moved, numbers, code, replica = moved.take(pa.array(order)), numbers[order], code[order], replica[order]
+    moved, numbers, code, replica = moved.take(order), numbers[order], code[order], replica[order]
     first = np.append(0, np.flatnonzero((code[1:] != code[:-1]) | (replica[1:] != replica[:-1])) + 1)
     found: dict[str, list[Replica]] = {}
     for begin, end in zip(first.tolist(), [*first[1:].tolist(), code.size], strict=True):
@@ -105,12 +108,12 @@ def _rl_steps(writer: Writer, system: int, rows: Iterable[Row]) -> None:
 
 def _tails(writer: Writer, system: int, rows: Iterable[Row]) -> None:
     ends = [(row["start_s"] + row["makespan_s"], row["straggler_s"]) for row in rows]
-    spans = [(end_s - alone_s, end_s, "only stragglers live", {}) for end_s, alone_s in ends if alone_s > 0]
+    spans: list[Span] = [(end_s - alone_s, end_s, "only stragglers live", {}) for end_s, alone_s in ends if alone_s > 0]
     _laid_out(writer, system, "tail", spans)
 
 
 def _stages(writer: Writer, system: int, spans: Iterable[Row]) -> None:
-    by_stage: dict[str, list[Any]] = {}
+    by_stage: dict[str, list[Span]] = {}
     for span in spans:
         if span["what"] != "decode":
             told = (span["start_s"], span["end_s"], span["who"], {"RL step": span["step"], "what": span["what"]})
@@ -174,9 +177,7 @@ def _counters(writer: Writer, track: int, replica: Replica, cells: int) -> None:
         writer.points(writer.counter(name, unit, track), _ns(kept_s), kept.tolist())
 
 
-def _laid_out(
-    writer: Writer, parent: int, name: str, spans: Iterable[tuple[float, float, str, Mapping[str, Any]]]
-) -> None:
+def _laid_out(writer: Writer, parent: int, name: str, spans: Iterable[Span]) -> None:
     """Write slices that may overlap: on as many tracks of one name as it takes."""
     lanes: list[tuple[int, int]] = []
     for begin_s, end_s, told, notes in sorted(spans, key=lambda span: span[:2]):
@@ -187,10 +188,6 @@ def _laid_out(
         else:
             lanes[free] = (lanes[free][0], end)
         writer.slice(lanes[free][0], told, begin, end, notes)
-
-
-def _of(table: pa.Table, system: str) -> pa.Table:
-    return table.filter(pc.equal(table["system"], system))
 
 
 def _ns(seconds: Float64) -> list[int]:

@@ -3,11 +3,9 @@
 import gzip
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from simulator.report.chosen import fastest, of_systems, with_all_steps
 from simulator.report.timeline.protobuf import Writer
 from simulator.report.timeline.tracks import cells_for, replicas_of, write_system
 from simulator.results import Result
@@ -22,11 +20,9 @@ def write(result: Result, path: Path) -> str:
     Of many systems the first named and those of the best throughput are written. InputError where the file cannot be written.
     """
     runs = result.runs.to_pylist()
-    ranked = sorted(range(1, len(runs)), key=lambda i: -runs[i]["gpu_speedup"])[: MOST_SYSTEMS - 1]
-    kept = [runs[i] for i in sorted([0, *ranked])]
-    counted = {one["values"]: one["counts"] for one in pc.value_counts(result.steps["system"]).to_pylist()}
-    whole = [run["system"] for run in kept if counted.get(run["system"], 0) == run["decode_steps"]]
-    steps = result.steps.filter(pc.is_in(result.steps["system"], pa.array(whole, pa.string())))
+    kept = fastest(runs, "gpu_speedup", MOST_SYSTEMS)
+    whole = with_all_steps(result.steps, kept)
+    steps = of_systems(result.steps, whole)
     replicas = replicas_of(steps, result.rl_steps)
     cells = cells_for(sum(map(len, replicas.values())))
     with replacing(path) as file, _gzipped(file) if path.suffix == ".gz" else nullcontext(file) as out:
@@ -48,6 +44,6 @@ def write(result: Result, path: Path) -> str:
     return "; ".join([f"{writer.events:,} events", *parts])
 
 
-def _gzipped(file: BinaryIO) -> gzip.GzipFile:
+def _gzipped(file: IO[bytes]) -> gzip.GzipFile:
     """Without name and time: the same run makes the same bytes."""
     return gzip.GzipFile(fileobj=file, mode="wb", compresslevel=6, mtime=0, filename="")
