@@ -31,7 +31,7 @@ def test_replay_writes_tables_plots_and_the_scenario(shell: Callable[..., Shell]
     for name in ("none", "fixed:4", "unlimited", "das"):
         assert name in result.out
     written = {path.name for path in tmp_path.iterdir()}
-    tables = {f"{name}.parquet" for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance", "spans")}
+    tables = {f"{name}.parquet" for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance", "spans", "operators")}
     assert written == tables | {"scenario.yaml", "live_batch.png", "makespan.png", "acceptance.png"}
     runs = pq.read_table(tmp_path / "runs.parquet")
     assert json.loads(runs.schema.metadata[b"rolloutsim"])["schema_version"] == 2

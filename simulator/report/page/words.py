@@ -115,12 +115,13 @@ def replayed(result: Result) -> str:
     """What was replayed on what."""
     first, about = result.runs.to_pylist()[0], result.about
     engine = about["scenario"]["engine"]
-    replicas, slots = engine["replicas"], engine["max_num_seqs"]
-    steps = f"{first['rl_steps']:,} RL step{'s' if first['rl_steps'] > 1 else ''}"
-    return (
-        f"{first['rollouts']:,} rollouts, {first['output_tokens']:,} tokens, {steps}; {replicas:,} "
-        f"replica{'s' if replicas > 1 else ''} × {slots:,} sequences"
-    )
+    parts = (first["rollouts"], "rollout"), (first["output_tokens"], "token"), (first["rl_steps"], "RL step")
+    replicas, slots = _counted(engine["replicas"], "replica"), _counted(engine["max_num_seqs"], "sequence")
+    return f"{', '.join(_counted(*part) for part in parts)}; {replicas} × {slots}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def errors(result: Result) -> list[str]:

@@ -54,23 +54,12 @@ def write_system(writer: Writer, result: Result, run: Row, name: str, replicas: 
     _tails(writer, system, rl_steps)
     _stages(writer, system, mine["spans"].to_pylist())
     _stragglers(writer, system, mine["rollouts"], {row["step"]: row["start_s"] for row in rl_steps})
-    busy: dict[str, list[tuple[float, float]]] = {}
-    for span in mine["spans"].to_pylist():
-        if span["what"] == "decode":
-            busy.setdefault(span["who"], []).append((span["start_s"], span["end_s"]))
     ranks = result.about["scenario"]["engine"].get("data_parallel_size", 1) > 1
     if len(replicas) > 1:
         _total(writer, system, replicas, cells)
     for one in replicas:
         track = writer.track(f"replica {one.number}", system)
-        _phases(writer, track, one, cells)
-        _idle(
-            writer,
-            track,
-            busy.get(f"replica {one.number}", []),
-            run["run_s"],
-            "idle or dummy steps" if ranks else "idle",
-        )
+        _phases(writer, track, one, cells, run["run_s"], "idle or dummy steps" if ranks else "idle")
         _counters(writer, track, one, cells)
 
 
@@ -144,21 +133,19 @@ def _total(writer: Writer, system: int, replicas: Sequence[Replica], cells: int)
     writer.points(counter, _ns(time_s), live.tolist())
 
 
-def _phases(writer: Writer, track: int, replica: Replica, cells: int) -> None:
+def _phases(writer: Writer, track: int, replica: Replica, cells: int, run_s: float, idle: str) -> None:
+    """Write phases, and the time between them up to the run's end."""
     found = phases(replica.steps, replica.rl_step, cells)
-    columns = {field.name: getattr(found, field.name).tolist() for field in fields(found)[4:]}
+    columns = {one.name: getattr(found, one.name).tolist() for one in fields(found)[4:]}
     ends = _ns(found.begin_s), _ns(found.end_s), found.kind.tolist(), found.step.tolist()
+    at = 0
     for begin, end, kind, step, *told in zip(*ends, *columns.values(), strict=True):
-        writer.slice(track, KINDS[kind], begin, end, {"RL step": step} | dict(zip(columns, told, strict=True)))
-
-
-def _idle(writer: Writer, track: int, busy: list[tuple[float, float]], run_s: float, name: str) -> None:
-    """Slices of the time between stretches of decode steps, up to the run's end."""
-    at_s = 0.0
-    for begin_s, end_s in [*sorted(busy), (run_s, run_s)]:
-        if round(1e9 * begin_s) > round(1e9 * at_s):
-            writer.slice(track, name, round(1e9 * at_s), round(1e9 * begin_s), {})
-        at_s = max(at_s, end_s)
+        if begin > at:
+            writer.slice(track, idle, at, begin, {})
+        writer.slice(track, KINDS[kind], max(begin, at), end, {"RL step": step} | dict(zip(columns, told, strict=True)))
+        at = end
+    if (end := round(1e9 * run_s)) > at:
+        writer.slice(track, idle, at, end, {})
 
 
 def _counters(writer: Writer, track: int, replica: Replica, cells: int) -> None:
