@@ -94,6 +94,8 @@ def timeline(browser: Any, result: Result, folder: Path) -> None:
             QUERY, "select name, value from stats where value > 0 and severity in ('error', 'data_loss')"
         )
         assert not faults, faults
+        nested = page.evaluate(QUERY, "select count(*) from slice where depth > 0")
+        assert nested == [[0]], nested
         names = ", ".join(f"'{kind}'" for kind in KINDS)
         sums = page.evaluate(QUERY, f"select sum(dur) / 1e9, count(*) from slice where name in ({names})")
         busy_s = float(result.steps["duration_s"].to_numpy().sum())

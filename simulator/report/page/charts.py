@@ -107,8 +107,10 @@ def makespans(runs: Sequence[Row]) -> Bars:
     return Bars(rows, legend, ticks(most), "seconds")
 
 
-def gpu_time(runs: Sequence[Row]) -> Bars:
-    """GPU-seconds for each sample trained on: decoding, training, idle."""
+def gpu_time(runs: Sequence[Row]) -> Bars | None:
+    """GPU-seconds for each sample trained on: decoding, training, idle; nothing where one trains on none."""
+    if not all(run["samples_per_s"] for run in runs):
+        return None
     each = []
     for run in runs:
         samples, whole = run["samples_per_s"] * run["run_s"], run["gpus"] * run["run_s"]
@@ -205,7 +207,7 @@ def acceptance_lengths(runs: Sequence[Row]) -> Bars | None:
 def by_position(acceptance: pa.Table) -> Plot | None:
     """Probability that a draft's token is accepted, by its position; bars: drafts that reach it."""
     position, probability, drafts = accepted_by_position(acceptance)
-    if not position.size:
+    if not drafts.any():
         return None
     last = float(position[-1]) + 0.5
     edges = np.append(position - 0.5, last).astype(float)
@@ -223,11 +225,11 @@ def by_position(acceptance: pa.Table) -> Plot | None:
 def by_emitted(acceptance: pa.Table) -> Plot | None:
     """Tokens drafted and accepted a decode step, by what the rollout has emitted, on a log scale."""
     edges, drafted, accepted, positions = accepted_by_emitted(acceptance)
-    if not positions.size or not np.nansum(drafted):
+    if not np.nansum(drafted) or edges[-1] < 2:
         return None
     at, most = np.log2(np.maximum(edges, 1).astype(float)), 1.05 * float(np.nanmax(drafted))
     inside = np.repeat(at, 2)[1:-1]
-    marks = range(0, int(at[-1]) + 1, 2)
+    marks = range(0, int(at[-1]) + 1, 2 if at[-1] < 16 else 4)
     return Plot(
         [(kind, line(inside, np.repeat(values, 2), float(at[-1]), most)) for kind, values in (("c2", drafted), ("c1", accepted))],
         staircase(at, np.append(positions, 0).astype(float), float(at[-1]), float(positions.max())),

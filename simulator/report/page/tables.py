@@ -37,11 +37,11 @@ def comparison(runs: Sequence[Row], best: int | None) -> Table:
         "makespan, s": lambda run: f"{run['makespan_s']:.2f}",
         "90 % range, s": lambda run: f"{run['makespan_low_s']:.2f}–{run['makespan_high_s']:.2f}",
         "speed-up": lambda run: f"{run['speedup']:.3f}",
-        "mean acceptance length": lambda run: f"{run['mean_acceptance_length']:.3f}",
+        "mean acceptance length": lambda run: _known(run["mean_acceptance_length"], ".3f"),
         "draft acceptance rate": lambda run: _known(run["draft_acceptance_rate"], ".3f"),
         "wasted drafts": lambda run: f"{run['wasted_tokens']:,}",
         "decode steps": lambda run: f"{run['decode_steps']:,}",
-        "mean live batch": lambda run: f"{run['mean_live_batch']:.1f}",
+        "mean live batch": lambda run: _known(run["mean_live_batch"], ".1f"),
         "stragglers alone, s": lambda run: f"{run['straggler_s']:.2f}",
         "outputs": _outputs,
     }

@@ -45,7 +45,6 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
     best = None if verdict.best is None else runs[verdict.best]
     at = None if best is None else listed.index(best)
     names = [run["system"] for run in drawn]
-    staged = any(run["stages"] for run in runs) or not policies
     seconds = charts.seconds_by_operator(result, names)
     assumptions = words.assumptions(runs)
     return {
@@ -60,7 +59,7 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
         "drawn": len(drawn),
         "listed": len(listed),
         "makespans": charts.makespans(drawn),
-        "gpu_time": charts.gpu_time(drawn) if staged else None,
+        "gpu_time": None if policies else charts.gpu_time(drawn),
         "compared": tables.comparison(listed, at) if policies else tables.systems(listed, at),
         "verdicts": tables.verdicts(result),
         "live": charts.live(result, drawn),
