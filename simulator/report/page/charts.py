@@ -100,7 +100,7 @@ def makespans(runs: Sequence[Row]) -> Bars:
             Part("decode", 0.0, share(before, most), f"others live too: {before:.2f} s"),
             Part("tail", share(before, most), share(tail, most), f"stragglers alone: {tail:.2f} s"),
         ]
-        told = f"{run['makespan_s']:.2f} s" + ("" if run is runs[0] else f" · {run['speedup']:.2f}×")
+        told = f"{run['makespan_s']:.2f} s{_beside(run, runs[0], 'speedup')}"
         ends = (share(run[f"makespan_{end}_s"], most) for end in ("low", "high"))
         rows.append(Bar(run["system"], parts, told, *ends))
     legend = [("decode", "other rollouts live too"), ("tail", "stragglers alone"), ("range", "90 % range")]
@@ -119,7 +119,7 @@ def gpu_time(runs: Sequence[Row]) -> Bars | None:
     most = 1.02 * max(sum(one.values()) for one in each)
     rows = []
     for run, seconds in zip(runs, each, strict=True):
-        told = f"{sum(seconds.values()):.3g} s" + ("" if run is runs[0] else f" · {run['gpu_speedup']:.2f}×")
+        told = f"{sum(seconds.values()):.3g} s{_beside(run, runs[0], 'gpu_speedup')}"
         rows.append(Bar(run["system"], _stacked(seconds, most, "{0}: {1:.3g} GPU-seconds"), told))
     legend = [("decode", "decoding"), ("train", "training"), ("idle", "idle")]
     return Bars(rows, legend, ticks(most), "GPU-seconds a sample trained on")
@@ -247,6 +247,11 @@ def seconds_by_operator(result: Result, names: Sequence[str]) -> dict[str, dict[
         if row["system"] in found:
             found[row["system"]][row["operator"]] = row["seconds"]
     return found
+
+
+def _beside(run: Row, base: Row, ratio: str) -> str:
+    """Words after a bar's seconds."""
+    return ("" if run is base else f" · {run[ratio]:.2f}×") + ("" if run["lossless"] else " · lossy")
 
 
 def _stacked(
