@@ -1,7 +1,6 @@
 """Flags that several commands share, and how they become settings: each given once, none dropped."""
 
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,6 @@ from simulator.limits import DEPTH, FACTOR, PROBABILITY, SUFFIX, WINDOW, Match, 
 Command = Callable[..., Any]
 FLAG_OF = {"own": "--own/--no-own", "cost": "--draft-cost", "prompt": "--no-prompt"}
 """Flags that are not called as the setting."""
-
-WRITTEN = "rolloutsim.written"
 
 
 class Finite(click.FloatRange):
@@ -56,31 +53,6 @@ def output_options(command: Command) -> Command:
     return click.option("--out", type=click.Path(path_type=Path), help="Folder for the result tables and plots.")(
         command
     )
-
-
-class Quoted(click.Command):
-    """A command that knows how it was written: `as_written` tells it, for whoever wants to run it again."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words before they are taken apart."""
-        ctx.meta[WRITTEN] = shlex.join(["rolloutsim", str(ctx.info_name), *args])
-        return super().parse_args(ctx, args)
-
-
-def as_written() -> str:
-    """The command line of the `Quoted` command that runs."""
-    written: str = click.get_current_context().meta[WRITTEN]
-    return written
-
-
-def report_options(command: Command) -> Command:
-    """Add the flags that say which files tell people what came of a run."""
-    file = click.Path(path_type=Path)
-    command = click.option("--timeline", type=file, metavar="FILE",
-                           help="Write a timeline for ui.perfetto.dev: .pftrace, or .pftrace.gz.")(command)  # fmt: skip
-    return click.option(
-        "--html", type=file, metavar="FILE", help="Write one HTML page about the run; it loads nothing."
-    )(command)
 
 
 def with_flags(drafter: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:

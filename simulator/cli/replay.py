@@ -1,7 +1,6 @@
 """`rolloutsim replay` and `rolloutsim run`: simulate recorded rollouts and say what each policy would have taken."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -9,17 +8,15 @@ import click
 
 from simulator.cli.flags import (
     Finite,
-    Quoted,
-    as_written,
     drafter_options,
     output_options,
     parse_drafter,
     parse_limits,
     parse_steps,
     refusing_flags,
-    report_options,
     with_flags,
 )
+from simulator.cli.reports import Quoted, check_reports, report_options, write_reports
 from simulator.limits import (
     BOOTSTRAP,
     ENGINE,
@@ -39,7 +36,6 @@ from simulator.limits import (
 from simulator.systems.built_in import ALL, BASELINE, built_in_systems
 
 if TYPE_CHECKING:
-    from simulator.results import Result
     from simulator.scenario import Scenario
 
 TRAINING = ("log_probs", "update", "sync")
@@ -182,48 +178,35 @@ def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None
 @report_options
 @output_options
 def run_command(
-    scenario: Path, overrides: tuple[str, ...], html: Path | None, timeline: Path | None, out: Path | None, as_json: bool
-) -> None:  # fmt: skip
+    scenario: Path,
+    overrides: tuple[str, ...],
+    html: Path | None,
+    timeline: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Simulate what the YAML file SCENARIO describes; `replay --print-scenario` writes one."""
     from simulator.scenario import load
 
     _simulate(load(scenario, list(overrides)), html, timeline, out, as_json)
 
 
-def _simulate(
-    scenario: "Scenario", html: Path | None, timeline: Path | None, out: Path | None, as_json: bool
-) -> None:  # fmt: skip
+def _simulate(scenario: "Scenario", html: Path | None, timeline: Path | None, out: Path | None, as_json: bool) -> None:
     from simulator.cli.tables import print_result
     from simulator.replay import run
-    from simulator.report.folder import check_file, check_folder, write_folder
 
-    for flag, file in (("--html", html), ("--timeline", timeline)):
-        if file is not None:
-            check_file(file, flag)
-    if html is not None and timeline is not None and html.absolute() == timeline.absolute():
-        raise click.UsageError(f"--html and --timeline are both {html}: give each a file of its own")
+    check_reports(html, timeline)
     if out is not None:
+        from simulator.report.folder import check_folder, write_folder
+
         check_folder(out)
     result = run(scenario)
     if out is not None:
         write_folder(result, scenario, out)
-    told = [*_reports(result, scenario, html, timeline)]
+    reports = [*write_reports(result, scenario, html, timeline)]
     if as_json:
         click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
     else:
         print_result(result, out)
-        for line in told:
+        for line in reports:
             click.echo(line)
-
-
-def _reports(result: "Result", scenario: "Scenario", html: Path | None, timeline: Path | None) -> Iterator[str]:
-    """Write the files that were asked for, and say where they are."""
-    if html is not None:
-        from simulator.report.page.write import write as write_page
-
-        write_page(result, scenario, html, as_written())
-        yield f"page: {html}"
-    if timeline is not None:
-        from simulator.report.timeline.write import write as write_timeline
-
-        yield f"timeline: {timeline} ({write_timeline(result, timeline)})"
