@@ -53,7 +53,8 @@ class Steps:
     @property
     def stands_for(self) -> Float64:
         """How many steps each stands for, by seconds, float64[n]."""
-        return self.weight * (1 - self.log["waited_s"] / self.log["duration_s"])
+        found: Float64 = self.weight * (1 - self.log["waited_s"] / self.log["duration_s"])
+        return found
 
     def makespan_s(self, more_s: Float64) -> float:
         """Seconds of all RL steps where decode steps take so many seconds more; float64[n]."""
