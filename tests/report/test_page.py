@@ -203,6 +203,9 @@ def test_tests_against_chance_are_told(made: dict[str, str]) -> None:
     table = read.tables[read.captions.index("Held against none")]
     assert [table[2][i] for i in (0, 1, 5)] == ["fixed:4", f"{row['speedup']:.3f}", row["verdict"]]
     assert any("Tested against chance" in told for told in words.verdict(compared).lines)
+    table = put(compared.comparison.table, "verdict", ["baseline", "no detectable difference"])
+    unsure = dataclasses.replace(compared, comparison=dataclasses.replace(compared.comparison, table=table))
+    assert words.verdict(unsure).headline.endswith("as fast as none, perhaps by chance")
     assert any("not tested" in told for told in words.verdict(dataclasses.replace(compared, comparison=None)).lines)
 
 
@@ -232,6 +235,9 @@ def test_many_systems_are_cut_and_the_page_says_so(result: Result, scenario: Sce
     assert len(shown_["makespans"].rows) == MOST_DRAWN
     read = checked(page(many, scenario))
     assert f"the fastest {MOST_DRAWN - 1} of {count} others" in read.words
+    lossy = dataclasses.replace(many, runs=put(many.runs, "lossless", [True] + [False] * (count - 1) + [True]))
+    lossy = dataclasses.replace(lossy, runs=put(lossy.runs, "speedup", [1.0] + [3.0] * (count - 1) + [2.0]))
+    assert names[-1] in [bar.name for bar in content(lossy, scenario)["makespans"].rows]
     assert len(read.tables[read.captions.index("Policies")]) == count + 2
 
 

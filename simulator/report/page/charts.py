@@ -1,6 +1,5 @@
-"""What the page draws, as places and paths: no numbers are computed here that the tables do not have."""
+"""What the page draws, as places and paths."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -284,8 +283,3 @@ def _tails(result: Result, names: Sequence[str]) -> dict[str, list[tuple[float, 
             end_s = row["start_s"] + row["makespan_s"]
             found[row["system"]].append((end_s - row["straggler_s"], end_s))
     return found
-
-
-def read(run: Row, column: str) -> Any:
-    """A column of `runs` that holds JSON."""
-    return json.loads(run[column])

@@ -163,6 +163,19 @@ def facts(runs: Sequence[Row]) -> Table | None:
     return Table("What policies say of themselves", ["system", "RL step", "it says"], rows, 3) if rows else None
 
 
+def provenance(result: Result) -> Iterator[tuple[str, str]]:
+    """What made this result, each with its name."""
+    about = result.about
+    trace, profile = about["trace"], about["profile"]
+    yield "rolloutsim", about["rolloutsim"]
+    yield "trace", trace["path"]
+    yield "trace, SHA-256", trace["sha256"] or "not read from a file"
+    yield "cost profile", profile["name"]
+    yield "profile, source", profile["source"]
+    yield "profile, SHA-256", profile["sha256"] or "not read from a file"
+    yield "seed", str(about["seed"])
+
+
 def _by_run(caption: str, columns: Mapping[str, Any], runs: Sequence[Row], best: int | None) -> Table:
     rows = [[column(run) for column in columns.values()] for run in runs]
     return Table(caption, list(columns), rows, marked=frozenset() if best is None else frozenset({best}))
@@ -193,16 +206,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"({', '.join(f'{key} {_shown(one)}' for key, one in value.items())})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def provenance(result: Result) -> Iterator[tuple[str, str]]:
-    """What made this result, each with its name."""
-    about = result.about
-    trace, profile = about["trace"], about["profile"]
-    yield "rolloutsim", about["rolloutsim"]
-    yield "trace", trace["path"]
-    yield "trace, SHA-256", trace["sha256"] or "not read from a file"
-    yield "cost profile", profile["name"]
-    yield "profile, source", profile["source"]
-    yield "profile, SHA-256", profile["sha256"] or "not read from a file"
-    yield "seed", str(about["seed"])

@@ -52,7 +52,7 @@ def verdict(result: Result) -> Verdict:
         head = f"Nothing beats {first['system']}"
         lines = [f"The fastest other, {best['system']}, {word}: {than}."]
     else:
-        head = f"{best['system']}: {than}"
+        head = f"{best['system']}: {than}{_doubt(result, best)}"
         lines = [_sure(low, span, policies)]
         if policies:
             lines.insert(0, f"{first['makespan_s']:,.2f} s become {best['makespan_s']:,.2f} s.")
@@ -90,10 +90,21 @@ def _lossy(runs: Sequence[Row], place: int, ratio: str) -> list[str]:
     ]
 
 
+def _tested(result: Result, best: Row) -> Row | None:
+    """Its row of the comparison, if there is one."""
+    rows = [] if result.comparison is None else result.comparison.table.to_pylist()
+    return next((row for row in rows if row["policy"] == best["system"]), None)
+
+
+def _doubt(result: Result, best: Row) -> str:
+    """What the headline must not keep to itself."""
+    row = _tested(result, best)
+    return ", perhaps by chance" if row is not None and row["verdict"] == "no detectable difference" else ""
+
+
 def _chance(result: Result, best: Row) -> list[str]:
     """What resampling prompts says of the difference."""
-    rows = {} if result.comparison is None else {row["policy"]: row for row in result.comparison.table.to_pylist()}
-    row = rows.get(best["system"])
+    row = _tested(result, best)
     if row is None or row["low"] is None:
         return ["Whether the difference is more than chance was not tested; --compare does."]
     against = f"over prompts {row['low']:.2f} to {row['high']:.2f} times {row['baseline']} (95 % interval)"

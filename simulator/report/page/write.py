@@ -1,5 +1,6 @@
 """write(...): a result as one HTML file that loads nothing, for people who were not there."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
     """What the template shows."""
     runs, policies, verdict = result.runs.to_pylist(), words.of_policies(result), words.verdict(result)
     ratio = "speedup" if policies else "gpu_speedup"
-    drawn, listed = (fastest(runs, ratio, most) for most in (MOST_DRAWN, MOST_ROWS))
+    drawn, listed = (fastest(runs, ratio, most, verdict.best) for most in (MOST_DRAWN, MOST_ROWS))
     best = None if verdict.best is None else runs[verdict.best]
-    at = None if best is None else listed.index(best)
+    at = next((i for i, run in enumerate(listed) if run is best), None)
     names = [run["system"] for run in drawn]
     seconds = charts.seconds_by_operator(result, names)
     assumptions = words.assumptions(runs)
@@ -71,7 +72,7 @@ def content(result: Result, scenario: Scenario, command: str = "") -> dict[str, 
         "by_emitted": charts.by_emitted(result.acceptance),
         "straggling": tables.stragglers(result, listed),
         "last": tables.last_rollouts(result, runs[0]["system"], None if best is None else best["system"]),
-        "rl_steps": tables.rl_steps(result, fastest(runs, ratio, PER_COLUMN)),
+        "rl_steps": tables.rl_steps(result, fastest(runs, ratio, PER_COLUMN, verdict.best)),
         "latencies": tables.latencies(listed) if result.about["arrivals"] else None,
         "facts": tables.facts(listed),
         "basis": _basis(runs),
@@ -94,4 +95,4 @@ def shown(text: object, most: int = LONGEST_NAME) -> str:
 
 def _basis(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What the seconds of stages rest on; the same for all systems that have them, or each said."""
-    return list(dict.fromkeys(item for run in runs for item in charts.read(run, "basis").items()))
+    return list(dict.fromkeys(item for run in runs for item in json.loads(run["basis"]).items()))
