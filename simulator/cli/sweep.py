@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from simulator.cli.flags import allow_code_option
 from simulator.limits import SEED
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class Interrupted(click.ClickException):
 @click.option("--workers", type=click.IntRange(1, MOST_WORKERS), help="Processes [default: as many as processors].")
 @click.option("--on", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where they run.")
 @click.option("--address", help="Of a running Ray cluster, such as auto or HOST:6379 [default: this machine alone].")
+@allow_code_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the rows of all cells as one JSON object instead of a table."
 )
 def sweep(
     scenario: Path, keys: tuple[str, ...], out: Path, baseline: str | None, search: str | None, trials: int | None,
     minimise: str | None, maximise: str | None, seed: int | None, at_once: int | None, workers: int | None, on: str,
-    address: str | None, as_json: bool,
+    address: str | None, allow_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the YAML file SCENARIO with every combination of values: engine.max_num_seqs=64,128 policy=none,fixed:4,das.
 
@@ -68,7 +70,13 @@ def sweep(
     if address is not None and on != "ray":
         raise click.UsageError(f"--address {address}: goes with --on ray: give both, or none")
     asked = _asked(
-        scenario, keys, baseline, (minimise, maximise), search, {"trials": trials, "seed": seed, "at_once": at_once}
+        scenario,
+        keys,
+        baseline,
+        (minimise, maximise),
+        search,
+        {"trials": trials, "seed": seed, "at_once": at_once},
+        allow_code,
     )
     check_folder(out)
     start = _start(on, address, workers, out)
@@ -104,7 +112,7 @@ def _drawn(table: "pa.Table", asked: "Asked") -> "Drawn":
 
 def _asked(
     scenario: Path, keys: tuple[str, ...], baseline: str | None, aims: tuple[str | None, str | None], search: str | None,
-    given: dict[str, int | None],
+    given: dict[str, int | None], allow_code: bool,
 ) -> "Asked":  # fmt: skip
     """What the flags ask for."""
     from simulator.scenario import read_document
@@ -135,7 +143,8 @@ def _asked(
         document = read_document(scenario)
     except InputError as error:
         raise InputError(f"{scenario}: {error}") from None
-    return Asked(Study(document, baseline), axes, aim, Search(**settings) if search else None)
+    named = None if allow_code else (*keys, baseline or "")
+    return Asked(Study(document, baseline, named), axes, aim, Search(**settings) if search else None)
 
 
 def _start(on: str, address: str | None, workers: int | None, out: Path) -> "Start":

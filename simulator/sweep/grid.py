@@ -5,11 +5,13 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from simulator.drafting.settings import BUILT_IN_KINDS, names_of
 from simulator.engine.serving import EngineLimits
+from simulator.plugins import only_named_in
 from simulator.scenario import EngineSettings, Scenario, build, put
 from simulator.sweep.axes import Axis, Cell, canonical
 from simulator.validated import SettingError
@@ -23,10 +25,14 @@ DRAFTS = ("trace", "drafter", "steps", "seed", "systems")
 
 @dataclass(frozen=True)
 class Study:
-    """What all cells have in common: the scenario as it is written, and a policy that each is held against (None: as written)."""
+    """What all cells have in common: the scenario as it is written, and a policy that each is held against (None: as written).
+
+    named: texts that may name code (module:attr) which the scenario then runs; None: it may run any.
+    """
 
     document: dict[str, Any]
     baseline: str | None = None
+    named: tuple[str, ...] | None = None
 
     def scenario(self, cell: Cell) -> Scenario:
         """The scenario of a cell; InputError where its values do not go together."""
@@ -39,7 +45,8 @@ class Study:
             policies = document.get("policies")
             others = [one for one in policies if one != self.baseline] if isinstance(policies, list) else []
             document["policies"] = [self.baseline, *others]
-        return build(document)
+        with nullcontext() if self.named is None else only_named_in(self.named):
+            return build(document, self.named is None)
 
     def is_base(self, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
         """Whether this row of a cell is only there for others to be held against."""
