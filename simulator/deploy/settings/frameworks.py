@@ -27,10 +27,10 @@ VERL, SKYRL, NEMO, PRIME, ROLL = (
 class Framework:
     """One that starts engines, and how it is told.
 
-    name: what it is called; rest: by engine that it starts, the key under which arguments go as they are; own: arguments that have
-    keys of their own; always: keys that choose the engine; write: from the tree of settings to text; source: by engine, where it
-    hands them over; notes: what else to know, by what is drafted with: `tokens` (n-grams, suffixes, the proposer), `mtp`, or
-    another `head`; mute: engines that it tells nothing of speculation.
+    name: what it is called; rest: by engine that it starts, the key under which arguments go as they are; own: arguments that
+    have keys of their own; always: keys that choose the engine; write: from the tree of settings to text; source: by engine,
+    where it hands them over; notes: what else to know, by what is drafted with: `tokens` (n-grams, suffixes, the proposer),
+    `mtp`, or another `head`; mute: engines that it tells nothing of speculation.
     """
 
     name: str
@@ -220,7 +220,7 @@ def framework_checks(framework: Framework, engine: Engine, arguments: Arguments)
     if what is None:
         return checks
     if framework.name == "trl":
-        text = "TRL drafts with vllm_mode=server alone: the engine that it starts beside training (colocate) takes no such setting"
+        text = "TRL drafts with vllm_mode=server alone: the engine that it starts beside training (colocate) has no such key"
         checks.append(Check("warning", text, "trl/generation/vllm_generation.py"))
     if framework.name == "verl" and engine.name == "vllm":
         text = "weights must not be synced as deltas (delta weight transfer), which refuses speculation"
