@@ -20,15 +20,16 @@ def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
     """Return the arguments of `LLM` and `vllm serve`, but for the model."""
     drafts = vllm_drafts(choice, engine)
     method = drafts.config.get("speculative_config", {}).get("method")
-    limits, checks = _limits(choice), list(drafts.checks)
+    limits, runs, checks = _limits(choice), drafts.runs, list(drafts.checks)
     if limits.get("async_scheduling") and method is not None and method not in ASYNC:
         del limits["async_scheduling"]
+        runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
         text = f"async_scheduling is left out: with {method} drafts vLLM refuses it"
         checks.append(Check("refused", text, VLLM_CONFIG))
     if method is not None and not engine.since("0.14"):
         text = "before 0.14 vLLM drafts for no request that asks for logprobs, as RL frameworks do: upgrade, or ask for none"
-        checks.append(Check("warning", text, "vllm/v1/spec_decode/utils.py, is_spec_decode_unsupported"))
-    return Arguments(limits | drafts.config, drafts.runs, tuple(checks), drafts.install)
+        checks.append(Check("warning", text, "vllm/v1/spec_decode/utils.py; issue #34497"))
+    return Arguments(limits | drafts.config, runs, tuple(checks), drafts.install)
 
 
 def _limits(choice: Choice) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What vLLM is told to draft: its `speculative_config`, and what of the choice it really runs.
 
-Read in vLLM's releases 0.10 to 0.33; `vllm/config/speculative.py` unless a check names another file.
+Read in vLLM's releases 0.10 to 0.33; numbers are pull requests of vllm-project/vllm.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from simulator.deploy.settings.budget import Budgets, budgets_of, constant
@@ -32,7 +33,7 @@ SINCE: dict[Method, str] = {
     "ngram": "0.10", "eagle": "0.10", "eagle3": "0.10", "mtp": "0.11", "suffix": "0.12", "draft_model": "0.15", "dflash": "0.20",
     "custom_class": "0.22",
 }  # fmt: skip
-"""The first release whose V1 engine runs a method."""
+"""The first release whose V1 engine runs a method; the last is #39487."""
 METHOD: dict[str, Method] = {
     "eagle": "eagle", "eagle3": "eagle3", "mtp": "mtp", "draft_model": "draft_model", "parallel": "dflash",
 }  # fmt: skip
@@ -53,7 +54,11 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         own = _native_suffix(drafter)
         if own is not None and budgets is not None and not budgets.varies:
             return _suffix(choice, own, budgets, engine)
-        return _proposer(choice, drafter, budgets, engine)
+        made = _proposer(choice, drafter, budgets, engine)
+        if own is None or budgets is None:
+            return made
+        text = "vLLM's suffix decoding takes no K by batch size, and stops where a step has another: the proposer drafts alike"
+        return replace(made, checks=(*made.checks, Check("ok", text, f"{SUFFIX}, propose")))
     if isinstance(drafter, LastSettings):
         nearest = SuffixSettings(window=drafter.window, siblings="live")
         return instead(
@@ -160,7 +165,8 @@ def _proposer(choice: Choice, drafter: SuffixSettings, budgets: Budgets | None, 
     }
     if not config["additional_config"][KEY].get("drafter", True):
         del config["additional_config"][KEY]["drafter"]
-    return Arguments(config, choice.model_copy(update={"drafter": live}), tuple(checks), ("rolloutsim",))
+    drafts = drafter.model_copy(update={"siblings": live.siblings, "shape": live.shape})
+    return Arguments(config, choice.model_copy(update={"drafter": drafts}), tuple(checks), ("rolloutsim",))
 
 
 def _model(choice: Choice, drafter: ModelSettings, budgets: Budgets | None, engine: Engine) -> Arguments:
@@ -192,15 +198,16 @@ def _by_batch(
         text = f"{choice.policy} decides in code that vLLM has for no {method} drafts: the settings are those of fixed:{usual}"
         checks.append(Check("refused", text, RUNNER))
     if budgets.varies and (text := _no_schedule(choice, engine)):
-        checks.append(Check("refused", f"{text}: the settings are those of fixed:{budgets.most}", VLLM_CONFIG))
+        checks.append(Check("refused", f"{text}: the settings are those of fixed:{budgets.most}", f"{VLLM_CONFIG}; #45963"))
         budgets = constant(budgets.most, choice.engine.max_num_seqs)
     config: dict[str, Any] = {"method": method, "num_speculative_tokens": budgets.most, **more}
     if budgets.varies:
         config["num_speculative_tokens_per_batch_size"] = [list(one) for one in budgets.ranges]
-        text = "K by batch size: CUDA graphs of whole steps are replaced by those of pieces, but for model runner V2"
+        text = "with K by batch size CUDA graphs of whole steps give way to those of pieces, but for model runner V2, and "
+        text += "throughput is reported to collapse where a batch crosses to K = 0: measure it"
         checks += [
-            Check("ok", "each batch size gets its K, counted over the sequences of the step before", SCHEDULER),
-            Check("warning", text, VLLM_CONFIG),
+            Check("ok", "each batch size gets its K, counted over the sequences of the step before", f"{SCHEDULER}; #32374"),
+            Check("warning", text, f"{VLLM_CONFIG}; issue #49548"),
         ]
         if choice.engine.replicas > 1:
             text = "start each replica as an engine of its own: as ranks of one (--data-parallel-size) they lose K by batch size"
@@ -219,7 +226,7 @@ def _by_batch(
 def _no_schedule(choice: Choice, engine: Engine) -> str:
     """Why this release does not draft by batch size here; nothing where it does."""
     if not engine.since(SCHEDULE_SINCE):
-        return f"vLLM takes K by batch size from {SCHEDULE_SINCE} on"
+        return f"vLLM takes K by batch size from {SCHEDULE_SINCE} on (disable_by_batch_size, until 0.16, did nothing)"
     if choice.engine.data_parallel_size == 1:
         return ""
     what = "drops it" if engine.since(FALLS_BACK_SINCE) else "can hang"
