@@ -139,7 +139,7 @@ def _proposer(choice: Choice, drafter: SuffixSettings, budgets: Budgets | None, 
     checks = []
     if drafter.shape != live.shape:
         checks.append(
-            Check("refused", "vLLM verifies one path of drafts, no tree: the settings are those of shape=path", RUNNER)
+            Check("refused", "vLLM is told to verify one path of drafts, no tree: the settings are those of shape=path", RUNNER)
         )
     if drafter.siblings != live.siblings:
         text = f"the proposer drafts from siblings that run on the same engine, too, not as siblings={drafter.siblings} says"
@@ -173,7 +173,7 @@ def _model(choice: Choice, drafter: ModelSettings, budgets: Budgets | None, engi
     """A trained head or a small model."""
     method = METHOD[drafter.kind]
     if drafter.strategies is not None:
-        text = "vLLM verifies one path of drafts, no tree: give the drafter a curve in place of strategies"
+        text = "vLLM is told to verify one path of drafts, no tree: give the drafter a curve in place of strategies"
         return without_drafts(choice, Check("refused", f"{text}; the settings are those without drafts", CONFIG))
     if choice.draft_model is None and method != "mtp":
         text = f"{method} drafts with weights of its own: name them with draft_model; the settings are those without drafts"

@@ -23,7 +23,11 @@ LLAMA = {
     "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 37,
     "max_position_embeddings": 1032, "torch_dtype": "float32",
 }  # fmt: skip
-MIMO = LLAMA | {"architectures": ["MiMoForCausalLM"], "model_type": "mimo", "num_nextn_predict_layers": 1}
+GLM = LLAMA | {
+    "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "num_nextn_predict_layers": 1, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 64, "head_dim": 32, "num_hidden_layers": 2,
+}  # fmt: skip
+"""One that has MTP layers of its own."""
 
 MADE = {
     "none": lambda head: settings(RELEASE, "none", NGRAM),
@@ -36,7 +40,7 @@ MADE = {
     "draft_model": lambda head: settings(RELEASE, "threshold:3@8", {"kind": "draft_model"} | HEAD, draft_model=head),
     "eagle": lambda head: settings(RELEASE, "fixed:3", {"kind": "eagle"} | HEAD, draft_model=head),
     "eagle3": lambda head: settings(RELEASE, "threshold:3@8", {"kind": "eagle3"} | HEAD, draft_model=head),
-    "mtp": lambda head: settings(RELEASE, "fixed:2", {"kind": "mtp"} | HEAD, model=str(Path(head).parent / "mimo")),
+    "mtp": lambda head: settings(RELEASE, "fixed:2", {"kind": "mtp"} | HEAD, model=str(Path(head).parent / "glm")),
 }  # fmt: skip
 WRONG = {
     "a key that is gone": '{"method": "ngram", "num_speculative_tokens": 4, "disable_by_batch_size": 32}',
@@ -48,7 +52,7 @@ WRONG = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for name, config in (("head", LLAMA), ("mimo", MIMO)):
+    for name, config in (("head", LLAMA), ("glm", GLM)):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config), "utf-8")
     return folder
