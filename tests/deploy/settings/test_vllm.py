@@ -133,7 +133,7 @@ def test_the_proposer_says_what_it_does_otherwise() -> None:
 def test_releases_without_proposers_get_suffix_decoding() -> None:
     made = settings("vllm==0.20", "das", {"kind": "suffix", "depth": 16})
     assert speculative(made)["method"] == "suffix"
-    assert "from 0.22 on" in refusals(made)[0]
+    assert "takes from 0.22 on" in refusals(made)[0]
     assert made.runs.policy == "fixed:16"
     assert isinstance(made.runs.drafter, SuffixSettings)
     assert made.runs.drafter.scope == "global"
@@ -160,6 +160,8 @@ def test_heads_by_the_release_that_first_runs_them(kind: str, method: str, since
 
 
 def test_suffix_decoding_came_with_012() -> None:
+    early = settings("vllm==0.11", "das", {"kind": "suffix"})
+    assert (early.runs.policy, len(refusals(early))) == ("none", 1)
     assert speculative(settings("vllm==0.12", "fixed:4", OWN_SUFFIX))["method"] == "suffix"
     assert settings("vllm==0.11.2", "fixed:4", OWN_SUFFIX).runs.policy == "none"
 
@@ -223,9 +225,18 @@ def test_async_scheduling_is_left_out_where_vllm_would_not_start() -> None:
     assert not made.runs.engine.async_scheduling
     assert [text for text in refusals(made) if "async_scheduling" in text]
     assert settings("vllm==0.33", "fixed:3", {"kind": "mtp"} | HEAD, limits=limits).config["async_scheduling"] is True
+    assert "async_scheduling" not in settings("vllm==0.11", "fixed:3", {"kind": "mtp"} | HEAD, limits=limits).config
 
 
-def test_logprobs_stop_drafts_before_014() -> None:
+def test_drafts_that_cost_scheduling_ahead_say_so() -> None:
+    """vLLM schedules ahead of itself where nothing drafts, so that a comparison with none must, too."""
+    assert "hold them against none" in check_of(settings("vllm==0.14", "fixed:4", NGRAM), "async_scheduling").text
+    for made in (settings("vllm==0.13", "fixed:4", NGRAM), settings("vllm==0.33", "fixed:3", {"kind": "mtp"} | HEAD)):
+        assert not [one for one in made.checks if "async_scheduling" in one.text]
+
+
+def test_requests_that_are_not_drafted_for_are_told() -> None:
+    assert "min_p" in check_of(settings("vllm==0.14", "fixed:4", NGRAM), "are refused as soon as").text
     assert "asks for logprobs" in check_of(settings("vllm==0.13", "fixed:4", NGRAM), "logprobs").text
     assert not [one for one in settings("vllm==0.14", "fixed:4", NGRAM).checks if "logprobs" in one.text]
     assert not [one for one in settings("vllm==0.13", "none", NGRAM).checks if "logprobs" in one.text]
