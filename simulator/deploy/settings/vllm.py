@@ -26,15 +26,14 @@ def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
         return replace(drafts, config=limits)
     runs, checks = drafts.runs, [*drafts.checks, _requests(engine)]
     if not engine.since(AHEAD_SINCE.get(method, "9999")):
-        asked = limits.pop("async_scheduling", False)
-        if asked:
-            runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
         text = f"with {method} drafts vLLM schedules no step ahead (async_scheduling)"
-        if asked or engine.since("0.14"):
-            text += (
-                ": left out" if asked else ", as it does without drafts: hold them against none with async_scheduling"
-            )
-            checks.append(Check("refused" if asked else "warning", text, VLLM_CONFIG))
+        if limits.get("async_scheduling"):
+            del limits["async_scheduling"]
+            runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
+            checks.append(Check("refused", f"{text}, and does not start where it is asked for: left out", VLLM_CONFIG))
+        elif engine.since("0.14"):
+            text += ", as it does without drafts: hold them against none with async_scheduling"
+            checks.append(Check("warning", text, VLLM_CONFIG))
     return replace(drafts, config=limits | drafts.config, runs=runs, checks=tuple(checks))
 
 
@@ -53,9 +52,8 @@ def _limits(choice: Choice) -> dict[str, Any]:
     """The limits that were given, and the slots of a replica in any case."""
     engine, given = choice.engine, choice.engine.model_fields_set
     config: dict[str, Any] = {"max_num_seqs": engine.max_num_seqs}
-    config |= {
-        name: getattr(engine, name) for name in AS_THEY_ARE if name in given and getattr(engine, name) is not None
-    }
+    asked = {name: getattr(engine, name) for name in AS_THEY_ARE if name in given}
+    config |= {name: value for name, value in asked.items() if value is not None}
     if engine.num_gpu_blocks == "auto":
         config["gpu_memory_utilization"] = engine.gpu_memory_utilization
     elif engine.num_gpu_blocks is not None:

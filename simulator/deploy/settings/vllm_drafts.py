@@ -63,8 +63,8 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         return replace(made, checks=(*made.checks, Check("ok", text, f"{SUFFIX}, propose")))
     if isinstance(drafter, LastSettings):
         suffix = SuffixSettings(window=drafter.window, siblings="live")
-        text = "no engine drafts from the last rollout of the same slot: the settings are those of suffix drafts from all rollouts "
-        text += f"of the same prompt, {drafter.window} RL steps back"
+        text = "no engine drafts from the last rollout of the same slot: the settings are those of suffix drafts from all of the "
+        text += f"same prompt, {drafter.window} RL steps back"
         return instead(_proposer(choice, suffix, budgets, engine), text, PROPOSER)
     if isinstance(drafter, HybridSettings):
         kind = drafter.model.kind
