@@ -7,6 +7,7 @@ from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import Engine
 from simulator.deploy.settings.parts import Arguments, Check
 from simulator.deploy.settings.vllm_drafts import VLLM_CONFIG, vllm_drafts
+from simulator.scenario import EngineSettings
 
 AS_THEY_ARE = (
     "max_num_batched_tokens", "max_model_len", "enable_chunked_prefill", "block_size", "enable_prefix_caching",
@@ -29,7 +30,8 @@ def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
         text = f"with {method} drafts vLLM schedules no step ahead (async_scheduling)"
         if limits.get("async_scheduling"):
             del limits["async_scheduling"]
-            runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
+            others = {name: getattr(runs.engine, name) for name in runs.engine.model_fields_set - {"async_scheduling"}}
+            runs = runs.model_copy(update={"engine": EngineSettings(**others)})
             checks.append(Check("refused", f"{text}, and does not start where it is asked for: left out", VLLM_CONFIG))
         elif engine.since("0.14"):
             text += ", as it does without drafts: hold them against none with async_scheduling"
