@@ -35,6 +35,8 @@ def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
             checks.append(Check("refused", f"{text}, and does not start where it is asked for: left out", VLLM_CONFIG))
         elif engine.since("0.14"):
             text += ", as it does without drafts: hold them against none with async_scheduling"
+            if method == "ngram" and engine.since("0.18"):
+                text += "; method ngram_gpu does, whose costs are not simulated"
             checks.append(Check("warning", text, VLLM_CONFIG))
     return replace(drafts, config=limits | drafts.config, runs=runs, checks=tuple(checks))
 

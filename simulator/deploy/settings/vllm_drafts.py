@@ -206,7 +206,8 @@ def _by_batch(
         text = "the head stays as it was trained while RL moves the target: its acceptance falls unless it is trained along"
         checks.append(Check("warning", text, CONFIG))
     if method == "mtp":
-        checks.append(Check("warning", "the model must have MTP layers of its own, or vLLM does not start", CONFIG))
+        text = "the model must have MTP layers of its own, and K beyond their number be a multiple of it, or vLLM does not start"
+        checks.append(Check("warning", text, CONFIG))
     runs = {"policy": budgets.spec}
     return Arguments({"speculative_config": config}, choice.model_copy(update=runs), tuple(checks))
 
