@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 
-from simulator.cli.flags import drafter_options, parse_drafter, parse_steps, refusing_flags, with_flags
+from simulator.cli.flags import drafter_option, drafter_options, parse_steps, refusing_flags, with_flags
 from simulator.limits import LARGEST_BUDGET
 
 
 @click.command()
 @click.argument("trace", metavar="TRACE")
-@click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
-              help="suffix (with the flags below), or KIND[:key=value,...] as for `replay`.")  # fmt: skip
+@drafter_option
 @drafter_options
 @click.option(
     "--max-spec",
