@@ -98,7 +98,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
                 *caveats(rows, played, trace, steps, cost, deployment.serving),
             ],
         },
-        _compared(scenario, rl_steps, deployment),
+        _compared(scenario, rl_steps, deployment, {one.system.name for one in played if not one.lossless}),
     )
 
 
@@ -220,8 +220,10 @@ def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLS
         yield RLStep(phase.step, seed, workload, makers)
 
 
-def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment) -> Comparison | None:
+def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment, lossy: set[str]) -> Comparison | None:
     asked = scenario.compare
     if asked is None:
         return None
-    return compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
+    return compare(
+        rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error, lossy=lossy
+    )

@@ -36,7 +36,7 @@ def pairs(name: str, argument: str, what: str = "policy") -> list[tuple[str, str
 
 
 def split(text: str) -> list[str]:
-    """Split settings at their commas, but for those within brackets, braces or quotes; ValueError where one of these stays open."""
+    """Split settings at their commas, but for those within brackets, braces or quotes; ValueError where one stays open."""
     parts, begin, quote = list[str](), 0, ""
     opened: list[str] = []
     for at, letter in enumerate(text):

@@ -24,14 +24,14 @@ NAMES = {
                    "tenth of the steps.", "TLT, arXiv 2511.16665"),
     "classes": Told("classes", "A fixed draft length per length class, by tokens emitted or by the prompt's past.",
                     "baseline of DAS, arXiv 2511.13841"),
-    "das": Told("das", "Drafts by predicted length: by the closed-form optimum for Long and Medium rollouts, none for Short ones.",
-                "DAS, arXiv 2511.13841"),
+    "das": Told("das", "Drafts by predicted length: by the closed-form optimum for Long and Medium rollouts, none for Short "
+                "ones.", "DAS, arXiv 2511.13841"),
     "goodput": Told("goodput", "The draft length or tree strategy with the highest expected goodput, re-decided every 20 decode "
                     "steps.", "SmartSpec/TurboSpec, arXiv 2406.14066"),
     "aimd": Told("aimd", "A draft window per sequence: wider after a draft accepted whole, narrower after any other step.",
                  "RhymeRL, arXiv 2508.18588"),
-    "adaptive": Told("adaptive", "A draft length per sequence: a moving average of its drafts, and more after one accepted whole.",
-                     "DiffuSpec, arXiv 2510.02358"),
+    "adaptive": Told("adaptive", "A draft length per sequence: a moving average of its drafts, and more after one accepted "
+                     "whole.", "DiffuSpec, arXiv 2510.02358"),
     "seer": Told("seer", "The batch's best draft length, its tokens shared out between long rollouts and others by marginal "
                  "benefit.", "Seer, arXiv 2511.14617"),
 }  # fmt: skip

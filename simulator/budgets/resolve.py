@@ -22,7 +22,6 @@ from simulator.budgets.static_classes import classes
 from simulator.plugins import calling, load
 from traces.errors import InputError
 
-
 Build = Callable[[str, Context], BudgetPolicy]
 """From the argument of a name and the context to the policy."""
 BUILT_IN: dict[str, Build] = {

@@ -72,8 +72,8 @@ TRAINING = ("log_probs", "update", "sync")
 @click.option("--draft-cost", "cost", help="Measured cost of suffix or n-gram drafting: a name, a file of `calibrate drafter` or "
               f"`validate --seconds`, or none [default: {SUFFIX.cost}, of n-gram none].")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, shell_complete=completing.policies,
-              help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, schedule:[[1,16,4],[17,512,0]] as vLLM has "
-              "it, das[:key=value,...], module:attr; all: `rolloutsim policies`. The first is the baseline of every "
+              help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, schedule:[[1,16,4],[17,512,0]] as in "
+              "vLLM, das[:key=value,...], module:attr; all: `rolloutsim policies`. The first is the baseline of every "
               "speed-up.")  # fmt: skip
 @click.option("--system", "systems", multiple=True, metavar="NAME|FILE|all", shell_complete=completing.systems,
               help="A way of doing rollouts, repeatable: a name of `rolloutsim systems`, all of them, or a YAML file of policy, "

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simulator.budgets.classes import mean_lengths
-from simulator.budgets.policy import TablePolicy
 from simulator.budgets.names import NAMES
+from simulator.budgets.policy import TablePolicy
 from simulator.budgets.resolve import BUILT_IN, check_spec, resolve_policy
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
