@@ -27,6 +27,7 @@ from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
 from simulator.played import Played, Step
 from simulator.prepared import Phase, Shared
+from simulator.progress import doing, each
 from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
@@ -48,7 +49,9 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
     Each RL step is drafted from the recorded steps in the window before it, frozen, and from each rollout's own output.
     `trace` saves reading the file again. `seed` names the random numbers of drafters, policies and stages that draw them.
     """
-    trace = read(scenario.trace) if trace is None else trace
+    if trace is None:
+        with doing("reading"):
+            trace = read(scenario.trace)
     (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
     target = target_of(scenario, cost)
     engine = _Ready()
@@ -193,7 +196,9 @@ def _play(
     drafts, rl_steps = DraftProfile(passes_by_tokens(strategies_of(played[0].drafter))), list[RLStep]()
     room = _Room()
     with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
-        for found in zip_longest(*(room.kept(run_.play()) for run_ in runs)):
+        for found in each(
+            _step_by_step([room.kept(run_.play()) for run_ in runs]), "RL step", len(runs[0].preparing.steps)
+        ):
             phases = [None if step is None else run_.phases.popleft() for run_, step in zip(runs, found, strict=True)]
             for one, step in zip(played, found, strict=True):
                 if step is not None:
@@ -205,6 +210,12 @@ def _play(
                     rl_steps += _repeated(scenario, runs[0], first)
             shared.made.clear()
     return drafts, rl_steps
+
+
+def _step_by_step(plays: list[Iterator[Step]]) -> Iterator[list[Step | None]]:
+    """Yield each RL step as all systems played it; None for those that are through."""
+    while any(found := [next(play, None) for play in each(plays, "system")]):
+        yield found
 
 
 def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLStep]:

@@ -75,7 +75,7 @@ def command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; every error that is the user's to mend is one line on stderr."""
-    from simulator.cli.compiling import told
+    from simulator.cli.waiting import told
     from traces.errors import InputError
 
     sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder

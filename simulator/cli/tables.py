@@ -9,13 +9,11 @@ from typing import Any
 import click
 
 from simulator.cost.errors import Source, in_words
-from simulator.report.grid import Column, grid, marked
+from simulator.report.grid import PIPED, Column, grid, marked
 from simulator.results import Result
 
 LEAST_MOVED = 1.001
 """What moves no makespan by a thousandth is not worth a word."""
-PIPED = 132
-"""Letters of a line where there is no terminal."""
 Row = dict[str, Any]
 
 

@@ -20,6 +20,7 @@ from simulator.cost.errors import UNKNOWN_ERROR, Source, in_words, sources_of
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.limits import RESAMPLES
+from simulator.progress import each
 from simulator.report.grid import Column, grid, marked
 from traces.errors import InputError
 
@@ -100,7 +101,7 @@ def compare(
     order = [first, *(name for name in names if name != first)]
     cost = profile_of(deployment)
     sources = sources_of(cost, profile_error, deployment.serving.step_overhead_s)
-    simulated = [_under_errors(rl_steps, deployment, name, sources) for name in order]
+    simulated = [_under_errors(rl_steps, deployment, name, sources) for name in each(order, "policy")]
     seconds, moved = np.array([sum(one.makespans_s) for one in simulated]), [one.moved for one in simulated]
     speedups, error = seconds[0] / seconds, cost.relative_error if profile_error is None else profile_error
     draws = resampled(rl_steps, deployment, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
@@ -173,7 +174,7 @@ def _other_speedups(base: _Simulated, own: _Simulated) -> dict[str, float | None
 
 def _scale(rl_steps: Sequence[RLStep], deployment: Deployment, notes: list[str]) -> Scale:
     none_s = oracle_s = bound_s = 0.0
-    for rl_step in rl_steps:
+    for rl_step in each(rl_steps, "bound of RL step"):
         bound = lower_bound(rl_step.workload, deployment)
         if np.isnan(bound.makespan_s) and bound.why not in notes:
             notes.append(bound.why)

@@ -5,6 +5,8 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 GAP = "  "
+PIPED = 132
+"""Letters of a line where there is no terminal."""
 NAME_LEAST, TEXT_LEAST = 18, 22
 """Letters that a name or another text gets at least before a table is divided, unless all are shorter."""
 
