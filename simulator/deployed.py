@@ -55,7 +55,7 @@ def drafter_of(scenario: Scenario, trace: Trace, target: Target) -> Drafter:
         return Nothing()
     raise InputError(
         f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, use policy none alone, "
-        "or a drafter of a model by its acceptance, such as eagle:curve=[0.8,0.7]"
+        "drafter none, or a drafter of a model by its acceptance, such as eagle:curve=[0.8,0.7]"
     )
 
 
