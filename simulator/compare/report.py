@@ -149,7 +149,7 @@ class _Simulated:
 
     makespans_s: list[float]
     decoding_s: Float64
-    moved: list[list[Float64]]
+    moved: list[Float64]
 
 
 def _under_errors(

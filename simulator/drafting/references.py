@@ -41,8 +41,8 @@ def acceptance_by_references(
         raise InputError(
             f"drafter {drafter.describe()}: learns nothing from siblings alone: use suffix with scope problem"
         )
-    groups = [_groups(trace, step, max(references) + 1) for step in chosen_steps(trace, steps)]
-    if not (groups := [one for group in groups for one in group]):
+    groups = [one for step in chosen_steps(trace, steps) for one in _groups(trace, step, max(references) + 1)]
+    if not groups:
         raise InputError(
             f"{trace.source}: no group has more than {max(references)} rollouts: give fewer --references, or other --steps"
         )
