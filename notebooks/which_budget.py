@@ -2,14 +2,14 @@
 """
 # Which budget on my trace
 
-**On the recording that is shipped: a constant budget, the smaller the fuller the batch; history of the same problem is worth
-more than any policy.**
+**With few slots draft as much as you can, in a full batch a few tokens; and what the drafter remembers counts for more than
+which policy sets the budget.**
 
 - The best constant budget is 32 with 4 slots and 4 with 256: a fuller batch wants fewer drafts
-- The problem's own past counts: 5.44 tokens per decode step with 16 RL steps of it, 3.69 with one, 1.84 without
+- History counts: 5.44 tokens a decode step with 16 RL steps of the same problem, 3.69 with 1, 1.84 without
 - Fastest with 4 slots is unlimited, with 256 fixed:4; das takes 14% to 38% longer than the best
-- With 64 slots fixed:8 closes 91% of the gap to the bound, das 81%; a typical rollout is 1.5 times as fast under das, the
-  makespan 2.4 times
+- With 64 slots fixed:8 closes 91% of the gap to the bound, das 81%; das makes the makespan 2.4 times as fast, a typical
+  rollout 1.5
 
 One RL step is replayed again and again: under constant budgets, with other histories, under every kind of policy.
 
@@ -120,7 +120,7 @@ axes.margins(x=0.25)
 axes.set_xlabel("mean acceptance length (tokens per decode step; 1 without drafts)")
 first, last = (LENGTH["same problem + own output", WINDOWS[at]] for at in (0, -1))
 alone = LENGTH["own output only, no history", WINDOWS[-1]]
-finding = f"The problem's own past counts: {last:.2f} tokens per decode step with {WINDOWS[-1]} RL steps of it, "
+finding = f"History counts: {last:.2f} tokens a decode step with {WINDOWS[-1]} RL steps of the same problem, "
 finding += f"{first:.2f} with {WINDOWS[0]}, {alone:.2f} without"
 print(finish(figure, finding, "what the drafter searches, and how many RL steps it looks back", REPLAYED,
              f"suffix drafter, longest match, constant budget {BUDGET}; no cost profile involved"))  # fmt: skip
@@ -193,7 +193,9 @@ name = max(CLOSED, key=lambda policy: CLOSED[policy][0])
 finding = (
     f"With {COMPARED} slots {name} closes {CLOSED[name][0]:.0%} of the gap to the bound, das {CLOSED['das'][0]:.0%}; "
 )
-finding += f"under das the makespan is {BY_ROLLOUT['das'][0]:.1f} times as fast, a typical rollout {BY_ROLLOUT['das'][1]:.1f} times"
+finding += (
+    f"das makes the makespan {BY_ROLLOUT['das'][0]:.1f} times as fast, a typical rollout {BY_ROLLOUT['das'][1]:.1f}"
+)
 explained = (
     "left: the RL step as recorded, and 95 % intervals over prompts; right: makespan, and geometric mean over rollouts"
 )

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from simulator.report.drawing import NOTE
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False, "figure.dpi": 72,
 }  # fmt: skip
 LETTERS_PER_INCH = 10.3

@@ -1,10 +1,12 @@
 """Execute the notebooks and write them beside their percent files: `python -m tests.notebooks [NAME ...]`, all without a name."""
 
+import os
 import sys
 import time
 
 from tests.notebooks.executed import FOLDER, NAMES, execute, notebook
 
+os.environ.pop("ROLLOUTSIM_TRACE", None)  # what is written is of the shipped rollouts
 for name in sys.argv[1:] or NAMES:
     since = time.perf_counter()
     cells, _ = execute(FOLDER / f"{name}.py")

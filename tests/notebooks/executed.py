@@ -13,9 +13,12 @@ from unittest.mock import patch
 import matplotlib as mpl
 import nbformat
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+COLOURS = 64
 MARKER = re.compile(r"^# %%( \[markdown\])?\n", re.MULTILINE)
 
 
@@ -62,9 +65,11 @@ def execute(path: Path) -> tuple[list[Cell], dict[str, Any]]:
     return cells, names
 
 
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
+def _png(figure: Figure) -> bytes:
+    """A picture of few colours, as small as it can be: it is kept in the repository."""
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(file, format="png", optimize=True)
     return file.getvalue()
 
 
