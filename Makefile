@@ -1,4 +1,4 @@
-.PHONY: setup demo test lint bench vllm
+.PHONY: setup demo test lint bench notebooks vllm
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,3 +46,7 @@ $(VLLM)/.ready: constraints-vllm.txt pyproject.toml
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks
+
+# executes notebooks/*.py, and writes the .ipynb beside them, which the tests hold them to
+notebooks: setup
+	$(BIN)/python -m tests.notebooks

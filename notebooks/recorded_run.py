@@ -2,16 +2,22 @@
 """
 # A real RL run, recorded
 
+**It learns, its lengths have a heavy tail, and the same problem's past is what a drafter can use.**
+
+- GRPO raises the solved share from 54% to 67% (z = 7.5)
+- Lengths have a heavy tail: p99 is 12 times the median; the median goes from 98 to 89 tokens
+- The problem's own past adds 3.56 tokens per decode step, another problem's 0.43
+- An update changes the probability of 0.6% of the step's tokens by more than 20%
+- Rollouts took 45% of the RL steps' 13.1 minutes
+
 A small transformer solves Countdown problems by writing its search out, and gets better at it by GRPO. Every rollout of
 the run is in `traces/data/countdown.parquet`; `rolloutsim calibrate record` made it (the file's metadata says how).
 Here: does it learn, how long are its rollouts, what does a drafter make of them, and where did the time go.
 
 - **Trace**: the one named by `ROLLOUTSIM_TRACE`, else the one shipped.
-- As a script, `python notebooks/recorded_run.py --out DIR` also saves the figures.
 """
 
 # %%
-import argparse
 import os
 from pathlib import Path
 
@@ -23,11 +29,8 @@ import pyarrow.compute as pc
 import traces
 from simulator.drafting.alone import acceptance_by_step
 from simulator.drafting.suffix import Suffix
+from simulator.report.finding import finish, panels
 from traces.io import from_table, provenance, read
-
-ARGUMENTS = argparse.ArgumentParser(allow_abbrev=False)
-ARGUMENTS.add_argument("--out", type=Path, help="folder for the figures")
-OUT = ARGUMENTS.parse_known_args()[0].out
 
 PATH = Path(os.environ.get("ROLLOUTSIM_TRACE") or Path(traces.__file__).parent / "data" / "countdown.parquet")
 TRACE = read(PATH)
@@ -36,7 +39,6 @@ STEPS = np.array(TRACE.steps)
 PROMPTS = len(TRACE.prompt_ids)
 TRUNCATED = np.array([reason == "length" for reason in TRACE.table.column("finish_reason").to_pylist()])
 
-plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False})
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
 RECORDED = (
     f"trace {PATH.stem}: {len(TRACE):,} rollouts, {PROMPTS} prompts × {len(TRACE) // PROMPTS // len(STEPS)} samples "
@@ -44,26 +46,13 @@ RECORDED = (
 )
 
 
-def panels(width, height, columns=1):
-    """Make axes side by side, with room for a title above and notes below."""
-    margins = {"left": 0.85 / width, "right": 1 - 0.3 / width, "top": 1 - 1.0 / height, "bottom": 1.0 / height}
-    figure, axes = plt.subplots(figsize=(width, height), ncols=columns, gridspec_kw={**margins, "wspace": 0.25})
+def over_steps(columns=1):
+    """Make axes side by side, over RL steps."""
+    figure, axes = panels(9.2 if columns == 1 else 12, 4.9, columns)
     for one in np.atleast_1d(axes):
         one.set_xlabel("RL step (an epoch each: every prompt is in every step)")
         one.grid(axis="y", alpha=0.3)
     return figure, axes
-
-
-def finish(figure, name, title, explained, *notes):
-    """Put the finding above and what it rests on below; save where --out says."""
-    width, height = figure.get_size_inches()
-    left = 0.15 / width
-    figure.text(left, 1 - 0.15 / height, title, fontsize=13, va="top")
-    figure.text(left, 1 - 0.46 / height, explained, color=GREY, va="top", linespacing=1.4)
-    figure.text(left, 0.1 / height, "\n".join([*notes, RECORDED]), fontsize=8, color=GREY, va="bottom", linespacing=1.4)
-    if OUT:
-        OUT.mkdir(parents=True, exist_ok=True)
-        figure.savefig(OUT / f"{name}.png", dpi=150)
 
 
 # %% [markdown]
@@ -82,7 +71,7 @@ QUARTER = max(len(STEPS) // 4, 1)
 DIFFERENCE = BY_PROMPT[-QUARTER:].mean(axis=0) - BY_PROMPT[:QUARTER].mean(axis=0)
 Z_SCORE = DIFFERENCE.mean() / (DIFFERENCE.std(ddof=1) / np.sqrt(PROMPTS))
 
-figure, axes = panels(9.2, 4.8)
+figure, axes = over_steps()
 error = BY_PROMPT.std(axis=1, ddof=1) / np.sqrt(PROMPTS)
 axes.fill_between(STEPS, REWARD - error, REWARD + error, color=BLUE, alpha=0.2, lw=0)
 axes.plot(STEPS, REWARD, color=BLUE, marker="o")
@@ -90,11 +79,13 @@ axes.set_ylim(0, 1)
 axes.yaxis.set_major_formatter("{x:.0%}")
 axes.set_ylabel("rollouts that solve their problem")
 first, last = REWARD[:QUARTER].mean(), REWARD[-QUARTER:].mean()
-finish(
-    figure,
-    "reward",
-    f"GRPO {'raises' if last > first else 'lowers'} the solved share from {first:.0%} to {last:.0%} (z = {Z_SCORE:.1f})",
-    f"mean of the first {QUARTER} and the last {QUARTER} RL steps; band: standard error over prompts",
+print(
+    finish(
+        figure,
+        f"GRPO {'raises' if last > first else 'lowers'} the solved share from {first:.0%} to {last:.0%} (z = {Z_SCORE:.1f})",
+        f"mean of the first {QUARTER} and the last {QUARTER} RL steps; band: standard error over prompts",
+        RECORDED,
+    )
 )
 
 # %% [markdown]
@@ -113,7 +104,7 @@ if QUANTILE["p99"][-1] == QUANTILE["max"][-1]:
     LABELS |= {"p99": "", "max": "p99, max"}
 TAIL = np.percentile(TRACE.output_tokens, 99) / np.median(TRACE.output_tokens)
 
-figure, (left, right) = panels(12, 4.8, 2)
+figure, (left, right) = over_steps(2)
 for (name, values), shade in zip(QUANTILE.items(), plt.get_cmap("Blues")([0.95, 0.75, 0.55, 0.4]), strict=True):
     left.plot(STEPS, values, color=shade, marker="o", ms=4)
     beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": shade}
@@ -127,12 +118,14 @@ right.plot(STEPS, CUT, color=ORANGE, marker="o")
 right.set_ylim(0, max(1.15 * CUT.max(), 0.01))
 right.yaxis.set_major_formatter("{x:.1%}")
 right.set_ylabel(f"rollouts cut at {CAP:,} tokens")
-finish(
-    figure,
-    "lengths",
-    f"Lengths have a heavy tail: p99 is {TAIL:.0f} times the median; the median goes "
-    f"from {QUANTILE['median'][0]:.0f} to {QUANTILE['median'][-1]:.0f} tokens",
-    "left: quantiles of an RL step's response lengths; right: share that was cut, and so is censored",
+print(
+    finish(
+        figure,
+        f"Lengths have a heavy tail: p99 is {TAIL:.0f} times the median; the median goes "
+        f"from {QUANTILE['median'][0]:.0f} to {QUANTILE['median'][-1]:.0f} tokens",
+        "left: quantiles of an RL step's response lengths; right: share that was cut, and so is censored",
+        RECORDED,
+    )
 )
 
 # %% [markdown]
@@ -174,7 +167,7 @@ GAIN = {
     for label in BUDGETS
 }
 
-figure, both = panels(12, 4.9, 2)
+figure, both = over_steps(2)
 for one, label in zip(both, BUDGETS, strict=True):
     for name, (_, _, colour) in DRAFTED.items():
         one.plot(STEPS[1:], ACCEPTED[name, label], color=colour, marker="o", ms=4, label=name)
@@ -183,12 +176,14 @@ for one, label in zip(both, BUDGETS, strict=True):
     one.set_ylim(bottom=1)
 both[1].legend(frameon=False, loc="center right")
 own, other = GAIN["unlimited"]
-finish(
-    figure,
-    "acceptance",
-    f"The problem's own past adds {own:.2f} tokens per decode step, another problem's {other:.2f}",
-    f"gains over own output alone, unlimited drafts, mean of the last {QUARTER} RL steps",
-    f"suffix drafter, longest match, history of {WINDOW} RL steps; RL step 0 has no history and is left out",
+print(
+    finish(
+        figure,
+        f"The problem's own past adds {own:.2f} tokens per decode step, another problem's {other:.2f}",
+        f"gains over own output alone, unlimited drafts, mean of the last {QUARTER} RL steps",
+        f"suffix drafter, longest match, history of {WINDOW} RL steps; RL step 0 has no history and is left out",
+        RECORDED,
+    )
 )
 
 # %% [markdown]
@@ -205,7 +200,7 @@ CLIP = ORIGIN["settings"]["clip"]
 ENTROPY = -np.bincount(STEP_OF, OLD) / TOKENS
 OUTSIDE = np.bincount(STEP_OF, np.abs(np.expm1(NEW - OLD)) > CLIP) / TOKENS
 
-figure, (left, right) = panels(12, 4.8, 2)
+figure, (left, right) = over_steps(2)
 left.plot(STEPS, ENTROPY, color=BLUE, marker="o")
 left.set_ylabel("entropy of a token (nats)")
 left.set_ylim(0, 1.15 * ENTROPY.max())
@@ -213,11 +208,13 @@ right.plot(STEPS, OUTSIDE, color=GREEN, marker="o")
 right.set_ylabel(f"tokens whose probability\nchanged by more than {CLIP:.0%}")
 right.yaxis.set_major_formatter("{x:.1%}")
 right.set_ylim(0, 1.15 * OUTSIDE.max())
-finish(
-    figure,
-    "drift",
-    f"An update changes the probability of {OUTSIDE.mean():.1%} of the step's tokens by more than {CLIP:.0%}",
-    "left: mean of -logprobs; right: how often exp(next_logprobs - logprobs) lies outside the clip of GRPO's ratio",
+print(
+    finish(
+        figure,
+        f"An update changes the probability of {OUTSIDE.mean():.1%} of the step's tokens by more than {CLIP:.0%}",
+        "left: mean of -logprobs; right: how often exp(next_logprobs - logprobs) lies outside the clip of GRPO's ratio",
+        RECORDED,
+    )
 )
 
 # %% [markdown]
@@ -228,7 +225,7 @@ PHASES = {"rollout_s": "rollouts", "update_s": "update", "logprob_s": "log-proba
 SECONDS = {name: np.array([phase[name] for phase in ORIGIN["phases"]]) for name in PHASES}
 TOTAL = sum(SECONDS.values())
 
-figure, axes = panels(9.2, 4.8)
+figure, axes = over_steps()
 below = np.zeros(len(STEPS))
 for (name, label), colour in zip(PHASES.items(), (BLUE, ORANGE, GREEN), strict=True):
     axes.bar(STEPS, SECONDS[name], bottom=below, color=colour, label=label)
@@ -237,10 +234,12 @@ axes.set_ylabel("wall time of the RL step (s)")
 axes.set_ylim(top=1.25 * TOTAL.max())
 axes.legend(frameon=False, ncols=3, loc="upper center")
 share = SECONDS["rollout_s"].sum() / TOTAL.sum()
-finish(
-    figure,
-    "time",
-    f"Rollouts took {share:.0%} of the RL steps' {TOTAL.sum() / 60:.1f} minutes",
-    f"after {ORIGIN['sft_s'] / 60:.1f} minutes of supervised learning",
-    f"measured on {ORIGIN['hardware']}, {ORIGIN['settings']['threads']} threads, torch {ORIGIN['versions']['torch']}",
+print(
+    finish(
+        figure,
+        f"Rollouts took {share:.0%} of the RL steps' {TOTAL.sum() / 60:.1f} minutes",
+        f"after {ORIGIN['sft_s'] / 60:.1f} minutes of supervised learning",
+        f"measured on {ORIGIN['hardware']}, {ORIGIN['settings']['threads']} threads, torch {ORIGIN['versions']['torch']}",
+        RECORDED,
+    )
 )

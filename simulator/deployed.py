@@ -14,6 +14,7 @@ from simulator.cost.roofline import ESTIMATED, HOST_STEP_S, KERNEL_S, roofline, 
 from simulator.cost.shape import ModelShape
 from simulator.cost.sources import NotMeasuredError, measured
 from simulator.drafting.drafter import Drafter, ReservesSlots, Target, strategies_of
+from simulator.drafting.nothing import Nothing
 from simulator.drafting.pricing import priced
 from simulator.engine.deployment import Deployment
 from simulator.engine.serving import LARGEST_GRAPH, Serving, capture_sizes
@@ -46,13 +47,16 @@ def costs_of(scenario: Scenario) -> tuple[Profile, list[str]]:
 
 
 def drafter_of(scenario: Scenario, trace: Trace, target: Target) -> Drafter:
-    """The drafter at its price for the target; InputError where it replays tokens that the trace lacks."""
+    """The drafter at its price for the target; InputError where it replays tokens that the trace lacks, and is asked to."""
     drafter = priced(scenario.drafter.drafter(), target)
-    if drafter.needs_tokens and not trace.has_tokens:
-        raise InputError(
-            f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, or use drafter none"
-        )
-    return drafter
+    if not drafter.needs_tokens or trace.has_tokens:
+        return drafter
+    if scenario.policies == ["none"]:
+        return Nothing()
+    raise InputError(
+        f"{trace.source}: has no token_ids, which drafter {scenario.drafter.kind} replays: record them, use policy none alone, "
+        "drafter none, or a drafter of a model by its acceptance, such as eagle:curve=[0.8,0.7]"
+    )
 
 
 def target_of(scenario: Scenario, cost: Profile) -> Target:

@@ -35,9 +35,14 @@ DEPTH, WINDOW, NEWEST, NEWEST_WEIGHT = Whole(2, 255), Whole(0, 10**9), Whole(0, 
 FACTOR, PROBABILITY, HEAD_LAYERS = Range(0, 255), Range(0, 1), Whole(1, 1000)
 
 Dispatch = Literal["shared", "static", "round_robin", "least_loaded"]
+"""How rollouts reach the replicas (`scheduling.resolve`)."""
+DrafterKind = Literal[
+    "none", "suffix", "ngram", "last", "eagle", "eagle3", "draft_model", "mtp", "parallel", "diffusion", "recorded", "hybrid",
+    "custom",
+]  # fmt: skip
+"""Drafters that are built in (`drafting.settings`); `custom` is somebody's own, which any other name stands for."""
 KvDtype = Literal["auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2"]
 """What keys and values can be cached in, by vLLM's names; `auto` is the precision of the activations."""
-"""How rollouts reach the replicas (`scheduling.resolve`)."""
 Scope = Literal["problem", "global", "request"]
 Match = Literal["longest", "scored"]
 Shape = Literal["path", "tree"]

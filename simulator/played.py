@@ -151,7 +151,8 @@ class Played:
     def lossless(self) -> bool:
         """Whether outputs keep the target model's distribution."""
         reasoning = self.reasoning is None or self.reasoning.lossless
-        return self.drafter.lossless and reasoning and all(one.lossless for one in self.transforms)
+        drafts = self.drafter.lossless or self.system.policy == "none"
+        return drafts and reasoning and all(one.lossless for one in self.transforms)
 
     @property
     def assumes(self) -> list[str]:

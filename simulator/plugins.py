@@ -43,7 +43,7 @@ def load(spec: str, group: str, what: str, built_in: Sequence[str] = ()) -> Any:
     if not (colon and module and attribute and _importable(module, spec, what)):
         names = [*built_in, *sorted(plugins.names)]
         near = difflib.get_close_matches(module, names, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"did you mean {near[0] + colon + attribute!r}? " if near else ""
         known = f"{', '.join(names)}, or module:attr" if names else "module:attr"
         raise InputError(f"{what} {spec!r} is unknown: {hint}use {known} for your own")
     with calling(importing, "mend the module"):

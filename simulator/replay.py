@@ -29,6 +29,7 @@ from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
 from simulator.played import Played, Step
 from simulator.prepared import Phase, Shared
+from simulator.progress import doing, each
 from simulator.results import ACCEPTANCE, OPERATORS, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
@@ -51,7 +52,9 @@ def run(scenario: Scenario, trace: Trace | None = None, cache: DraftCache | None
     `trace` saves reading the file again, `cache` making its drafts again. `seed` names the random numbers of drafters, policies
     and stages that draw them.
     """
-    trace = read(scenario.trace) if trace is None else trace
+    if trace is None:
+        with doing("reading"):
+            trace = read(scenario.trace)
     (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
     target = target_of(scenario, cost)
     engine = _Ready()
@@ -102,7 +105,7 @@ def run(scenario: Scenario, trace: Trace | None = None, cache: DraftCache | None
                 *caveats(rows, played, trace, steps, cost, deployment.serving),
             ],
         },
-        _compared(scenario, rl_steps, deployment),
+        _compared(scenario, rl_steps, deployment, {one.system.name for one in played if not one.lossless}),
     )
 
 
@@ -204,7 +207,9 @@ def _play(
     drafts, rl_steps = DraftProfile(passes_by_tokens(strategies_of(played[0].drafter))), list[RLStep]()
     room = _Room()
     with compiling(any("siblings" in one.drafter.learns_from for one in played)) as engine.wait:
-        for found in zip_longest(*(room.kept(run_.play()) for run_ in runs)):
+        for found in each(
+            _step_by_step([room.kept(run_.play()) for run_ in runs]), "RL step", len(runs[0].preparing.steps)
+        ):
             phases = [None if step is None else run_.phases.popleft() for run_, step in zip(runs, found, strict=True)]
             for one, step in zip(played, found, strict=True):
                 if step is not None:
@@ -216,6 +221,12 @@ def _play(
                     rl_steps += _repeated(scenario, runs[0], first)
             shared.made.clear()
     return drafts, rl_steps
+
+
+def _step_by_step(plays: list[Iterator[Step]]) -> Iterator[list[Step | None]]:
+    """Yield each RL step as all systems played it; None for those that are through."""
+    while any(found := [next(play, None) for play in each(plays, "system")]):
+        yield found
 
 
 def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLStep]:
@@ -231,8 +242,10 @@ def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLS
         yield RLStep(phase.step, seed, workload, makers)
 
 
-def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment) -> Comparison | None:
+def _compared(scenario: Scenario, rl_steps: list[RLStep], deployment: Deployment, lossy: set[str]) -> Comparison | None:
     asked = scenario.compare
     if asked is None:
         return None
-    return compare(rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error)
+    return compare(
+        rl_steps, deployment, asked.baseline, asked.bootstrap, scenario.seed, asked.profile_error, lossy=lossy
+    )

@@ -1,5 +1,6 @@
 """Settings of a part as they stand in its name, `name:key=value,...`: read, checked, and refused in one line."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -13,6 +14,7 @@ Reader = Callable[[str], Any]
 
 MOST = 10**9 - 1
 SHOWN = 80
+CLOSING = {"[": "]", "{": "}"}
 
 
 def refuse(name: str, argument: str, problem: str, what: str = "policy") -> NoReturn:
@@ -33,13 +35,36 @@ def pairs(name: str, argument: str, what: str = "policy") -> list[tuple[str, str
     return found
 
 
+def split(text: str) -> list[str]:
+    """Split settings at their commas, but for those within brackets, braces or quotes; ValueError where one stays open."""
+    parts, begin, quote = list[str](), 0, ""
+    opened: list[str] = []
+    for at, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in CLOSING:
+            opened.append(CLOSING[letter])
+        elif letter in CLOSING.values():
+            if not opened or opened.pop() != letter:
+                raise ValueError(f"{letter!r} closes nothing: balance brackets")
+        elif letter == "," and not opened:
+            parts.append(text[begin:at])
+            begin = at + 1
+    if opened or quote:
+        raise ValueError(f"{(quote or opened[-1])!r} is missing: balance brackets and quotes")
+    return [part for part in (*parts, text[begin:]) if part]
+
+
 def read(name: str, argument: str, readers: Mapping[str, Reader], what: str = "policy") -> dict[str, Any]:
     """Return the settings that `argument` gives, each read by the reader of its key."""
     values: dict[str, Any] = {}
     for key, text in pairs(name, argument, what):
         if key not in readers:
-            use = ", ".join(f"{k}=" for k in readers)
-            refuse(name, argument, f"has setting {_shown(f'{key}={text}')!r}: use {use}", what)
+            near = difflib.get_close_matches(key, readers, 1)
+            use = f"{f'did you mean {near[0]}=? ' if near else ''}use {', '.join(f'{k}=' for k in readers)}"
+            refuse(name, argument, f"has setting {_shown(f'{key}={text}')!r}: {use}", what)
         try:
             values[key] = readers[key](text)
         except ValueError as error:

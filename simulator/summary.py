@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.budgets.view import Requests
 from simulator.compare.sensitivity import span
+from simulator.compare.speedups import decoding_s, geometric_mean, mean
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import STEP
 from simulator.records import joined
@@ -125,10 +126,34 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
             "basis": json.dumps({stage.name: stage.basis for stage in run.stages}),
             **{name: sum(getattr(step, name) for step in steps) for name in SUMS},
         })  # fmt: skip
-    for row in rows:
+    for row, run in zip(rows, runs, strict=True):
         row["speedup"] = rows[0]["makespan_s"] / row["makespan_s"]
         row["run_speedup"] = rows[0]["run_s"] / row["run_s"]
+        row |= _other_speedups(runs[0].steps, run.steps)
     return rows
+
+
+def _other_speedups(base: Sequence["Step"], own: Sequence["Step"]) -> dict[str, float | None]:
+    """The means of `compare.speedups`; those over rollouts are None unless both generate the same ones in each RL step."""
+    makespans_s = [[step.episode.outcome.makespan_s for step in steps] for steps in (base, own)]
+    (whose, base_s), (others, own_s) = (_decoding_by_rollout(steps) for steps in (base, own))
+    alike = np.array_equal(whose, others)
+    return {
+        "step_speedup": geometric_mean(*makespans_s),
+        "rollout_speedup": geometric_mean(base_s, own_s) if alike else None,
+        "rollout_speedup_mean": mean(base_s, own_s) if alike else None,
+    }
+
+
+def _decoding_by_rollout(steps: Sequence["Step"]) -> tuple[Int64, Float64]:
+    """What tells each rollout (RL step, prompt, sample, tokens generated), int64[n, 4], ascending, and its decoding seconds."""
+    episodes = [step.episode for step in steps]
+    whose = np.concatenate([
+        np.stack([np.full(e.requests.prompt.size, e.step), e.requests.prompt, e.requests.sample, e.generated_tokens], axis=1)
+        for e in episodes
+    ]).astype(np.int64)  # fmt: skip
+    order = np.lexsort(whose.T[::-1])
+    return whose[order], decoding_s(joined([e.outcome.rollouts for e in episodes]))[order]
 
 
 def with_errors(makespan_s: float, by_source: Mapping[str, Sequence[Float64]]) -> dict[str, Any]:

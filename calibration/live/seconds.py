@@ -20,6 +20,7 @@ from simulator.cost.errors import WHOLE_RUNS, sources_of
 from simulator.cost.model import Profile
 from simulator.cost.operators import Affine, Bounds, row
 from simulator.engine.cluster import Outcome
+from simulator.progress import each
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -168,7 +169,7 @@ def predict(costs: Costs, runs: Sequence[Repeated], fitted: Sequence[str]) -> li
     chosen = [run for run in runs if run.label in fitted]
     stretch = sum(run.measured_s for run in chosen) / sum(run.measured_s / run.stretch for run in chosen)
     found = []
-    for run in runs:
+    for run in each(runs, "run"):
         outcome = _at(costs, run)
         outside = float(outcome.extrapolated_s.sum() / outcome.busy_s.sum())
         factors = bar(costs.profile, sources_of(costs.profile), [outcome.logs])

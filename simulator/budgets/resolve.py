@@ -1,7 +1,7 @@
 """From a policy's name to the policy: a built-in, an installed entry point, or `module:attr`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from simulator.budgets.buckets import buckets
 from simulator.budgets.context import Context
 from simulator.budgets.das import das
 from simulator.budgets.goodput import goodput
+from simulator.budgets.names import NAMES
 from simulator.budgets.policy import BudgetPolicy, Learner, Prepares, TablePolicy
 from simulator.budgets.schedule import schedule
 from simulator.budgets.seer import seer
@@ -21,30 +22,13 @@ from simulator.budgets.static_classes import classes
 from simulator.plugins import calling, load
 from traces.errors import InputError
 
-
-class BuiltIn(NamedTuple):
-    """build: from the argument of the name and the context; usage: how to name it; source: where it comes from."""
-
-    build: Callable[[str, Context], BudgetPolicy]
-    usage: str
-    source: str
-
-
-BUILT_IN = {
-    "none": BuiltIn(none, "none", "baseline"),
-    "fixed": BuiltIn(fixed, "fixed:K", "baseline"),
-    "unlimited": BuiltIn(unlimited, "unlimited", "baseline"),
-    "threshold": BuiltIn(threshold, "threshold:K@B", "baseline"),
-    "schedule": BuiltIn(schedule, "schedule:LOW-HIGH=K,...", "vLLM, num_speculative_tokens_per_batch_size"),
-    "buckets": BuiltIn(buckets, "buckets", "TLT, arXiv 2511.16665"),
-    "bandit": BuiltIn(bandit, "bandit", "TLT, arXiv 2511.16665"),
-    "classes": BuiltIn(classes, "classes", "baseline of DAS, arXiv 2511.13841"),
-    "das": BuiltIn(das, "das", "DAS, arXiv 2511.13841"),
-    "goodput": BuiltIn(goodput, "goodput", "SmartSpec/TurboSpec, arXiv 2406.14066"),
-    "aimd": BuiltIn(aimd, "aimd", "RhymeRL, arXiv 2508.18588"),
-    "adaptive": BuiltIn(adaptive, "adaptive", "DiffuSpec, arXiv 2510.02358"),
-    "seer": BuiltIn(seer, "seer", "Seer, arXiv 2511.14617"),
-}
+Build = Callable[[str, Context], BudgetPolicy]
+"""From the argument of a name and the context to the policy."""
+BUILT_IN: dict[str, Build] = {
+    "none": none, "fixed": fixed, "unlimited": unlimited, "threshold": threshold, "schedule": schedule, "buckets": buckets,
+    "bandit": bandit, "classes": classes, "das": das, "goodput": goodput, "aimd": aimd, "adaptive": adaptive, "seer": seer,
+}  # fmt: skip
+"""Those that `names.NAMES` tells of."""
 NEEDS_ARGUMENT = {"fixed", "threshold", "schedule"}
 TAKES_NONE = {"none", "unlimited"}
 ENTRY_POINTS = "rolloutsim.budgets"
@@ -56,12 +40,12 @@ def resolve_policy(spec: str, context: Context, previous: BudgetPolicy | None = 
     previous: what this returned for the RL step before; a built-in that learns goes on from what that one had learnt.
     """
     name, _, argument = spec.partition(":")
-    if entry := BUILT_IN.get(name):
+    if build := BUILT_IN.get(name):
         if name in TAKES_NONE and ":" in spec:
             raise InputError(f"policy {spec!r}: {name} takes no argument: write {name!r}")
         if name in NEEDS_ARGUMENT and not argument:
-            raise InputError(f"policy {spec!r} needs an argument: write {entry.usage}")
-        policy = entry.build(argument, context)
+            raise InputError(f"policy {spec!r} needs an argument: write {NAMES[name].usage}")
+        policy = build(argument, context)
         if previous is not None and isinstance(policy, Learner):
             policy.remember(previous)
         return policy
@@ -76,11 +60,6 @@ def check_spec(spec: str) -> None:
         resolve_policy(spec, Context(0, empty, empty, None, 1, lambda: None))  # type: ignore[arg-type]
     else:
         load(spec, ENTRY_POINTS, "policy", list(BUILT_IN))
-
-
-def catalogue() -> list[tuple[str, str, str]]:
-    """Return (how to name it, what it does, source) of every built-in; `docs/policies` has a page for each."""
-    return [(entry.usage, str(entry.build.__doc__), entry.source) for entry in BUILT_IN.values()]
 
 
 def prepared(policy: Any, context: Context, spec: str) -> BudgetPolicy:

@@ -1,6 +1,5 @@
 """Flags that several commands share, and how they become settings: each given once, none dropped."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Any, get_args
 
 import click
 
-from simulator.limits import DEPTH, FACTOR, PROBABILITY, SUFFIX, WINDOW, Match, Scope, Shape
+from simulator.cli.completing import kinds
+from simulator.limits import DEPTH, FACTOR, PROBABILITY, SUFFIX, WINDOW, DrafterKind, Match, Scope, Shape
+from simulator.spec import split
 
 Command = Callable[..., Any]
 FLAG_OF = {"own": "--own/--no-own", "cost": "--draft-cost", "prompt": "--no-prompt"}
@@ -93,8 +94,15 @@ def refusing_flags() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
-BETWEEN_SETTINGS = re.compile(r",(?![^\[{]*[\]}])")
-"""Commas, but for those within a list or a mapping."""
+def drafter_option(command: Command) -> Command:
+    """Add --drafter, which becomes settings."""
+    return click.option(
+        "--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v), shell_complete=kinds,
+        metavar="KIND[:key=value,...]",
+        help=f"What drafts: {', '.join(get_args(DrafterKind)[:-1])}; your own is its NAME, module:attr, or custom:target=NAME. "
+        "Values are YAML: curve=[0.8,0.7], cost={per_pass_s: 0.001}. suffix also has the flags below; settings of every kind: "
+        "docs/formats.md.",
+    )(command)  # fmt: skip
 
 
 def parse_drafter(text: str) -> dict[str, Any]:
@@ -107,7 +115,11 @@ def parse_drafter(text: str) -> dict[str, Any]:
         attribute, _, rest = rest.partition(",")
         kind = f"{kind}:{attribute}"
     settings: dict[str, Any] = {"kind": kind}
-    for part in filter(None, BETWEEN_SETTINGS.split(rest)):
+    try:
+        parts = split(rest)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}") from None
+    for part in parts:
         key, equals, value = part.partition("=")
         if not equals:
             raise click.BadParameter(f"{text!r}: {part!r} is not key=value")

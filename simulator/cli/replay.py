@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from simulator.cli import completing
 from simulator.cli.flags import (
     Finite,
     allow_code_option,
+    drafter_option,
     drafter_options,
     output_options,
-    parse_drafter,
     parse_limits,
     parse_steps,
     refusing_flags,
@@ -36,7 +37,6 @@ from simulator.limits import (
     KvDtype,
     Siblings,
 )
-from simulator.systems.built_in import ALL, BASELINE, built_in_systems
 
 if TYPE_CHECKING:
     from simulator.scenario import Scenario
@@ -47,11 +47,12 @@ TRAINING = ("log_probs", "update", "sync")
 
 @click.command(cls=Quoted)
 @click.argument("trace", metavar="TRACE")
-@click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a file.")
-@click.option(
-    "--model", help="Model of the catalogue, or its config.json: with --device an estimate in place of a profile."
-)
-@click.option("--device", help="Device of the catalogue, such as h200, or a YAML file of its figures.")
+@click.option("--profile", shell_complete=completing.profiles,
+              help="Cost profile: a name from `rolloutsim profile list`, or a file.")  # fmt: skip
+@click.option("--model", shell_complete=completing.models,
+              help="Model of the catalogue, or its config.json: with --device an estimate in place of a profile.")  # fmt: skip
+@click.option("--device", shell_complete=completing.devices,
+              help="Device of the catalogue, such as h200, or a YAML file of its figures.")  # fmt: skip
 @click.option("--tables", metavar="ENGINE[==VERSION]", help="With --model and --device: costs from installed tables of kernels "
               "measured under vllm, sglang or trtllm, and the estimate only where they have none.")  # fmt: skip
 @click.option(
@@ -66,9 +67,7 @@ TRAINING = ("log_probs", "update", "sync")
     type=click.Choice(get_args(KvDtype)),
     help="Of the estimate or the tables [default: what the model's config says].",
 )
-@click.option("--drafter", default="suffix", show_default=True, callback=lambda c, p, v: parse_drafter(v),
-              help="suffix (with the flags below), or KIND[:key=value,...]: ngram, last, eagle, eagle3, draft_model, mtp, "
-              "parallel, recorded, none, NAME, module:attr; all settings: docs/formats.md.")  # fmt: skip
+@drafter_option
 @drafter_options
 @click.option("--siblings", type=click.Choice(get_args(Siblings)), help="When siblings know a rollout's tokens: in the next "
               f"RL step, or at once on a replica, or everywhere [default: {SUFFIX.siblings}].")  # fmt: skip
@@ -76,10 +75,11 @@ TRAINING = ("log_probs", "update", "sync")
 @click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
 @click.option("--draft-cost", "cost", help="Measured cost of suffix or n-gram drafting: a name, a file of `calibrate drafter` or "
               f"`validate --seconds`, or none [default: {SUFFIX.cost}, of n-gram none].")  # fmt: skip
-@click.option("--policy", "policies", multiple=True,
-              help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, das[:key=value,...], module:attr."
-              " The first is the baseline of every speed-up.")  # fmt: skip
-@click.option("--system", "systems", multiple=True, metavar="NAME|FILE|all",
+@click.option("--policy", "policies", multiple=True, shell_complete=completing.policies,
+              help="Budget policy, repeatable: none, fixed:K, unlimited, threshold:K@B, schedule:[[1,16,4],[17,512,0]] as in "
+              "vLLM, das[:key=value,...], module:attr; all: `rolloutsim policies`. The first is the baseline of every "
+              "speed-up.")  # fmt: skip
+@click.option("--system", "systems", multiple=True, metavar="NAME|FILE|all", shell_complete=completing.systems,
               help="A way of doing rollouts, repeatable: a name of `rolloutsim systems`, all of them, or a YAML file of policy, "
               "drafter, placement, loop, stages, transforms, engine; all keys: docs/formats.md. Built-in ones are held against "
               "sync.")  # fmt: skip
@@ -165,11 +165,15 @@ def replay(
 
 def _with_baseline(systems: tuple[str, ...], policies: tuple[str, ...]) -> list[str]:
     """Built-in systems are held against the plain loop, unless something else comes first."""
+    from simulator.systems.built_in import ALL, BASELINE, built_in_systems
+
     named = bool(systems) and systems[0] in built_in_systems() and systems[0] != BASELINE
     return [BASELINE, *systems] if named and not policies and not {BASELINE, ALL} & {*systems} else [*systems]
 
 
 def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None) -> list[str]:
+    from simulator.systems.built_in import ALL, built_in_systems
+
     known = model is not None and any(one == ALL or one in built_in_systems() for one in systems)
     return [*(stages or (TRAINING if known else ()))]
 

@@ -1,13 +1,15 @@
 """`rolloutsim trace`: look at, check, bring in and make up recorded rollouts."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from simulator.progress import doing
+from simulator.report.grid import PIPED, Column, grid
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ def describe(path: Path, as_json: bool, out: Path | None, force: bool) -> None:
 
     if out:
         _refuse_existing(out, force)
-    recorded = io.read(path)
-    figures = figures_of(recorded)
+    with doing("reading"):
+        recorded = io.read(path)
+    with doing("describing"):
+        figures = figures_of(recorded)
     if out:
         from traces.plots import plot_lengths, save
 
@@ -46,7 +50,8 @@ def describe(path: Path, as_json: bool, out: Path | None, force: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures, allow_nan=False))
     else:
-        _print_description(figures)
+        for line in _description(figures, shutil.get_terminal_size((PIPED, 24)).columns):
+            click.echo(line)
 
 
 @trace.command()
@@ -57,7 +62,8 @@ def validate(path: Path, as_json: bool) -> None:
     from traces import io
 
     try:
-        recorded = io.read(path)
+        with doing("reading"):
+            recorded = io.read(path)
     except InputError as error:
         if as_json:
             click.echo(json.dumps({"valid": False, "source": str(path), "error": str(error)}))
@@ -161,32 +167,28 @@ def _write(table: "pa.Table", out: Path) -> None:
     click.echo(f"wrote {out}: {table.num_rows:,} rollouts, {tokens:,} response tokens")
 
 
-def _print_description(figures: dict[str, Any]) -> None:
-    console = Console()
-    console.print(figures["source"], style="bold", markup=False, highlight=False, soft_wrap=True)
-    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for label, text in _facts(figures):
-        facts.add_row(label, text)
-    console.print(facts)
-    names = list(figures["length_tokens"])
-    lengths = Table("step", "rollouts", *names, "tail share", title="Response length (tokens)", title_justify="left")
-    for part in figures["per_step"]:
-        lengths.add_row(str(part["step"]), *_length_cells(part))
-    lengths.add_section()
-    lengths.add_row("all", *_length_cells(figures))
-    for column in lengths.columns[1:]:
-        column.justify = "right"
-    console.print(lengths)
-    described = Table("column", "unit", "description", title="Columns", title_justify="left")
-    for entry in figures["columns"]:
-        described.add_row(entry["column"], entry["unit"], entry["description"])
-    console.print(described)
+def _description(figures: dict[str, Any], width: int) -> Iterator[str]:
+    yield figures["source"]
+    facts = _facts(figures)
+    wide = max(len(label) for label, _ in facts)
+    yield from (f"{label:<{wide}}  {text}" for label, text in facts)
+    parts = [(str(part["step"]), part) for part in figures["per_step"]] + [("all", figures)]
+    quantiles = [
+        Column(name, [f"{part['length_tokens'][name]:,.0f}" for _, part in parts]) for name in figures["length_tokens"]
+    ]
+    yield from ["", "Response length (tokens)", *grid([
+        Column("step", [step for step, _ in parts], number=False),
+        Column("rollouts", [f"{part['rollouts']:,}" for _, part in parts]),
+        *quantiles,
+        Column("tail share", [_percent(part["tail_share"]) for _, part in parts]),
+    ], width)]  # fmt: skip
+    yield from ["", "Columns", *grid([
+        Column(name, [str(entry[name]) for entry in figures["columns"]], number=False)
+        for name in ("column", "unit", "description")
+    ], width)]  # fmt: skip
     if figures["other_columns"]:
-        console.print(
-            f"other columns, kept but not used: {', '.join(figures['other_columns'])}", markup=False, soft_wrap=True
-        )
-    for hint in figures["hints"]:
-        console.print(f"hint: {hint}", markup=False, soft_wrap=True)
+        yield f"other columns, kept but not used: {', '.join(figures['other_columns'])}"
+    yield from (f"hint: {hint}" for hint in figures["hints"])
 
 
 def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -210,11 +212,6 @@ def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
             else f"{_percent(between)} between prompts, {_percent(1 - between)} within",
         ),
     ]
-
-
-def _length_cells(part: dict[str, Any]) -> list[str]:
-    lengths = [f"{value:,.0f}" for value in part["length_tokens"].values()]
-    return [f"{part['rollouts']:,}", *lengths, _percent(part["tail_share"])]
 
 
 def _percent(share: float | None, absent: str = "") -> str:

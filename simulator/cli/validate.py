@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from simulator.cli.validate_recording import compare_seconds, compare_steps
+from simulator.progress import doing
 
 if TYPE_CHECKING:
     from calibration.runs.measured import MeasuredRun
@@ -85,10 +86,12 @@ def validate(
 
         check_folder(out)
     costs = load_profile(profile)
-    run = read_run(run_dir)
+    with doing("reading"):
+        run = read_run(run_dir)
     deployed = None if deployment is None else read_deployment(deployment)
     settled = settle(run, model_shape(load_model(model)), deployed, overrides)
-    simulated = simulate_run(run, settled.facts, costs, deployed, router)
+    with doing("simulating"):
+        simulated = simulate_run(run, settled.facts, costs, deployed, router)
     warnings = [*run.notes, *settled.notes, *simulated.notes, *_outside(simulated)]
     told = document(compare(run, simulated), {
         "run": {"path": str(run.source), "kind": run.kind, "anchor": run.anchor},

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.progress import each
+
 if TYPE_CHECKING:
     from calibration.live.seconds import Costs
 
@@ -18,7 +20,7 @@ def compare_steps(folder: Path, as_json: bool) -> int:
     from calibration.live.recording import read
     from calibration.live.steps import compare, told
 
-    runs = [told(compare(run)) for run in read(folder)]
+    runs = [told(compare(run)) for run in each(read(folder), "run")]
     if as_json:
         click.echo(json.dumps({"schema_version": 1, "recording": str(folder), "runs": runs}, indent=1))
         return 0

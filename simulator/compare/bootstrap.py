@@ -11,6 +11,7 @@ from simulator.compare.rl_step import RLStep
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from simulator.limits import RESAMPLES
+from simulator.progress import each
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -71,7 +72,7 @@ def resampled(
     slots = np.concatenate(strata)
     seeds = sorted({rl_step.seed for rl_step in rl_steps})
     found = np.zeros((resamples, len(names)))
-    for b in range(resamples):
+    for b in each(range(resamples), "resample"):
         rng = np.random.default_rng([seed, b])
         drawn = np.concatenate([_drawn(prompts, distinct, rng) for prompts in strata])
         times = dict(zip(seeds, rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds))), strict=True))

@@ -1,6 +1,6 @@
 """compare(...) -> Comparison: speed-ups with intervals, verdicts and regret, as a table and as text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,13 @@ from simulator.compare.oracle import oracle
 from simulator.compare.regret import Scale
 from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import effects, span, steps_of
+from simulator.compare.speedups import decoding_s, geometric_mean, mean
 from simulator.cost.errors import UNKNOWN_ERROR, Source, in_words, sources_of
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.limits import RESAMPLES
+from simulator.progress import each
+from simulator.report.grid import Column, grid, marked
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -31,6 +34,9 @@ COMPARISON = pa.schema([
         ("makespan_low_s", pa.float64(), "90 % of true makespans, as far as costs are off, are between this and the next"),
         ("makespan_high_s", pa.float64(), "its upper end"),
         ("speedup", pa.float64(), "makespan of the baseline / this makespan"),
+        ("step_speedup", pa.float64(), "geometric mean over RL steps and seeds of the baseline's makespan / this one"),
+        ("rollout_speedup", pa.float64(), "the same over rollouts, of seconds from admission to last token"),
+        ("rollout_speedup_mean", pa.float64(), "arithmetic mean of the same ratios over rollouts"),
         ("low", pa.float64(), "95 % interval of speedup over prompts and seeds; null without resampling"),
         ("high", pa.float64(), "its upper end"),
         ("profile_low", pa.float64(), "speedup where costs are off, 90 % range: what all policies share cancels"),
@@ -38,6 +44,7 @@ COMPARISON = pa.schema([
         ("verdict", pa.string(), "faster, slower, no detectable difference, undecided, not tested, or baseline"),
         ("closed", pa.float64(), "share of the gap from no speculation to the lower bound that it closes"),
         ("closed_of_oracle", pa.float64(), "the same share of the gap to the oracle"),
+        ("lossless", pa.bool_(), "whether outputs keep the target model's distribution"),
         ("none_s", pa.float64(), "makespan without speculation"),
         ("oracle_s", pa.float64(), "makespan of the oracle, which knows lengths and acceptance; no policy to deploy"),
         ("bound_s", pa.float64(), "lower bound on every policy's makespan"),
@@ -46,7 +53,8 @@ COMPARISON = pa.schema([
     )
 ])  # fmt: skip
 
-SHOWN = ("policy", "speed-up", "95 % interval", "cost error", "gap closed", "verdict")
+WIDEST = 130
+"""Letters of a line of text unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +64,10 @@ class Comparison:
     table: pa.Table
     notes: list[str]
 
-    def text(self) -> str:
-        """The table for people: one line per policy, the ends of the gap, then the notes."""
-        rows = [SHOWN, *(_shown(row) for row in self.table.to_pylist())]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(SHOWN))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        one = self.table.to_pylist()[0]
+    def text(self, width: int = WIDEST) -> str:
+        """The table for people, within `width` letters: a row per policy, the ends of the gap, then the notes."""
+        rows = self.table.to_pylist()
+        lines, one = grid(_columns(rows), width), rows[0]
         ends = [
             ("no speculation", "none_s"),
             ("oracle (knows lengths and acceptance)", "oracle_s"),
@@ -79,12 +85,14 @@ def compare(
     seed: int = 0,
     profile_error: float | None = None,
     gap: bool = True,
+    lossy: Collection[str] = (),
 ) -> Comparison:
     """Hold every policy of the rl_steps against `baseline` (default: the first named).
 
     resamples: most bootstrap resamples, 0 for none. profile_error: instead of the profile's own. gap: whether to find
-    the oracle and the bound. The verdict is that of the interval; where it says faster or slower and costs within their
-    errors say otherwise, it is undecided. Raises InputError for an unknown baseline.
+    the oracle and the bound. lossy: policies under which outputs do not keep the target's distribution. The verdict
+    is that of the interval; where it says faster or slower and costs within their errors say otherwise, it is undecided.
+    Raises InputError for an unknown baseline.
     """
     names = list(rl_steps[0].policies)
     first = names[0] if baseline is None else baseline
@@ -93,7 +101,8 @@ def compare(
     order = [first, *(name for name in names if name != first)]
     cost = profile_of(deployment)
     sources = sources_of(cost, profile_error, deployment.serving.step_overhead_s)
-    seconds, moved = _under_errors(rl_steps, deployment, order, sources)
+    simulated = [_under_errors(rl_steps, deployment, name, sources) for name in each(order, "policy")]
+    seconds, moved = np.array([sum(one.makespans_s) for one in simulated]), [one.moved for one in simulated]
     speedups, error = seconds[0] / seconds, cost.relative_error if profile_error is None else profile_error
     draws = resampled(rl_steps, deployment, order, resamples, seed) if resamples > 1 and len(order) > 1 else None
     notes = [
@@ -111,7 +120,7 @@ def compare(
         rows[name] = {
             "policy": name, "baseline": first, "makespan_s": float(seconds[i]),
             "makespan_low_s": whole[0] * float(seconds[i]), "makespan_high_s": whole[1] * float(seconds[i]),
-            "speedup": float(speedups[i]),
+            "speedup": float(speedups[i]), **_other_speedups(simulated[0], simulated[i]), "lossless": name not in lossy,
             "low": _known(sampled.low if sampled else None), "high": _known(sampled.high if sampled else None),
             "profile_low": around[0], "profile_high": around[1],
             "verdict": "baseline" if i == 0 else verdict(sampled, around),
@@ -134,22 +143,38 @@ def verdict(sampled: Interval | None, around: tuple[float, float]) -> str:
     return sampled.verdict
 
 
+@dataclass(frozen=True, eq=False)
+class _Simulated:
+    """A policy's makespan of each RL step and seed, its rollouts' seconds of decoding, and what each source does to the sum."""
+
+    makespans_s: list[float]
+    decoding_s: Float64
+    moved: list[Float64]
+
+
 def _under_errors(
-    rl_steps: Sequence[RLStep], deployment: Deployment, names: Sequence[str], sources: Sequence[Source]
-) -> tuple[Float64, list[list[Float64]]]:
-    """Makespans, float64[names], and for each policy what each source does to it. Policies believe the profile all the same."""
-    cost, seconds, moved = profile_of(deployment), [], []
-    for name in names:
-        outcomes = [simulate(one.workload, one.policy(name), deployment) for one in rl_steps]
-        seconds.append(sum(outcome.makespan_s for outcome in outcomes))
-        steps = steps_of([outcome.logs for outcome in outcomes])
-        moved.append([effects(one, cost, steps) for one in sources])
-    return np.array(seconds), moved
+    rl_steps: Sequence[RLStep], deployment: Deployment, name: str, sources: Sequence[Source]
+) -> _Simulated:
+    """Simulate a policy; it believes the profile also where costs are off."""
+    outcomes = [simulate(one.workload, one.policy(name), deployment) for one in rl_steps]
+    steps = steps_of([outcome.logs for outcome in outcomes])
+    moved = [effects(one, profile_of(deployment), steps) for one in sources]
+    each_s = np.concatenate([decoding_s(outcome.rollouts) for outcome in outcomes])
+    return _Simulated([outcome.makespan_s for outcome in outcomes], each_s, moved)
+
+
+def _other_speedups(base: _Simulated, own: _Simulated) -> dict[str, float | None]:
+    """The means of `speedups` beside the ratio of sums."""
+    return {
+        "step_speedup": geometric_mean(base.makespans_s, own.makespans_s),
+        "rollout_speedup": geometric_mean(base.decoding_s, own.decoding_s),
+        "rollout_speedup_mean": mean(base.decoding_s, own.decoding_s),
+    }
 
 
 def _scale(rl_steps: Sequence[RLStep], deployment: Deployment, notes: list[str]) -> Scale:
     none_s = oracle_s = bound_s = 0.0
-    for rl_step in rl_steps:
+    for rl_step in each(rl_steps, "bound of RL step"):
         bound = lower_bound(rl_step.workload, deployment)
         if np.isnan(bound.makespan_s) and bound.why not in notes:
             notes.append(bound.why)
@@ -168,10 +193,22 @@ def _known(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _shown(row: dict[str, Any]) -> tuple[str, ...]:
-    def between(low: str, high: str) -> str:
-        return "-" if row[low] is None else f"{row[low]:.3f} to {row[high]:.3f}"
+def _columns(rows: list[dict[str, Any]]) -> list[Column]:
+    def number(name: str, digits: str = ".3f") -> list[str]:
+        return ["-" if row[name] is None else f"{row[name]:{digits}}" for row in rows]
 
-    closed = "-" if row["closed"] is None else f"{row['closed']:.0%}"
-    return (row["policy"], f"{row['speedup']:.3f}", between("low", "high"), between("profile_low", "profile_high"),
-            closed, row["verdict"])  # fmt: skip
+    def between(low: str, high: str) -> list[str]:
+        ends = zip(number(low), number(high), strict=True)
+        return ["-" if "-" in pair else " to ".join(pair) for pair in ends]
+
+    return [
+        Column("policy", [marked(row["policy"], row["lossless"]) for row in rows], number=False),
+        Column("speed-up", number("speedup")),
+        Column("95 % interval", between("low", "high")),
+        Column("cost error", between("profile_low", "profile_high")),
+        Column("gap closed", number("closed", ".0%")),
+        Column("by RL step,\ngeom. mean", number("step_speedup")),
+        Column("by rollout,\ngeom. mean", number("rollout_speedup")),
+        Column("by rollout,\nmean", number("rollout_speedup_mean")),
+        Column("verdict", [row["verdict"] for row in rows], number=False),
+    ]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from simulator.drafting.acceptance import count_at
 from simulator.drafting.drafter import Counting, Drafter, accepted, past_rows
+from simulator.progress import each
 from traces.errors import InputError
 from traces.schema import SCHEMA
 from traces.trace import Trace
@@ -32,7 +33,7 @@ def acceptance_by_step(
     samples: replay only the first so many samples of each prompt, in sample order; the history stays whole.
     """
     found = []
-    for step in chosen_steps(trace, steps):
+    for step in each(chosen_steps(trace, steps), "RL step"):
         rows = np.flatnonzero(trace.step == step)
         if samples is not None:
             rows = rows[_rank_in_group(trace.prompt[rows], trace.sample[rows]) < samples]
@@ -52,7 +53,7 @@ def record(trace: Trace, drafter: Drafter, seed: int = 0) -> pa.Table:
     Raises InputError where what is drafted depends on the budget, so that no one record serves all of them.
     """
     pairs = np.empty((int(trace.offsets[-1]), 2), np.int32)
-    for step in trace.steps:
+    for step in each(trace.steps, "RL step"):
         rows = np.flatnonzero(trace.step == step)
         found = accepted(drafter, trace, rows, past_rows(trace, step, drafter.window), seed)
         if not found.prefix or "siblings" in drafter.learns_from:

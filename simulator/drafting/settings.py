@@ -36,6 +36,7 @@ from simulator.limits import (
     SUFFIX,
     WINDOW,
     DraftContext,
+    DrafterKind,
     Match,
     OffSteps,
     Scope,
@@ -338,10 +339,7 @@ DrafterSettings = Annotated[
     | CustomSettings,
     Field(discriminator="kind"),
 ]
-BUILT_IN_KINDS = (
-    "none", "suffix", "ngram", "last", "eagle", "eagle3", "draft_model", "mtp", "parallel", "diffusion", "recorded", "hybrid",
-    "custom",
-)  # fmt: skip
+BUILT_IN_KINDS: tuple[DrafterKind, ...] = get_args(DrafterKind)
 
 
 def names_of(kind: str) -> list[str]:

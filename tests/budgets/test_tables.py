@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from simulator.budgets.classes import mean_lengths
+from simulator.budgets.names import NAMES
 from simulator.budgets.policy import TablePolicy
-from simulator.budgets.resolve import BUILT_IN, catalogue, check_spec, resolve_policy
+from simulator.budgets.resolve import BUILT_IN, check_spec, resolve_policy
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
 from tests.budgets.histories import context, long_tail
@@ -53,6 +54,15 @@ def test_a_schedule_as_vllm_documents_it() -> None:
     budgets = by_live("schedule:1-16=3,32-128=2,256-2048=0", 300)
     for live, k in ((1, 3), (16, 3), (17, 3), (31, 3), (32, 2), (128, 2), (129, 2), (255, 2), (256, 0), (300, 0)):
         assert budgets[live - 1] == k
+
+
+@pytest.mark.parametrize("spelling", [
+    "[[1,4,2],[5,512,0]]", " [[1, 4, 2], [5, 512, 0]]", '{"num_speculative_tokens_per_batch_size": [[1, 4, 2], [5, 512, 0]]}',
+    '{"num_speculative_tokens": 2, "num_speculative_tokens_per_batch_size": [[1, 4, 7], [5, 512, 0]]}',
+    "{num_speculative_tokens: 8, num_speculative_tokens_per_batch_size: [[1, 4, 2], [5, 512, 0]]}",
+])  # fmt: skip
+def test_a_schedule_may_be_spelt_as_vllm_spells_it(spelling: str) -> None:
+    assert by_live(f"schedule:{spelling}", 6) == by_live("schedule:1-4=2,5-512=0", 6) == [2, 2, 2, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +191,24 @@ BAD = [
     ("schedule:a=3", "write LOW-HIGH=K"),
     ("schedule:1-16", "has setting '1-16': write key=value"),
     ("schedule:1-4=3,1-4=3", "sets 1-4 twice"),
+    ("schedule:[[1,4,2],[5,8]]", "has [5, 8]: write [batch from, to, K]"),
+    ("schedule:[[1,4,2],[3,8,1]]", "gives batch size 3 after 4"),
+    ("schedule:[[2,4,2]]", "must start with batch size 1"),
+    ("schedule:[]", "must start with batch size 1"),
+    ("schedule:[[1,4,2]", "is no list as vLLM has it"),
+    ("schedule:[[1,4,2.5]]", "2.5 is not a whole number"),
+    ("schedule:[[1,4,true]]", "True is not a whole number"),
+    ("schedule:[[1,4,-1]]", "-1 is not a whole number"),
+    ("schedule:[[0,4,1]]", "batch sizes from 1, K from 0 to 255"),
+    ("schedule:[[1,4,256]]", "batch sizes from 1, K from 0 to 255"),
+    ("schedule:[[4,1,2]]", "has range 4-1: give the smaller batch size first"),
+    ("schedule:[1,4,2]", "has 1: write [batch from, to, K]"),
+    ("schedule:{}", "has no list of [batch from, to, K]"),
+    ("schedule:{method: ngram}", "has key 'method': give num_speculative_tokens_per_batch_size"),
+    (
+        "schedule:{num_speculative_tokens: many, num_speculative_tokens_per_batch_size: [[1, 2, 3]]}",
+        "'many' is not a whole number",
+    ),
     ("buckets:bounds=2/5,budgets=3/1", "the first bucket starts at batch size 1"),
     ("buckets:bounds=1/5/5,budgets=3/2/1", "put them in ascending order"),
     ("buckets:bounds=1/5", "has 2 bounds and 4 budgets"),
@@ -238,10 +266,11 @@ def test_bad_settings_are_refused_in_one_line(spec: str, problem: str) -> None:
 
 
 def test_the_catalogue_names_every_built_in_and_each_has_a_page() -> None:
-    listed = catalogue()
-    assert [spec.partition(":")[0] for spec, _, _ in listed] == list(BUILT_IN)
-    assert all(about and "\n" not in about and source for _, about, source in listed)
-    for name in BUILT_IN:
+    assert list(NAMES) == list(BUILT_IN)
+    for name, told in NAMES.items():
+        assert told.usage.partition(":")[0] == name
+        assert told.what == BUILT_IN[name].__doc__
+        assert told.source
         page = (ROOT / f"docs/policies/{name}.md").read_text()
         assert page.startswith(f"# {name}"), name
         assert "**Source.**" in page, name
@@ -257,7 +286,7 @@ def test_a_name_alone_is_a_policy_with_its_defaults(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
 def test_a_page_names_every_setting_with_its_default(name: str) -> None:
     page = (ROOT / f"docs/policies/{name}.md").read_text()
-    module = __import__(BUILT_IN[name].build.__module__, fromlist=["Settings"])
+    module = __import__(BUILT_IN[name].__module__, fromlist=["Settings"])
     settings = getattr(module, "Settings", None)
     for field in getattr(settings, "__dataclass_fields__", {}).values():
         default = "/".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from simulator.cli import compiling, main
+from simulator.cli import main, waiting
 from traces.io import write
 from traces.synthesis import synth
 
@@ -22,7 +22,7 @@ class Shell(NamedTuple):
 @pytest.fixture
 def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shell]:
     """Return a function that runs `rolloutsim` with arguments."""
-    monkeypatch.setattr(compiling, "SILENT_S", float("inf"))  # what is compiled depends on what ran before
+    monkeypatch.setattr(waiting, "SILENT_S", float("inf"))  # what is compiled depends on what ran before
 
     def run(*arguments: object) -> Shell:
         with pytest.raises(SystemExit) as exit_:

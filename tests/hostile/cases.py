@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
-from simulator.cli import compiling, main
+from simulator.cli import main, waiting
 
 REFUSALS = (2, 3, 4)
 END_S = 60
@@ -73,7 +73,7 @@ def fault(case: Case, folder: Path) -> str:
 def run(arguments: tuple[str, ...], folder: Path) -> Done:
     """Run the command in this process, in this folder."""
     out, err = io.StringIO(), io.StringIO()
-    compiling.SILENT_S = float("inf")  # what is compiled depends on what ran before
+    waiting.SILENT_S = float("inf")  # what is compiled depends on what ran before
     before, path = Path.cwd(), list(sys.path)
     os.chdir(folder)
     code: object = None

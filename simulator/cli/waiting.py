@@ -1,17 +1,18 @@
-"""Says on stderr that a run waits for compiled code, which the first run of a version does for some seconds."""
+"""Says on stderr what takes long: code to compile, which the first run of a version waits for; on a terminal also the work."""
 
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
 from simulator import progress
 
-SILENT_S, TICK_S = 1.0, 0.5
+SILENT_S, WORK_SILENT_S, TICK_S = 1.0, 2.0, 0.5
 WAITING = "compiling for this machine, as the first run of a version does"
 KEPT, LOST = (
     "which later runs need not do",
@@ -21,7 +22,7 @@ KEPT, LOST = (
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell of it while the block runs, once it is worth a word: on a terminal with the seconds so far, else when it begins."""
+    """Tell of it while the block runs, once it is worth a word: on a terminal in place, else that compiling begins."""
     clock = _Clock(sys.stderr.isatty())
     progress.watch(clock.tell)
     try:
@@ -31,21 +32,37 @@ def told() -> Iterator[None]:
         clock.stop()
 
 
+def in_words(works: Sequence[progress.Work], spent_s: float) -> str:
+    """Say what is worked on, how much of it is done, and when it might be; each work is part of the one before."""
+    told = [
+        one.what if one.total is None else f"{one.what} {min(one.done + 1, one.total)} of {one.total}" for one in works
+    ]
+    share = 0.0
+    for one in reversed(works):
+        share = (one.done + share) / one.total if one.total else 0.0
+    left = f", {share:.0%} done, about {spent_s / share - spent_s:.0f} s left" if share > 0 else ""
+    return f"{', '.join(told)}: {spent_s:.0f} s{left}"
+
+
 class _Clock:
-    """Adds up the time spent waiting; a thread of its own shows it."""
+    """Adds up the time spent waiting and working; a thread of its own shows it."""
 
     def __init__(self, terminal: bool) -> None:
         self._terminal = terminal
         self._waits, self._since, self._before_s = 0, 0.0, 0.0
+        self._began = 0.0
         self._said, self._shown = False, ""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def tell(self, change: int) -> None:
-        """Note that waiting begins (1) or ends (-1)."""
+        """Note that waiting begins (1) or ends (-1), or that work does (0)."""
         with self._lock:
-            if self._waits == 0:
+            if change == 0:
+                self._began = time.monotonic()
+                self._write("")
+            elif self._waits == 0:
                 self._since = time.monotonic()
             elif self._waits + change == 0:
                 self._before_s = self._spent_s()
@@ -56,7 +73,7 @@ class _Clock:
             self._thread.start()
 
     def stop(self) -> None:
-        """Say what it came to."""
+        """Say what compiling came to."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
@@ -70,10 +87,13 @@ class _Clock:
     def _watch(self) -> None:
         while not self._stopped.wait(TICK_S):
             with self._lock:
+                works, worked_s = progress.works(), time.monotonic() - self._began
                 if self._waits and self._spent_s() >= SILENT_S:
-                    self._show()
+                    self._show_waiting()
+                elif works and self._terminal and worked_s >= WORK_SILENT_S:
+                    self._write(in_words(works, worked_s))
 
-    def _show(self) -> None:
+    def _show_waiting(self) -> None:
         if self._terminal:
             self._write(f"{WAITING}: {self._spent_s():.0f} s")
         elif not self._said:
@@ -81,7 +101,8 @@ class _Clock:
         self._said = True
 
     def _write(self, line: str) -> None:
-        """Replace what stands on the terminal's line."""
+        """Replace what stands on the terminal's line, of which no more is written than fits."""
+        line = line[: shutil.get_terminal_size().columns - 1]
         if self._shown or line:
             click.echo(f"\r{' ' * len(self._shown)}\r{line}", nl=False, err=True)
         self._shown = line

@@ -1,0 +1,5 @@
+"""`python -m simulator.cli`: the command where no script of it is installed."""
+
+from simulator.cli import command
+
+command()
