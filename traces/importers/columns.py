@@ -1,7 +1,7 @@
 """CSV, JSON Lines and Parquet files that hold a trace under other column names."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -121,7 +121,7 @@ def _values(rows: Rows, name: str, found: str, source: Source) -> list[Any]:
         raise InputError(f"{error}; if it is something else, leave it out with --map {name}=") from error
 
 
-def _encoded(rows: Rows, found: str, source: Source, options: Options) -> list[list[int]]:
+def _encoded(rows: Rows, found: str, source: Source, options: Options) -> Sequence[Any]:
     assert options.encoder is not None
     texts = [is_text(value_at(row, found), f"{source}: line {line}, column '{found}'") for line, row in rows]
     return options.encoder.encode(texts)
