@@ -10,9 +10,12 @@ from traces.importers.files import files_of, suffix_of
 from traces.importers.format import Format
 from traces.importers.head import Head, look
 from traces.importers.mooncake import MOONCAKE
+from traces.importers.nemo_rl import NEMO_RL
+from traces.importers.slime import SLIME
+from traces.importers.trl import TRL
 from traces.importers.verl import VERL
 
-FORMATS = (VERL, AZURE, MOONCAKE, PARQUET, CSV, JSONL)
+FORMATS = (VERL, SLIME, NEMO_RL, TRL, AZURE, MOONCAKE, PARQUET, CSV, JSONL)
 
 
 def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path]]:
