@@ -11,17 +11,9 @@ from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_fits import check_even, from_counters, from_lengths, from_tried, number
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
+from traces.importers.speculation import ACCEPTED_PROPOSED, HISTOGRAMS, VERIFIED, accepted_of, first_of
 
 Int64 = npt.NDArray[np.int64]
-
-ACCEPTED_PROPOSED = (
-    ("spec_num_correct_drafts", "spec_num_proposed_drafts"),
-    ("spec_accepted_drafts", "spec_proposed_drafts"),
-    ("spec_accept_token_num", "spec_draft_token_num"),
-)
-"""What SGLang calls accepted and proposed draft tokens of a request: since 2026-05, before that, and before 2026."""
-HISTOGRAMS = ("spec_correct_drafts_histogram", "spec_accept_histogram")
-"""Verify steps by how many of their drafts were accepted, in the same order."""
 
 
 def read_json(text: str, positions: int | None, name: str) -> AcceptanceCurve:
@@ -41,7 +33,7 @@ def read_json(text: str, positions: int | None, name: str) -> AcceptanceCurve:
         return _of_benchmarks(objects, positions, name)
     if any("speculative_decoding" in _inner(one, "metrics") or "per_step_accepted" in one for _, one in objects):
         return _of_vllm_requests(objects, name)
-    if any("spec_verify_ct" in _inner(one, "meta_info") for _, one in objects):
+    if any(VERIFIED in _inner(one, "meta_info") for _, one in objects):
         return _of_sglang_requests(objects, positions, name)
     if "input_lens" in first or "request_parameters" in first or "meta_info" in first:
         raise InputError("counts no drafts: record it again with speculation")
@@ -156,10 +148,10 @@ def _of_sglang_requests(
 ) -> AcceptanceCurve:
     """By position where every request has a histogram, else from the mean."""
     requests = [(where, _inner(one, "meta_info")) for where, one in objects]
-    requests = [(where, one) for where, one in requests if one.get("spec_verify_ct")]
+    requests = [(where, one) for where, one in requests if one.get(VERIFIED)]
     if not requests:
         raise InputError("no request was verified (spec_verify_ct is 0): record it again with speculation")
-    verified = sum(number(one["spec_verify_ct"], f"{where}spec_verify_ct") for where, one in requests)
+    verified = sum(number(one[VERIFIED], f"{where}{VERIFIED}") for where, one in requests)
     drafted = _draft_tokens(requests, positions)
     keys = [next((key for key in HISTOGRAMS if one.get(key)), None) for _, one in requests]
     if all(keys):
@@ -180,9 +172,9 @@ def _draft_tokens(requests: Sequence[tuple[str, Mapping[str, Any]]], positions: 
     """Tokens of a draft: proposed ones over verify steps, which SGLang sets so."""
     found = {}
     for where, one in requests:
-        proposed = next((one[key] for _, key in ACCEPTED_PROPOSED if one.get(key) is not None), None)
+        proposed = first_of(one, [proposed for _, proposed in ACCEPTED_PROPOSED])
         if proposed is not None:
-            each = number(proposed, f"{where}proposed drafts") / number(one["spec_verify_ct"], f"{where}spec_verify_ct")
+            each = number(proposed, f"{where}proposed drafts") / number(one[VERIFIED], f"{where}{VERIFIED}")
             found[round(each, 6)] = where
     if len(found) > 1 or any(not each.is_integer() or each < 1 for each in found):
         places = ", ".join(f"{where}{each:g}" for each, where in sorted(found.items())[:2])
@@ -197,18 +189,14 @@ def _draft_tokens(requests: Sequence[tuple[str, Mapping[str, Any]]], positions: 
 
 
 def _accepted(where: str, one: Mapping[str, Any]) -> float:
-    """Accepted drafts of a request.
-
-    Some versions write a 0 that they never counted: where more tokens came out than were verified in steps, the count is
-    missing, and it is the tokens that neither the prefill nor a bonus gave.
-    """
-    completed, steps = one.get("completion_tokens"), number(one["spec_verify_ct"], f"{where}spec_verify_ct")
-    told = next((one[key] for key, _ in ACCEPTED_PROPOSED if one.get(key) is not None), None)
-    if told is not None and (told != 0 or completed is None or completed <= steps):
+    """Accepted drafts of a request; where the count is missing, the tokens that neither the prefill nor a bonus gave."""
+    told = accepted_of(one)
+    if told is not None:
         return number(told, f"{where}accepted drafts")
-    if completed is None:
+    if one.get("completion_tokens") is None:
         raise InputError(f"{where}has neither accepted drafts nor completion_tokens: record it again, or leave it out")
-    return max(number(completed, f"{where}completion_tokens") - 1 - steps, 0.0)
+    completed, steps = (number(one[name], f"{where}{name}") for name in ("completion_tokens", VERIFIED))
+    return max(completed - 1 - steps, 0.0)
 
 
 def _inner(one: Mapping[str, Any], key: str) -> Mapping[str, Any]:
