@@ -4,30 +4,49 @@ import difflib
 from pathlib import Path
 
 from traces.errors import InputError
+from traces.importers.areal import AREAL
 from traces.importers.azure import AZURE
+from traces.importers.bench import BENCH
 from traces.importers.columns import CSV, JSONL, PARQUET
 from traces.importers.files import files_of, suffix_of
 from traces.importers.format import Format
 from traces.importers.head import Head, look
+from traces.importers.lm_eval import LM_EVAL
 from traces.importers.mooncake import MOONCAKE
 from traces.importers.nemo_rl import NEMO_RL
+from traces.importers.no_trace import why_not
+from traces.importers.openai import OPENAI
+from traces.importers.rllm import RLLM
+from traces.importers.serving_csv import BURSTGPT, SPLITWISE, VIDUR
+from traces.importers.sglang import SGLANG
+from traces.importers.skyrl import SKYRL
 from traces.importers.slime import SLIME
 from traces.importers.trl import TRL
+from traces.importers.verifiers import RESULTS, TRACES
 from traces.importers.verl import VERL
 
-FORMATS = (VERL, SLIME, NEMO_RL, TRL, AZURE, MOONCAKE, PARQUET, CSV, JSONL)
+FORMATS = (
+    VERL, SLIME, NEMO_RL, TRL, TRACES, RESULTS, AREAL, SKYRL, RLLM, OPENAI, SGLANG, BENCH, LM_EVAL, AZURE, BURSTGPT, MOONCAKE,
+    VIDUR, SPLITWISE, PARQUET, CSV, JSONL,
+)  # fmt: skip
 
 
 def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path]]:
     """The format and the files, in order; without a name all files must show themselves to be of one and the same.
 
-    Where columns are mapped, a file that shows no format is a table of its kind: csv, jsonl or parquet.
+    Where columns are mapped, a file that shows no format is a table of its kind: csv, jsonl or parquet. Of a folder, files that
+    hold no rollouts beside some that do (no_trace.why_not) are left out.
     """
     if name is not None:
         chosen = named(name)
         return chosen, files_of(paths, chosen.suffixes)
-    files = files_of(paths)
-    formats = {file: recognised(look(file), mapped) for file in files}
+    heads = {file: look(file) for file in files_of(paths)}
+    reasons = {file: reason for file, head in heads.items() if (reason := why_not(head))}
+    files = [file for file in heads if file not in reasons]
+    for file, reason in reasons.items():
+        if file in paths or not files:
+            raise InputError(f"{file}: {reason}")
+    formats = {file: recognised(heads[file], mapped) for file in files}
     first = formats[files[0]]
     for file, found in formats.items():
         if found != first:

@@ -58,3 +58,11 @@ def _relative(path: Path) -> str:
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def step_in_path(path: Path) -> int:
+    """The RL step that a file's name or its folder's says, as step_12 or global_step_12_evals; 0 without one."""
+    for name in (path.name, *(parent.name for parent in path.absolute().parents[:2])):
+        if number := re.search(r"(?i)step[_-]?(\d{1,9})", name):
+            return int(number[1])
+    return 0

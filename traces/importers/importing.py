@@ -157,7 +157,7 @@ def _write(spool: Spool, out: Path, gathered: Gathered, note: dict[str, Any], ow
         schema = ordered([*(field for field in schema if field.name != "finish_reason"), SCHEMA.field("finish_reason")])
     with replacing(out) as file, io.parquet_writer(file, schema, note) as writer:
         for table in spool.tables(schema):
-            if own_clock:
+            if own_clock and "arrival_s" in schema.names:
                 table = _from_the_first(table, gathered.first_arrival_s)
             writer.write_table(cap.marked(table) if cap is not None else table)
 

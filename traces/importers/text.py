@@ -29,28 +29,6 @@ def is_text(value: object, place: str) -> str:
     return value
 
 
-def written(value: object, place: str, by: str | None = None) -> str:
-    """Text as it is; of the messages of a conversation what they say, one after the other (`by` keeps those of one role)."""
-    if not isinstance(value, list):
-        return is_text(value, place)
-    said = []
-    for message in value:
-        if not isinstance(message, dict) or "content" not in message:
-            raise InputError(f"{place}: {message!r:.60} is not a message with role and content: dump text or messages")
-        if by in (None, message.get("role")):
-            said.append(_content(message["content"], place))
-    return "\n".join(said)
-
-
-def _content(value: object, place: str) -> str:
-    """What a message says: text, the text among its parts, nothing where it only calls a tool."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return "".join(part["text"] or "" for part in value if isinstance(part, dict) and "text" in part)
-    return is_text(value, place)
-
-
 def token_columns(
     source: Source,
     rows: Rows,
