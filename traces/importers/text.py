@@ -16,7 +16,7 @@ from traces.importers.values import value_at, whole
 ASSUMED = "token ids come from encoding the logged text again; special tokens that were not logged are missing"
 
 
-def prompt_id_of(prompt: "str | npt.NDArray[np.int32]") -> str:
+def prompt_id_of(prompt: "str | npt.NDArray[np.int64]") -> str:
     """A name for a prompt, from its text or tokens, that is the same wherever they are."""
     content = prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else prompt.tobytes()
     return hashlib.sha256(content).hexdigest()[:12]
