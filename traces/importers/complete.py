@@ -36,8 +36,8 @@ def complete(found: Imported, source: Source, gathered: Gathered, *, step_in_nam
         table = table.append_column("sample", pa.array(np.zeros(table.num_rows, np.int32)))
         assumed.append("each row is a prompt of its own (no prompt or prompt id)")
     elif "sample" not in table.column_names:
-        groups = zip(table.column("step").to_pylist(), table.column("prompt_id").to_pylist(), strict=True)
-        order = [gathered.next_in_group(step, prompt_id) for step, prompt_id in groups]
+        columns: list[list[Any]] = [table.column(name).to_pylist() for name in ("step", "prompt_id")]
+        order = [gathered.next_in_group(step, prompt_id) for step, prompt_id in zip(*columns, strict=True)]
         table = table.append_column("sample", pa.array(order, pa.int32()))
         assumed.append("sample counts the rows of a prompt in a step, in file order")
     gathered.rows += table.num_rows

@@ -68,8 +68,8 @@ def import_files(
     was assumed and how many rows were dropped.
     """
     out = Path(out)
-    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    chosen, files = choose(paths, file_format, mapped=bool(column_map))
+    given = [paths] if isinstance(paths, str | Path) else paths
+    chosen, files = choose([Path(path) for path in given], file_format, mapped=bool(column_map))
     options = _options(chosen, files[0], column_map or {}, tokenizer)
     spool, gathered = Spool(out.parent), Gathered()
     try:

@@ -9,7 +9,7 @@ from typing import Any
 from traces.errors import InputError
 from traces.importers.source import Source
 
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 4 << 20
 """About how much of a file is in memory at once, as text; as Python objects it is several times as much."""
 
 
