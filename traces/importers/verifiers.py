@@ -74,14 +74,14 @@ def _rollout(trace: Mapping[str, Any], row: Mapping[str, Any], source: Source, p
     calls = {call.get("node"): call for call in trace.get("calls", []) if call.get("node") is not None}
     own = [calls.get(index, {}) for index in sampled]
     recorded = bool(sampled) and all(nodes[index].get("token_ids") and nodes[index].get("mask") for index in sampled)
-    work, data = value_at(row, "run.work") or {}, value_at(trace, "task.data")
+    work = value_at(row, "run.work") or {}
+    named = value_at(trace, "task.key") or value_at(trace, "task.hash")
+    task = str(named or prompt_id_of(json.dumps(value_at(trace, "task.data"), sort_keys=True)))
+    agents = {value_at(one, "agent.name") for one in row.get("traces", [row])}
+    agent = value_at(trace, "agent.name")
     rollout: Row = {
         "step": whole(work.get("step", step_in_path(source.path)), f"{place}, run.work.step", 0),
-        "prompt_id": str(
-            value_at(trace, "task.key")
-            or value_at(trace, "task.hash")
-            or prompt_id_of(json.dumps(data, sort_keys=True))
-        ),
+        "prompt_id": f"{task}/{agent}" if len(agents) > 1 else task,
         "reward": _reward(trace, place),
         "policy": own[0].get("model") if own else None,
         "finish_reason": _finish(trace, own),
@@ -160,7 +160,7 @@ def _reward(trace: Mapping[str, Any], place: str) -> float | None:
 
 
 def _finish(trace: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> str | None:
-    if trace.get("errors") or trace.get("is_timeout"):
+    if trace.get("ok") is False or trace.get("is_timeout"):
         return "aborted"
     return finish_of(calls[-1].get("finish_reason")) if calls else None
 
