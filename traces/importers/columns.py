@@ -1,7 +1,7 @@
 """CSV, JSON Lines and Parquet files that hold a trace under other column names."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,14 +62,20 @@ def read_rows(
 
 def read_parquet(source: Source, options: Options) -> Iterator[Imported]:
     """A Parquet file, with columns renamed and fields of structs by dots; the others are kept."""
+    for start, table in batches_of(source):
+        yield _renamed(source, table, options.names, start)
+
+
+def batches_of(source: Source) -> Iterator[tuple[int, pa.Table]]:
+    """Index of the first row, and rows, of a Parquet file some thousand rows at a time; InputError where it is not whole."""
+    start = 0
     try:
         file = pq.ParquetFile(source.path, page_checksum_verification=True)
-        start = 0
         for batch in file.iter_batches(BATCH_ROWS):
             batch.validate(full=True)
-            yield _renamed(source, batch, options.names, start)
+            source.read_bytes = source.path.stat().st_size * (start + batch.num_rows) // max(file.metadata.num_rows, 1)
+            yield start, pa.Table.from_batches([batch])
             start += batch.num_rows
-            source.read_bytes = source.path.stat().st_size * start // max(file.metadata.num_rows, 1)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: is not a whole Parquet file ({reason}): export it again") from error
@@ -77,8 +83,7 @@ def read_parquet(source: Source, options: Options) -> Iterator[Imported]:
         raise InputError(f"{source}: holds no rows: export at least one rollout")
 
 
-def _renamed(source: Source, batch: pa.RecordBatch, names: Mapping[str, str], start: int) -> Imported:
-    table = pa.Table.from_batches([batch])
+def _renamed(source: Source, table: pa.Table, names: Mapping[str, str], start: int) -> Imported:
     present = table.column_names
     _check_names(source, names, present, lambda name: _field(table, name) is not None)
     sources = {name: name for name in present if name not in names and name not in names.values()}
@@ -121,7 +126,7 @@ def _values(rows: Rows, name: str, found: str, source: Source) -> list[Any]:
         raise InputError(f"{error}; if it is something else, leave it out with --map {name}=") from error
 
 
-def _encoded(rows: Rows, found: str, source: Source, options: Options) -> list[list[int]]:
+def _encoded(rows: Rows, found: str, source: Source, options: Options) -> Sequence[Any]:
     assert options.encoder is not None
     texts = [is_text(value_at(row, found), f"{source}: line {line}, column '{found}'") for line, row in rows]
     return options.encoder.encode(texts)

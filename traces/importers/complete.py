@@ -24,7 +24,6 @@ def complete(found: Imported, source: Source, gathered: Gathered, *, step_in_nam
             and pa.types.is_list(table.schema.field(ids).type)
         ):
             table = table.append_column(count, pc.cast(pc.list_value_length(table.column(ids)), pa.int32()))
-            assumed.append(f"{count} is the number of {ids}")
     if "step" not in table.column_names:
         number = number_in_name(source.path) if step_in_name else None
         table = table.append_column("step", pa.array(np.full(table.num_rows, number or 0, np.int32)))

@@ -13,18 +13,21 @@ from traces.importers.format import Format
 from traces.importers.head import Head, look
 from traces.importers.lm_eval import LM_EVAL
 from traces.importers.mooncake import MOONCAKE
+from traces.importers.nemo_rl import NEMO_RL
 from traces.importers.no_trace import why_not
 from traces.importers.openai import OPENAI
 from traces.importers.rllm import RLLM
 from traces.importers.serving_csv import BURSTGPT, SPLITWISE, VIDUR
 from traces.importers.sglang import SGLANG
 from traces.importers.skyrl import SKYRL
+from traces.importers.slime import SLIME
+from traces.importers.trl import TRL
 from traces.importers.verifiers import RESULTS, TRACES
 from traces.importers.verl import VERL
 
 FORMATS = (
-    VERL, TRACES, RESULTS, AREAL, SKYRL, RLLM, OPENAI, SGLANG, BENCH, LM_EVAL, AZURE, BURSTGPT, MOONCAKE, VIDUR, SPLITWISE,
-    PARQUET, CSV, JSONL,
+    VERL, SLIME, NEMO_RL, TRL, TRACES, RESULTS, AREAL, SKYRL, RLLM, LM_EVAL, OPENAI, SGLANG, BENCH, AZURE, BURSTGPT, MOONCAKE,
+    VIDUR, SPLITWISE, PARQUET, CSV, JSONL,
 )  # fmt: skip
 
 

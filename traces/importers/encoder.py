@@ -1,10 +1,15 @@
 """The model's own tokenizer, for dumps that hold text."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from traces.errors import InputError
+
+BATCH_CHARACTERS = 1 << 20
 
 
 class Encoder:
@@ -28,9 +33,24 @@ class Encoder:
         self._tokenizer.no_padding()
         self.sha256 = hashlib.sha256(content).hexdigest()
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """The token ids of each text."""
-        distinct = list(dict.fromkeys(texts))
-        encodings = self._tokenizer.encode_batch_fast(distinct, add_special_tokens=False)
-        ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
+        ids: dict[str, npt.NDArray[np.int32]] = {}
+        for batch in _batches(dict.fromkeys(texts)):
+            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            ids |= {text: np.array(one.ids, np.int32) for text, one in zip(batch, encodings, strict=True)}
         return [ids[text] for text in texts]
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Few texts at a time: the library holds some hundred bytes for each token that it makes."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
