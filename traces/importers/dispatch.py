@@ -22,7 +22,8 @@ from traces.importers.sglang import SGLANG
 from traces.importers.skyrl import SKYRL
 from traces.importers.slime import SLIME
 from traces.importers.trl import TRL
-from traces.importers.verifiers import RESULTS, TRACES
+from traces.importers.verifiers import TRACES
+from traces.importers.verifiers_results import RESULTS
 from traces.importers.verl import VERL
 
 FORMATS = (
