@@ -143,7 +143,7 @@ def test_traces_that_cannot_be_read(tmp_path):
     def path(*nodes, calls=()):
         return jsonl(tmp_path / "traces.jsonl", episode(one_trace(list(nodes), list(calls))))
 
-    assert "line 1: node 0 has parent 3" in refused(path(node(3, "user")))
+    assert "line 1, node 0: has parent 3" in refused(path(node(3, "user")))
     assert "0 output tokens" in refused(path(node(None, "user")))
     broken = episode(one_trace([], []))
     del broken["traces"][0]["nodes"]

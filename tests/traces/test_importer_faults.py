@@ -32,11 +32,12 @@ def mutants(value: object) -> Iterator[object]:
             yield [mutant, *value[1:]]
 
 
-@pytest.mark.parametrize("tokenized", [False, True])
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize(
+    ("name", "tokenized"), [(name, text) for name in SAMPLES for text in {False, named(name).takes_tokenizer}]
+)
 def test_a_reader_reads_or_refuses_in_a_line(tmp_path, words, name, tokenized):
     chosen = named(name)
-    options = Options(encoder=Encoder(words) if tokenized and chosen.takes_tokenizer else None)
+    options = Options(encoder=Encoder(words) if tokenized else None)
     path = tmp_path / "dump.jsonl"
     read, refusals = 0, []
     for mutant in mutants(SAMPLES[name]):

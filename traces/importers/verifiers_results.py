@@ -1,7 +1,7 @@
 """results.jsonl of verifiers as it was before traces.jsonl, which prime-rl wrote as rollouts/step_N/train_rollouts.jsonl, too.
 
-Written by save_outputs (verifiers 0.1): prompt, completion, reward, token_usage, and metrics under names of their own, of which one
-is `turns`. The number in the folder's name is the RL step.
+Written by save_outputs (verifiers 0.1): prompt, completion, reward, token_usage, and metrics under names of their own, one of
+which is `turns`. The number in the folder's name is the RL step.
 """
 
 from collections.abc import Iterator, Mapping
