@@ -7,21 +7,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traces.errors import InputError
+
 ASSUMED_TURNS = "what tools wrote between turns is left out of the response, and the waits for it are unknown (0 s)"
+
+
+Numbers = Sequence[float] | npt.NDArray[Any]
 
 
 @dataclass
 class Sequences:
     """Rollouts gathered one by one as columns of a trace: ids of prompt and response, and turns where there are several."""
 
-    prompt_token_ids: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    token_ids: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    prompt_token_ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    token_ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
     logprobs: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
     turns: list[list[dict[str, Any]] | None] = field(default_factory=list)
 
-    def add(self, ids: Sequence[int], generated: Sequence[bool | float], logprobs: Sequence[float] | None) -> None:
+    def add(self, ids: Numbers, generated: Numbers, logprobs: Numbers | None, place: str) -> None:
         """One rollout: all of its tokens, which of them it generated, and their log-probabilities, each as long."""
-        tokens, mask = np.asarray(ids, np.int32), np.asarray(generated) != 0
+        tokens, mask = np.asarray(ids), np.asarray(generated) != 0
+        if tokens.size and tokens.dtype.kind not in "iu":
+            raise InputError(f"{place}: has token ids that are no whole numbers: dump again")
+        tokens = tokens.astype(np.int64)
         first = int(np.argmax(mask)) if mask.any() else len(tokens)
         edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
         spans = edges[1::2] - edges[::2]

@@ -33,7 +33,8 @@ def read_nemo_rl(source: Source, options: Options) -> Iterator[Imported]:
             length = whole(cell(row, "input_lengths", source, line), f"{place}, key 'input_lengths'", 0)
             ids, mask = (_numbers(row, name, source, line, length) for name in ("token_ids", "token_loss_mask"))
             logged = "generation_logprobs" in row
-            sequences.add(ids, mask, _numbers(row, "generation_logprobs", source, line, length) if logged else None)
+            logprobs = _numbers(row, "generation_logprobs", source, line, length) if logged else None
+            sequences.add(ids, mask, logprobs, place)
             reward = row.get("rewards")
             rewards.append(None if reward is None else real(reward, f"{place}, key 'rewards'"))
         columns, assumed = sequences.columns()

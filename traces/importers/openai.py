@@ -84,7 +84,7 @@ def _tokens(
         return
     ids = ids_at(choice, "token_ids", place)
     if ids is None and options.encoder is not None:
-        (ids,) = options.encoder.encode([text_of(choice.get("message", choice))])
+        ids = options.encoder.encode([text_of(choice.get("message", choice))])[0].tolist()
     prompt_ids = ids_at(choice, "prompt_token_ids", place) or ids_at(body, "prompt_token_ids", place)
     if ids is None and choices > 1:
         raise InputError(

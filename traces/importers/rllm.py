@@ -69,7 +69,7 @@ def _tokens(
     messages = steps[0].get("chat_completions") or [] if steps else []
     prompt, _ = split(messages)
     responses = [text_of(step.get("model_response")) for step in steps]
-    first, *outputs = options.encoder.encode([prompt, *responses])
+    first, *outputs = (ids.tolist() for ids in options.encoder.encode([prompt, *responses]))
     return first, outputs, True
 
 

@@ -78,7 +78,7 @@ def _add(sequences: Sequences, sample: Mapping[str, Any], place: str) -> None:
         generated = wrote if wrote.any() else generated  # masked as a whole: kept out of the loss, but generated
     prompt = np.zeros(len(tokens) - length)
     padded = None if logprobs is None else np.concatenate([prompt, logprobs])
-    sequences.add(tokens, np.concatenate([prompt, generated]), padded)
+    sequences.add(tokens, np.concatenate([prompt, generated]), padded, place)
 
 
 def _aligned(values: Any, length: int, place: str) -> Any:

@@ -16,7 +16,7 @@ from traces.importers.values import value_at, whole
 ASSUMED = "token ids come from encoding the logged text again; special tokens that were not logged are missing"
 
 
-def prompt_id_of(prompt: "str | npt.NDArray[np.int32]") -> str:
+def prompt_id_of(prompt: "str | npt.NDArray[np.int64]") -> str:
     """A name for a prompt, from its text or tokens, that is the same wherever they are."""
     content = prompt.encode("utf-8", "surrogatepass") if isinstance(prompt, str) else prompt.tobytes()
     return hashlib.sha256(content).hexdigest()[:12]
@@ -27,28 +27,6 @@ def is_text(value: object, place: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{place}: is {type(value).__name__}, not text: dump the decoded text")
     return value
-
-
-def written(value: object, place: str, by: str | None = None) -> str:
-    """Text as it is; of the messages of a conversation what they say, one after the other (`by` keeps those of one role)."""
-    if not isinstance(value, list):
-        return is_text(value, place)
-    said = []
-    for message in value:
-        if not isinstance(message, dict) or "content" not in message:
-            raise InputError(f"{place}: {message!r:.60} is not a message with role and content: dump text or messages")
-        if by in (None, message.get("role")):
-            said.append(_content(message["content"], place))
-    return "\n".join(said)
-
-
-def _content(value: object, place: str) -> str:
-    """What a message says: text, the text among its parts, nothing where it only calls a tool."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return "".join(part["text"] or "" for part in value if isinstance(part, dict) and "text" in part)
-    return is_text(value, place)
 
 
 def token_columns(

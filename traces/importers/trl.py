@@ -13,8 +13,9 @@ from traces.importers.columns import batches_of
 from traces.importers.extras import numeric_extras
 from traces.importers.format import Format, Options
 from traces.importers.imported import Imported, arrow_table
+from traces.importers.messages import TEMPLATE, split, text_of
 from traces.importers.source import Source
-from traces.importers.text import prompt_id_of, token_columns, written
+from traces.importers.text import is_text, prompt_id_of, token_columns
 from traces.importers.values import whole
 
 KNOWN = ("step", "prompt", "completion")
@@ -25,11 +26,13 @@ def read_trl(source: Source, options: Options) -> Iterator[Imported]:
     for start, batch in batches_of(source):
         rows = list(enumerate(batch.to_pylist(), start))
         columns: dict[str, list[Any]] = {"step": [], "prompt_id": []}
-        prompts, completions = [], []
+        prompts, completions, chat = [], [], False
         for index, row in rows:
             place = f"{source}: row {index}"
-            prompts.append(written(row["prompt"], f"{place}, column 'prompt'"))
-            completions.append(written(row["completion"], f"{place}, column 'completion'", by="assistant"))
+            _, answers = split(_said(row["completion"], f"{place}, column 'completion'"))
+            prompts.append(text_of(_said(row["prompt"], f"{place}, column 'prompt'")))
+            completions.append("\n".join(answers))
+            chat |= isinstance(row["completion"], list)
             columns["step"].append(whole(row["step"], f"{place}, column 'step'", 0))
             columns["prompt_id"].append(prompt_id_of(prompts[-1]))
         extras, ignored = numeric_extras([row for _, row in rows], KNOWN)
@@ -39,9 +42,19 @@ def read_trl(source: Source, options: Options) -> Iterator[Imported]:
         yield Imported(
             arrow_table(columns | tokens, places, str(source), extras),
             places,
-            ("rollouts of a step with the same prompt are a group", *assumed, *assumed_tokens),
+            (
+                "rollouts of a step with the same prompt are a group",
+                *assumed,
+                *assumed_tokens,
+                *((TEMPLATE,) if chat else ()),
+            ),
             {"ignored_columns": ignored},
         )
+
+
+def _said(value: object, place: str) -> object:
+    """Text or messages; InputError for what is neither."""
+    return value if isinstance(value, list) else is_text(value, place)
 
 
 def _reward(extras: dict[str, pa.Array], rows: int) -> tuple[list[float | None], tuple[str, ...]]:
