@@ -5,7 +5,6 @@ versions of the policy that sampled it. The newest is the RL step, as the folder
 hold no lengths: what they add is how long each session generated, waited for tools and was scored.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +20,8 @@ from traces.importers.text import ASSUMED, is_text, prompt_id_of
 from traces.importers.values import real, whole
 
 SECONDS = ("generate_s", "reward_s", "toolcall_s")
+Sessions = Mapping[int, list[dict[str, Any]]]
+"""Accepted sessions by task, in the order of their ids."""
 ABOVE = 3
 """How many folders above a rollout's the log folder may be."""
 
@@ -63,28 +64,36 @@ def read_areal(source: Source, options: Options) -> Iterator[Imported]:
         yield Imported(arrow_table(columns, places, str(source), extras), places, tuple(assumed))
 
 
-def _seconds(rows: list[dict[str, Any]], sessions: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
+def _seconds(rows: list[dict[str, Any]], sessions: Sessions) -> dict[str, Any]:
     """What sessions took; null where a task has no session of that number."""
     found = []
     for row in rows:
-        own, index = sessions.get(row.get("task_id", -1), []), row.get("sample_idx", 0)
+        task, index = row.get("task_id"), row.get("sample_idx", 0)
+        own = sessions.get(task, []) if type(task) is int else []
         found.append(own[index] if type(index) is int and 0 <= index < len(own) else {})
     taken = {name: [one.get(name) for one in found] for name in SECONDS}
     return {name: pa.array(values, pa.float64()) for name, values in taken.items() if any(values)}
 
 
-@lru_cache(maxsize=4)
-def _sessions_beside(folder: Path) -> dict[int, list[dict[str, Any]]]:
-    """Accepted sessions by task, in the order of their ids, of the session_tracer folder next to the rollouts'."""
+def _sessions_beside(folder: Path) -> Sessions:
+    """The sessions of the session_tracer folder next to the rollouts', none where there is none."""
+    tracers = (above / "session_tracer" for above in list(folder.parents)[:ABOVE])
+    tracer = next((tracer for tracer in tracers if tracer.is_dir()), None)
+    return {} if tracer is None else _sessions_in(tracer)
+
+
+@lru_cache(maxsize=1)
+def _sessions_in(tracer: Path) -> Sessions:
     found: dict[int, list[dict[str, Any]]] = {}
-    for above in list(folder.parents)[:ABOVE]:
-        for file in sorted((above / "session_tracer").rglob("sessions*.jsonl")):
-            for _, row in json_objects(Source(file)):
-                if row.get("status") == "accepted" and type(row.get("task_id")) is int:
-                    found.setdefault(row["task_id"], []).append(row)
-        if found:
-            break
-    return {task: sorted(rows, key=lambda row: json.dumps(row.get("session_id"))) for task, rows in found.items()}
+    for file in sorted(tracer.rglob("sessions*.jsonl")):
+        for _, row in json_objects(Source(file)):
+            if (
+                row.get("status") == "accepted"
+                and type(row.get("task_id")) is int
+                and type(row.get("session_id")) is int
+            ):
+                found.setdefault(row["task_id"], []).append(row)
+    return {task: sorted(rows, key=lambda row: int(row["session_id"])) for task, rows in found.items()}
 
 
 AREAL = Format(

@@ -22,11 +22,12 @@ from traces.importers.sglang import SGLANG
 from traces.importers.skyrl import SKYRL
 from traces.importers.slime import SLIME
 from traces.importers.trl import TRL
-from traces.importers.verifiers import RESULTS, TRACES
+from traces.importers.verifiers import TRACES
+from traces.importers.verifiers_results import RESULTS
 from traces.importers.verl import VERL
 
 FORMATS = (
-    VERL, SLIME, NEMO_RL, TRL, TRACES, RESULTS, AREAL, SKYRL, RLLM, OPENAI, SGLANG, BENCH, LM_EVAL, AZURE, BURSTGPT, MOONCAKE,
+    VERL, SLIME, NEMO_RL, TRL, TRACES, RESULTS, AREAL, SKYRL, RLLM, LM_EVAL, OPENAI, SGLANG, BENCH, AZURE, BURSTGPT, MOONCAKE,
     VIDUR, SPLITWISE, PARQUET, CSV, JSONL,
 )  # fmt: skip
 

@@ -7,8 +7,6 @@ ids; usage; and vLLM's metrics.speculative_decoding (--per-request-spec-decode-m
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-
 from traces.errors import InputError
 from traces.importers.finish import finish_of
 from traces.importers.format import Format, Options
@@ -16,8 +14,9 @@ from traces.importers.head import Head
 from traces.importers.imported import Imported, arrow_table
 from traces.importers.lines import in_chunks, json_objects
 from traces.importers.messages import text_of
+from traces.importers.parts import ids_at, object_at, objects_at, text_at
 from traces.importers.source import Source
-from traces.importers.speculation import columns_of_vllm
+from traces.importers.speculation import columns_of_vllm, counts_column
 from traces.importers.text import ASSUMED
 from traces.importers.values import value_at, whole
 from traces.importers.whole import drop_partial
@@ -35,25 +34,25 @@ def read_openai(source: Source, options: Options) -> Iterator[Imported]:
         for line, row in rows:
             place = f"{source}: line {line}"
             body = _body(row, place)
-            choices = body.get("choices") or [{}]
+            usage = object_at(body, "usage", place)
+            choices = objects_at(body, "choices", place) or [{}]
+            identity = row.get("custom_id") or body.get("id") or f"line-{line}"
             for index, choice in enumerate(choices):
-                columns["prompt_id"].append(str(row.get("custom_id") or body.get("id") or f"line-{line}"))
+                columns["prompt_id"].append(str(identity))
                 columns["sample"].append(whole(choice.get("index", index), f"{place}, choice {index}: index", 0))
-                _lengths(columns, body, choice, len(choices), place, options)
+                _tokens(columns, body, choice, len(choices), place, options)
                 columns["finish_reason"].append(finish_of(choice.get("finish_reason")))
-                columns["policy"].append(body.get("model"))
+                columns["policy"].append(text_at(body, "model", place))
                 places.append(f"line {line}")
-                cached.append(value_at(body, "usage.prompt_tokens_details.cached_tokens"))
-                speculation.append(value_at(body, "metrics.speculative_decoding") or {})
-        assumed = [
-            "prompt_id is the request's id: responses do not hold prompts",
-            *drop_partial(columns, "token_ids", "prompt_token_ids"),
-        ]
+                cached.append((place, object_at(usage, "prompt_tokens_details", place).get("cached_tokens")))
+                speculation.append((place, object_at(body, "metrics.speculative_decoding", place)))
+        assumed = ["prompt_id is the request's id: responses do not hold prompts"]
+        assumed += drop_partial(columns, "token_ids", "prompt_token_ids")
         if options.encoder is not None and "token_ids" in columns:
             assumed.append(ASSUMED)
         extras = columns_of_vllm(speculation)
-        if any(type(count) is int for count in cached):
-            extras["cached_tokens"] = pa.array([count if type(count) is int else None for count in cached], pa.int64())
+        if any(count is not None for _, count in cached):
+            extras["cached_tokens"] = counts_column(cached, "cached_tokens")
         yield Imported(arrow_table(columns, places, str(source), extras), places, tuple(assumed))
 
 
@@ -70,7 +69,7 @@ def _body(row: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     return body
 
 
-def _lengths(
+def _tokens(
     columns: dict[str, list[Any]],
     body: Mapping[str, Any],
     choice: Mapping[str, Any],
@@ -79,27 +78,24 @@ def _lengths(
     options: Options,
 ) -> None:
     """Token ids where they are recorded or encoded, else the counts of usage, which are those of all choices together."""
-    ids = choice.get("token_ids")
-    if ids is None and options.encoder is not None and choice:
-        (ids,) = options.encoder.encode([text_of(choice.get("message", choice))])
-    prompt_ids = choice.get("prompt_token_ids", body.get("prompt_token_ids"))
-    usage = body.get("usage") or {}
-    if not choice:
-        tokens = 0
-    elif ids is not None:
-        tokens = len(ids)
-    elif choices > 1:
+    if not choice:  # the request failed
+        for name, nothing in (("prompt_tokens", 0), ("output_tokens", 0), ("prompt_token_ids", []), ("token_ids", [])):
+            columns[name].append(nothing)
+        return
+    ids = ids_at(choice, "token_ids", place)
+    if ids is None and options.encoder is not None:
+        ids = options.encoder.encode([text_of(choice.get("message", choice))])[0].tolist()
+    prompt_ids = ids_at(choice, "prompt_token_ids", place) or ids_at(body, "prompt_token_ids", place)
+    if ids is None and choices > 1:
         raise InputError(
             f"{place}: {choices} choices share one count of tokens: give the model's tokenizer.json (--tokenizer), or ask for "
             "token ids (return_token_ids in vLLM)"
         )
-    else:
-        tokens = whole(usage.get("completion_tokens"), f"{place}, usage.completion_tokens", 0)
-    columns["output_tokens"].append(tokens)
-    columns["token_ids"].append(ids if choice else [])
-    prompt = 0 if not choice else len(prompt_ids) if prompt_ids else usage.get("prompt_tokens")
-    columns["prompt_tokens"].append(whole(prompt, f"{place}, usage.prompt_tokens", 0))
-    columns["prompt_token_ids"].append(prompt_ids if choice else [])
+    for name, key, own in (("output_tokens", "completion_tokens", ids), ("prompt_tokens", "prompt_tokens", prompt_ids)):
+        told = value_at(body, f"usage.{key}") if own is None else len(own)
+        columns[name].append(whole(told, f"{place}, usage.{key}", 0))
+    columns["token_ids"].append(ids)
+    columns["prompt_token_ids"].append(prompt_ids)
 
 
 def _recognises(head: Head) -> bool:

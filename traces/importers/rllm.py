@@ -15,9 +15,10 @@ from traces.importers.finish import finish_of
 from traces.importers.format import Format, Options
 from traces.importers.imported import Imported, arrow_table
 from traces.importers.messages import TEMPLATE, split, text_of
+from traces.importers.parts import ids_at, objects_at, text_at
 from traces.importers.source import Source
 from traces.importers.text import ASSUMED, prompt_id_of
-from traces.importers.values import real, value_at, whole
+from traces.importers.values import real, whole
 
 NAMES = ("step", "epoch", "prompt_id", "reward", "finish_reason", "turns", "prompt_token_ids", "token_ids")
 
@@ -28,22 +29,23 @@ def read_rllm(source: Source, options: Options) -> Iterator[Imported]:
         episode = json.loads(source.content())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: is not JSON ({error}): export the episode again") from error
-    trajectories = episode.get("trajectories") if isinstance(episode, dict) else None
-    if not isinstance(trajectories, list) or not all(isinstance(one, dict) for one in trajectories):
+    if not isinstance(episode, dict) or "trajectories" not in episode:
         raise InputError(f"{source}: has no trajectories: give rLLM's episode files")
-    task = episode.get("task_hash") or prompt_id_of(json.dumps(episode.get("task"), sort_keys=True))
+    trajectories = objects_at(episode, "trajectories", str(source))
+    task = text_at(episode, "task_hash", str(source)) or prompt_id_of(json.dumps(episode.get("task"), sort_keys=True))
+    names = [text_at(trajectory, "name", str(source)) or "agent" for trajectory in trajectories]
     columns: dict[str, list[Any]] = {name: [] for name in NAMES}
     places, encoded = [], False
     for index, trajectory in enumerate(trajectories):
         place = f"{source}: trajectory {index}"
-        prompt, outputs, was_encoded = _tokens(trajectory.get("steps") or [], options, place)
+        prompt, outputs, was_encoded = _tokens(objects_at(trajectory, "steps", place), options, place)
         encoded |= was_encoded
-        name, reward = trajectory.get("name") or "agent", trajectory.get("reward")
+        reward = trajectory.get("reward")
         columns["step"].append(
             whole(episode.get("training_step", step_in_path(source.path)), f"{source}: training_step", 0)
         )
         columns["epoch"].append(whole(episode.get("epoch", 0), f"{source}: epoch", 0))
-        columns["prompt_id"].append(task if len({one.get("name") for one in trajectories}) == 1 else f"{task}/{name}")
+        columns["prompt_id"].append(task if len(set(names)) == 1 else f"{task}/{names[index]}")
         columns["reward"].append(None if reward is None else real(reward, f"{place}, reward"))
         columns["finish_reason"].append(finish_of(episode.get("termination_reason")))
         columns["prompt_token_ids"].append(prompt)
@@ -59,14 +61,15 @@ def _tokens(
     steps: Sequence[Mapping[str, Any]], options: Options, place: str
 ) -> tuple[list[int], list[list[int]], bool]:
     """Ids of the first prompt and of every response; whether they had to be encoded."""
-    if steps and all(isinstance(value_at(step, "response_ids"), list) for step in steps):
-        return list(steps[0].get("prompt_ids") or []), [list(step["response_ids"]) for step in steps], False
+    recorded = [ids_at(step, "response_ids", place) for step in steps]
+    if recorded and None not in recorded:
+        return ids_at(steps[0], "prompt_ids", place) or [], [ids for ids in recorded if ids is not None], False
     if options.encoder is None:
         raise InputError(f"{place}: holds text without token ids: give the model's tokenizer.json (--tokenizer)")
     messages = steps[0].get("chat_completions") or [] if steps else []
     prompt, _ = split(messages)
     responses = [text_of(step.get("model_response")) for step in steps]
-    first, *outputs = options.encoder.encode([prompt, *responses])
+    first, *outputs = (ids.tolist() for ids in options.encoder.encode([prompt, *responses]))
     return first, outputs, True
 
 

@@ -6,7 +6,7 @@ the prompt. Response ids are in answers, and with return_logprob.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from traces.importers.head import Head
 from traces.importers.imported import Imported, arrow_table
 from traces.importers.lines import in_chunks, json_objects
 from traces.importers.source import Source
-from traces.importers.speculation import columns_of
+from traces.importers.speculation import Placed, columns_of, counts_column
 from traces.importers.text import prompt_id_of
 from traces.importers.values import real, whole
 from traces.importers.whole import drop_partial
@@ -32,7 +32,8 @@ def read_sglang(source: Source, options: Options) -> Iterator[Imported]:
     """The requests in file order; requests with the same prompt are a group, where prompts are there."""
     for rows in in_chunks(json_objects(source), source):
         columns: dict[str, list[Any]] = {name: [] for name in NAMES}
-        requests, places = [], []
+        requests: list[tuple[str, Mapping[str, Any]]] = []
+        places = []
         for line, row in rows:
             place = f"{source}: line {line}"
             found = row.get("meta_info", row)
@@ -42,7 +43,7 @@ def read_sglang(source: Source, options: Options) -> Iterator[Imported]:
                 )
             asked = _asked(row, place)
             prompt, ids = asked.get("text"), asked.get("input_ids")
-            requests.append(found)
+            requests.append((place, found))
             places.append(f"line {line}")
             columns["prompt_id"].append(
                 prompt_id_of(prompt if isinstance(prompt, str) else json.dumps(ids)) if prompt or ids else None
@@ -90,12 +91,15 @@ def _whole_ids(ids: object, tokens: int) -> bool:
     return isinstance(ids, list) and len(ids) == tokens and all(type(one) is int for one in ids)
 
 
-def _extras(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _extras(requests: Placed) -> dict[str, Any]:
     extras = columns_of(requests)
-    for name, key, kind in (("cached_tokens", "cached_tokens", int), ("latency_s", "e2e_latency", float)):
-        values = [one.get(key) for one in requests]
-        if any(type(value) is kind for value in values):
-            extras[name] = pa.array([value if type(value) is kind else None for value in values])
+    cached = [(place, one.get("cached_tokens")) for place, one in requests]
+    if any(count is not None for _, count in cached):
+        extras["cached_tokens"] = counts_column(cached, "cached_tokens")
+    latencies_s = [(place, one.get("e2e_latency")) for place, one in requests]
+    if any(latency_s is not None for _, latency_s in latencies_s):
+        told = [None if value is None else real(value, f"{place}, e2e_latency") for place, value in latencies_s]
+        extras["latency_s"] = pa.array(told, pa.float64())
     return extras
 
 

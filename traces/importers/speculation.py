@@ -1,9 +1,12 @@
 """What engines count of speculation for each request, under the names that they gave it over the years."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+from traces.errors import InputError
+from traces.importers.values import whole
 
 ACCEPTED_PROPOSED = (
     ("spec_num_correct_drafts", "spec_num_proposed_drafts"),
@@ -32,25 +35,37 @@ def first_of(counts: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((counts[name] for name in names if counts.get(name) is not None), None)
 
 
-def columns_of(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+Placed = Sequence[tuple[str, Mapping[str, Any]]]
+"""What was counted for requests, each with where it was found."""
+
+
+def columns_of(requests: Placed) -> dict[str, Any]:
     """Steps, drafted and accepted tokens of SGLang's requests; nothing where none was verified."""
-    if not any(one.get(VERIFIED) for one in requests):
-        return {}
     proposed = [proposed for _, proposed in ACCEPTED_PROPOSED]
-    return _whole_columns(
-        ([one.get(VERIFIED), first_of(one, proposed), accepted_of(one)] for one in requests),
-    )
+    return _columns(requests, lambda one: (one.get(VERIFIED), first_of(one, proposed), accepted_of(one)))
 
 
-def columns_of_vllm(requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def columns_of_vllm(requests: Placed) -> dict[str, Any]:
     """The same of vLLM's `metrics.speculative_decoding`."""
     names = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens")
-    if not any(requests):
+    return _columns(requests, lambda one: tuple(one.get(name) for name in names))
+
+
+def _columns(requests: Placed, counts_of: Callable[[Mapping[str, Any]], tuple[Any, ...]]) -> dict[str, Any]:
+    rows = [(place, counts_of(one)) for place, one in requests]
+    if not any(steps for _, (steps, *_) in rows):
         return {}
-    return _whole_columns([one.get(name) for name in names] for one in requests)
+    return {
+        name: counts_column([(place, counts[index]) for place, counts in rows], name)
+        for index, name in enumerate(("spec_steps", "spec_drafted_tokens", "spec_accepted_tokens"))
+    }
 
 
-def _whole_columns(rows: Any) -> dict[str, Any]:
-    names = ("spec_steps", "spec_drafted_tokens", "spec_accepted_tokens")
-    values = [[value if type(value) is int else None for value in row] for row in rows]
-    return {name: pa.array(column, pa.int64()) for name, column in zip(names, zip(*values, strict=True), strict=True)}
+def counts_column(values: Sequence[tuple[str, Any]], name: str) -> Any:
+    """A column of counts, null where there is none; InputError for what is no count."""
+    counts = [None if value is None else whole(value, f"{place}, {name}", 0) for place, value in values]
+    if wrong := [count for count in counts if count is not None and count >= 2**53]:
+        raise InputError(
+            f"{values[counts.index(wrong[0])][0]}, {name}: {wrong[0]} is no count of tokens: correct the value"
+        )
+    return pa.array(counts, pa.int64())
