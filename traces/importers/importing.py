@@ -69,9 +69,11 @@ def import_files(
     """
     out = Path(out)
     paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    chosen, files = choose(paths, file_format, mapped=bool(column_map))
+    chosen, files, left_out = choose(paths, file_format, mapped=bool(column_map))
     options = _options(chosen, files[0], column_map or {}, tokenizer)
     spool, gathered = Spool(out.parent), Gathered()
+    if left_out:
+        gathered.assumed[f"left out, as they hold no rollouts: {', '.join(left_out[:5])}"] = None
     try:
         for source, chunk in _chunks(chosen, files, options, tell):
             chunk = complete(chunk, source, gathered, step_in_name=chosen.step_in_name or len(files) > 1)
