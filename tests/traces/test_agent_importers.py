@@ -251,6 +251,7 @@ def test_evaluations_of_skyrl(tmp_path, words):
     assert columns(table, "step", "sample", "token_ids", "reward", "finish_reason") == [
         [20, 20], [0, 1], [[3], [4, 5]], [0.75, 1.0], ["stop", "length"]
     ]  # fmt: skip
+    assert "left out, as they hold no rollouts: aggregated_results.jsonl" in note(table)["assumed"]
     assert "give the model's tokenizer.json" in refused(folder)
     assert "means over an evaluation" in refused(folder / "aggregated_results.jsonl")
 

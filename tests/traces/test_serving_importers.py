@@ -211,10 +211,12 @@ def test_request_metrics_of_sglang_in_every_spelling(tmp_path):
         sglang("b", 1.7e9 + 3, spec_verify_ct=10, spec_accept_token_num=0, spec_draft_token_num=30),
         sglang("b", 1.7e9 + 3, spec_verify_ct=30, spec_accept_token_num=0, spec_draft_token_num=90),
     ]
-    table = import_trace(jsonl(tmp_path / "sglang-request-metrics-20261129_12.log", *rows))
+    for hour, part in ((12, rows[:2]), (13, rows[2:])):
+        jsonl(tmp_path / "metrics" / f"sglang-request-metrics-20261129_{hour}.log", *part)
+    table = import_trace(tmp_path / "metrics")
     assert note(table)["format"] == "sglang"
-    assert columns(table, "sample", "arrival_s", "cached_tokens", "finish_reason") == [
-        [0, 1, 0, 1, 2], [0.0, 2.0, 1.0, 3.0, 3.0], [4] * 5, ["length"] * 5
+    assert columns(table, "step", "sample", "arrival_s", "cached_tokens", "finish_reason") == [
+        [0] * 5, [0, 1, 0, 1, 2], [0.0, 2.0, 1.0, 3.0, 3.0], [4] * 5, ["length"] * 5
     ]  # fmt: skip
     # a 0 that was never counted is missing; one with as many steps as tokens is a 0
     assert columns(table, "spec_accepted_tokens", "spec_drafted_tokens") == [

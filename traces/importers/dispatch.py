@@ -32,29 +32,34 @@ FORMATS = (
 )  # fmt: skip
 
 
-def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path]]:
-    """The format and the files, in order; without a name all files must show themselves to be of one and the same.
+def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path], list[str]]:
+    """The format, the files in order, and the names of those left out.
 
+    Without a name all files must show themselves to be of one and the same format.
     Where columns are mapped, a file that shows no format is a table of its kind: csv, jsonl or parquet. Of a folder, files that
     hold no rollouts beside some that do (no_trace.why_not) are left out.
     """
     if name is not None:
         chosen = named(name)
-        return chosen, files_of(paths, chosen.suffixes)
-    heads = {file: look(file) for file in files_of(paths)}
-    reasons = {file: reason for file, head in heads.items() if (reason := why_not(head))}
-    files = [file for file in heads if file not in reasons]
+        return chosen, files_of(paths, chosen.suffixes), []
+    formats, reasons = {}, {}
+    for file in files_of(paths):
+        head = look(file)
+        if reason := why_not(head):
+            reasons[file] = reason
+        else:
+            formats[file] = recognised(head, mapped)
     for file, reason in reasons.items():
-        if file in paths or not files:
+        if file in paths or not formats:
             raise InputError(f"{file}: {reason}")
-    formats = {file: recognised(heads[file], mapped) for file in files}
+    files = list(formats)
     first = formats[files[0]]
     for file, found in formats.items():
         if found != first:
             raise InputError(
                 f"{file}: is {found.name}, but {files[0]} is {first.name}: import them apart, or say --format"
             )
-    return first, files
+    return first, files, list(dict.fromkeys(file.name for file in reasons))
 
 
 def named(name: str) -> Format:

@@ -57,8 +57,10 @@ def read_sglang(source: Source, options: Options) -> Iterator[Imported]:
             sampled, log_probs = _sampled(row, found, columns["output_tokens"][-1])
             columns["token_ids"].append(sampled)
             columns["logprobs"].append(log_probs)
-        assumed = drop_partial(columns, "prompt_id", "arrival_s", "prompt_token_ids", "token_ids", "logprobs")
-        yield Imported(arrow_table(columns, places, str(source), _extras(requests)), places, assumed)
+        lost = drop_partial(columns, "prompt_id", "arrival_s", "prompt_token_ids", "token_ids", "logprobs")
+        columns["step"] = [0] * len(rows)
+        table = arrow_table(columns, places, str(source), _extras(requests))
+        yield Imported(table, places, ("all requests are in step 0", *lost))
 
 
 def _asked(row: Mapping[str, Any], place: str) -> Mapping[str, Any]:
