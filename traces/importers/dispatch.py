@@ -33,8 +33,9 @@ FORMATS = (
 
 
 def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path], list[str]]:
-    """The format, the files in order, and the names of those left out. Without a name all files must show themselves to be of one and the same.
+    """The format, the files in order, and the names of those left out.
 
+    Without a name all files must show themselves to be of one and the same format.
     Where columns are mapped, a file that shows no format is a table of its kind: csv, jsonl or parquet. Of a folder, files that
     hold no rollouts beside some that do (no_trace.why_not) are left out.
     """
