@@ -468,3 +468,30 @@ def test_openrlhf_hook(tmp_path, monkeypatch):
     assert table.column("token_ids").to_pylist()[:2] == [[3, 4], [5]]
     assert table.column("finish_reason").to_pylist()[:2] == ["length", "stop"]
     assert table.column("reward").to_pylist()[:2] == [0.5, None]
+
+
+# Text in any table
+
+
+def test_text_under_any_name(tmp_path, tokenizer):
+    """Text is encoded where a tokenizer is given, in JSON lines, CSV and Parquet alike; long prompt ids are hashed."""
+    rows = [{"prompt": "What is two " * 9, "said": "three no"}, {"prompt": "What is two " * 9, "said": "idea \ud800"}]
+    names = {"prompt_id": "prompt", "prompt_token_ids": "prompt", "token_ids": "said"}
+    table = import_trace(jsonl(tmp_path / "a.jsonl", *rows), column_map=names, tokenizer=tokenizer)
+    assert table.column("token_ids").to_pylist() == [[6, 7], [8, 0]]
+    assert table.column("prompt_tokens").to_pylist() == [27, 27]
+    assert table.column("sample").to_pylist() == [0, 1]
+    assert len(table.column("prompt_id")[0].as_py()) == 12
+    assert "prompt ids of more than 64 characters are hashed" in io.provenance(table)["assumed"]
+    rows[1]["said"] = "idea"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("prompt,said\n" + "".join(f"{row['prompt']},{row['said']}\n" for row in rows))
+    parquet, csv = (
+        import_trace(tmp_path / f"a.{end}", column_map=names, tokenizer=tokenizer) for end in ("parquet", "csv")
+    )
+    assert parquet.column("token_ids").to_pylist() == csv.column("token_ids").to_pylist() == [[6, 7], [8]]
+    assert parquet.column("prompt_id").equals(csv.column("prompt_id"))
+    pq.write_table(pa.table({"prompt": ["a", "b"], "said": ["two", None]}), tmp_path / "a.parquet")
+    assert "row 1, column 'token_ids': is NoneType" in refused(
+        tmp_path / "a.parquet", column_map=names, tokenizer=tokenizer
+    )

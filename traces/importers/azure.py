@@ -6,8 +6,7 @@ becomes a prompt of its own in step 0; times count from the earliest request, to
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-
-import numpy as np
+from typing import Any
 
 from traces.errors import InputError
 from traces.importers.format import Format, Options
@@ -20,14 +19,14 @@ from traces.importers.values import whole
 def read_azure(source: Source, options: Options) -> Iterator[Imported]:
     """The requests of an Azure CSV, in file order; a request of 0 generated tokens keeps its 0."""
     for rows in in_chunks(csv_rows(source), source):
-        columns = {"arrival_s": [], "prompt_tokens": [], "output_tokens": []}
+        columns: dict[str, list[Any]] = {name: [] for name in ("arrival_s", "prompt_tokens", "output_tokens")}
         for line, row in rows:
             place = f"{source}: line {line}"
             columns["arrival_s"].append(_moment_s(cell(row, "TIMESTAMP", source, line), place))
             for name, found in (("prompt_tokens", "ContextTokens"), ("output_tokens", "GeneratedTokens")):
                 columns[name].append(whole(cell(row, found, source, line), f"{place}, column '{found}'", 0))
         places = [f"line {line}" for line, _ in rows]
-        yield Imported(arrow_table(columns | {"step": np.zeros(len(rows), np.int32)}, places, str(source)), places)
+        yield Imported(arrow_table(columns | {"step": [0] * len(rows)}, places, str(source)), places)
 
 
 def _moment_s(text: str, place: str) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
@@ -24,8 +23,8 @@ class Cap:
 
     def marked(self, table: pa.Table) -> pa.Table:
         """The table with finish_reason `length` at the cap and null, which is unknown, elsewhere."""
-        at_cap = table.column("output_tokens").to_numpy() == self.tokens
-        reason = pa.array(np.where(at_cap, "length", None), pa.string())
+        at_cap = pc.equal(table.column("output_tokens"), self.tokens)
+        reason = pc.if_else(at_cap, "length", pa.scalar(None, pa.string()))
         index = table.schema.get_field_index("finish_reason")
         return table.set_column(index, SCHEMA.field("finish_reason"), reason)
 

@@ -63,7 +63,7 @@ def read_rows(
 def read_parquet(source: Source, options: Options) -> Iterator[Imported]:
     """A Parquet file, with columns renamed and fields of structs by dots; the others are kept."""
     for start, table in batches_of(source):
-        yield _renamed(source, table, options.names, start)
+        yield _encoded_columns(source, _renamed(source, table, options.names, start), options)
 
 
 def batches_of(source: Source) -> Iterator[tuple[int, pa.Table]]:
@@ -91,6 +91,17 @@ def _renamed(source: Source, table: pa.Table, names: Mapping[str, str], start: i
     _check_needed(source, sources, names, present)
     columns = {name: _field(table, found) for name, found in sources.items()}
     return Imported(pa.table(columns), [f"row {row}" for row in range(start, start + len(table))])
+
+
+def _encoded_columns(source: Source, found: Imported, options: Options) -> Imported:
+    """Columns of text where token ids belong, encoded where there is a tokenizer."""
+    table, texts = found.table, []
+    for index, column in enumerate(table.schema):
+        if options.encoder and column.name in ("token_ids", "prompt_token_ids") and pa.types.is_string(column.type):
+            places = [f"{source}: {place}, column '{column.name}'" for place in found.places]
+            texts = [is_text(one, place) for one, place in zip(table.column(index).to_pylist(), places, strict=True)]
+            table = table.set_column(index, column.name, pa.array(options.encoder.encode(texts), pa.list_(pa.int32())))
+    return Imported(table, found.places, (ASSUMED,) if texts else ())
 
 
 def _field(table: pa.Table, name: str) -> Any:
@@ -172,6 +183,7 @@ PARQUET = Format(
     partial(_is_trace, kind="parquet"),
     suffixes=(".parquet",),
     takes_names=True,
+    takes_tokenizer=True,
     fallback=True,
 )
 CSV = Format(

@@ -37,7 +37,11 @@ class Encoder:
         """The token ids of each text."""
         ids: dict[str, npt.NDArray[np.int32]] = {}
         for batch in _batches(dict.fromkeys(texts)):
-            encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            try:
+                encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            except TypeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
+                whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in batch]
+                encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
             ids |= {text: np.array(one.ids, np.int32) for text, one in zip(batch, encodings, strict=True)}
         return [ids[text] for text in texts]
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +71,8 @@ def _first_object(source: Source) -> dict[str, Any]:
         line, end, _ = begun.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
         if end or len(begun) > FIRST_LINE_BYTES:
             break
-    for content in (lambda: line, source.content):
+    contents: tuple[Callable[[], bytes], ...] = (lambda: line, source.content)
+    for content in contents:
         try:
             value = json.loads(content())
         except (ValueError, RecursionError):

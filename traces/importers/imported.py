@@ -27,7 +27,7 @@ def arrow_table(
     columns: Mapping[str, Sequence[Any]],
     places: Sequence[str],
     source: str,
-    extras: Mapping[str, pa.Array] | None = None,
+    extras: Mapping[str, Any] | None = None,
 ) -> pa.Table:
     """The columns in their schema types, and others as they are; InputError names the place of a value that does not fit."""
     known = {name: _array(name, values, places, source) for name, values in columns.items()}

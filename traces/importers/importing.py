@@ -68,12 +68,13 @@ def import_files(
     was assumed and how many rows were dropped.
     """
     out = Path(out)
-    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-    chosen, files, left_out = choose(paths, file_format, mapped=bool(column_map))
+    given = [paths] if isinstance(paths, str | Path) else paths
+    chosen, files, left_out = choose([Path(path) for path in given], file_format, mapped=bool(column_map))
     options = _options(chosen, files[0], column_map or {}, tokenizer)
     spool, gathered = Spool(out.parent), Gathered()
     if left_out:
-        gathered.assumed[f"left out, as they hold no rollouts: {', '.join(left_out[:5])}"] = None
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        gathered.assumed[f"left out, as they hold no rollouts: {', '.join(left_out[:5])}{more}"] = None
     try:
         for source, chunk in _chunks(chosen, files, options, tell):
             chunk = complete(chunk, source, gathered, step_in_name=chosen.step_in_name or len(files) > 1)
@@ -102,12 +103,14 @@ def _chunks(
     chosen: Format, files: list[Path], options: Options, tell: Tell | None
 ) -> Iterator[tuple[Source, Imported]]:
     sizes = [file.stat().st_size if file.exists() else 0 for file in files]
-    for index, file in enumerate(files):
+    total, before = sum(sizes), 0
+    for file, size in zip(files, sizes, strict=True):
         source = Source(file)
         for chunk in chosen.read(source, options):
             yield source, chunk
             if tell:
-                tell(sum(sizes[:index]) + source.read_bytes, sum(sizes))
+                tell(before + source.read_bytes, total)
+        before += size
 
 
 def _checked(chunk: Imported, source: Source, gathered: Gathered, drop_empty: bool) -> pa.Table:

@@ -9,7 +9,8 @@ from typing import Any
 from traces.errors import InputError
 from traces.importers.source import Source
 
-CHUNK_BYTES = 16 << 20
+LINE_BYTES = 256 << 20
+CHUNK_BYTES = 4 << 20
 """About how much of a file is in memory at once, as text; as Python objects it is several times as much."""
 
 
@@ -96,6 +97,10 @@ def _byte_lines(source: Source) -> Iterator[bytes]:
     for block in source.blocks():
         first, *others = block.split(b"\n")
         rest.append(first)
+        if len(rest) * len(block) > LINE_BYTES:
+            raise InputError(
+                f"{source}: has a line of more than {LINE_BYTES >> 20} MiB: is it the format that was given?"
+            )
         if others:
             yield b"".join(rest)
             yield from others[:-1]

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 
 from traces.errors import InputError
 
 BLOCK_BYTES = 1 << 20
-PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+PACKED: dict[bytes, Literal["gzip", "zstd"]] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 REFUSED = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file that it stands for: run `git lfs pull` first"),
     (b"<!doctype html", "is a web page, not data: download the raw file"),

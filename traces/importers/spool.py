@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._parts: list[tuple[IO[bytes], pa.ipc.RecordBatchStreamWriter]] = []
+        self._parts: list[tuple[Any, pa.ipc.RecordBatchStreamWriter]] = []
         self._waiting: list[pa.Table] = []
         self._waiting_bytes = 0
         self.schema: pa.Schema = pa.schema([])
@@ -69,7 +69,7 @@ class Spool:
 
     def _begin(self, schema: pa.Schema) -> None:
         try:
-            file: Any = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as this does
+            file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it lives as long as this does
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(f"{self._folder}: cannot be written to ({reason}): create it or choose another") from error
@@ -81,7 +81,7 @@ class Spool:
 def with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns of the schema, null where it has none."""
     arrays = [
-        _cast(table.column(name), kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
+        _cast(table.column(name), kind) if name in table.column_names else _nulls(table.num_rows, kind)
         for name, kind in zip(schema.names, schema.types, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
@@ -92,6 +92,10 @@ def ordered(fields: "Iterable[pa.Field[Any]]") -> pa.Schema:
     given = {field.name: field for field in fields}
     known = [field for field in SCHEMA if field.name in given]
     return pa.schema([*known, *(field for name, field in given.items() if name not in SCHEMA.names)])
+
+
+def _nulls(rows: int, kind: Any) -> Any:
+    return pa.nulls(rows, kind)
 
 
 def _cast(column: Any, kind: pa.DataType) -> Any:

@@ -42,7 +42,10 @@ def token_columns(
     Counts are those `recorded` (prompt_tokens, output_tokens), or those of the keys that --map names; InputError without.
     """
     if options.encoder is not None:
-        columns = {"prompt_token_ids": options.encoder.encode(prompts), "token_ids": options.encoder.encode(outputs)}
+        columns: dict[str, Sequence[Any]] = {
+            "prompt_token_ids": options.encoder.encode(prompts),
+            "token_ids": options.encoder.encode(outputs),
+        }
         return columns, (ASSUMED,)
     counts = dict(recorded or {})
     for name, found in options.names.items():

@@ -11,7 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def _pickle_name(archive: zipfile.ZipFile) -> str | None:
 class _Plain(pickle.Unpickler):
     """Unpickles containers, text, numbers, tensors and arrays; whatever else a pickle names is refused by its name."""
 
-    def __init__(self, file: BinaryIO, archive: zipfile.ZipFile, folder: str) -> None:
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(file)
         self._archive, self._folder = archive, folder
         self._storages: dict[str, Any] = {}

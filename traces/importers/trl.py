@@ -7,8 +7,6 @@ reward function, what those logged besides, and advantage. A file holds the last
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa
-
 from traces.importers.columns import batches_of
 from traces.importers.extras import numeric_extras
 from traces.importers.format import Format, Options
@@ -57,7 +55,7 @@ def _said(value: object, place: str) -> object:
     return value if isinstance(value, list) else is_text(value, place)
 
 
-def _reward(extras: dict[str, pa.Array], rows: int) -> tuple[list[float | None], tuple[str, ...]]:
+def _reward(extras: dict[str, Any], rows: int) -> tuple[list[float | None], tuple[str, ...]]:
     """The reward: the sum of what is called a reward, or the only number there is; its weights were not logged."""
     others = [name for name in extras if name != "advantage"]
     rewards = [name for name in others if "reward" in name.lower()] or (others if len(others) == 1 else [])
