@@ -11,6 +11,8 @@ from traces.errors import InputError
 from traces.schema import SCHEMA
 
 ROW_GROUP_BYTES = 32 << 20
+BATCHES = 32
+"""In so many parts a row group is written: each costs some milliseconds, and folders hold thousands of files of a few rows."""
 
 
 class Spool:
@@ -22,27 +24,41 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parts: list[tuple[Any, pa.ipc.RecordBatchStreamWriter]] = []
+        self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
         self.schema: pa.Schema = pa.schema([])
 
     def add(self, table: pa.Table) -> None:
         """Put the rows behind the others."""
         wanted = _merged(self.schema, table.schema)
         if not self._parts or wanted != self.schema:
+            self._flush()
             self._begin(wanted)
-        self._parts[-1][1].write_table(with_columns(table, wanted))
+        self._waiting.append(with_columns(table, wanted))
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes >= ROW_GROUP_BYTES // BATCHES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._parts[-1][1].write_table(pa.concat_tables(self._waiting).combine_chunks())
+        self._waiting, self._waiting_bytes = [], 0
 
     def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
         """The rows with the columns of `schema`, in tables that make good row groups."""
+        self._flush()
         waiting: list[pa.Table] = []
+        waiting_bytes = 0
         for file, writer in self._parts:
             writer.close()
             file.seek(0)
             with pa.ipc.open_stream(file) as stream:
                 for batch in stream:
                     waiting.append(with_columns(pa.Table.from_batches([batch]), schema))
-                    if sum(table.nbytes for table in waiting) >= ROW_GROUP_BYTES:
+                    waiting_bytes += waiting[-1].nbytes
+                    if waiting_bytes >= ROW_GROUP_BYTES:
                         yield pa.concat_tables(waiting)
-                        waiting = []
+                        waiting, waiting_bytes = [], 0
         if waiting:
             yield pa.concat_tables(waiting)
 
