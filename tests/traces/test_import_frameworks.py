@@ -291,9 +291,9 @@ def test_torch_files_of_absurd_size(tmp_path):
     assert "such files are made to harm" in refused(path, "slime")
     whole = slime_dump(tmp_path / "2.pt", sample([1], [2])).read_bytes()
     path.write_bytes(whole[:-30])
-    assert "is no whole torch file" in refused(path, "slime")
+    assert "is damaged, or no torch file" in refused(path, "slime")
     path.write_bytes(pickle.dumps({"samples": []}))
-    assert "is no whole torch file" in refused(path, "slime")
+    assert "is damaged, or no torch file" in refused(path, "slime")
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,8 @@ def test_torch_files_of_absurd_size(tmp_path):
         ({"rollout_log_probs": [0.0, 0.0]}, "2 elements but response_length is 1"),
         ({"loss_mask": [1, 1]}, "2 elements but response_length is 1"),
         ({"status": "done"}, "key 'status': 'done' is not one of completed, truncated"),
+        ({"status": ["done"]}, "key 'status': ['done'] is not one of"),
+        ({"reward": np.zeros((2, 2))}, "key 'reward': '[[0. 0.] [0. 0.]]' is not a number"),
         ({"reward": "good"}, "key 'reward': 'good' is not a number"),
         ({"response_length": 0, "rollout_log_probs": []}, "sample 0: 0 output tokens"),
         ({"tokens": [-1, 2]}, "-1 is a negative token id"),

@@ -1,7 +1,6 @@
 """What a file shows at its beginning: enough to recognise its format by."""
 
 import csv
-import io
 import json
 import zipfile
 from collections.abc import Callable
@@ -57,10 +56,17 @@ def look(path: Path) -> Head:
     if text.lstrip()[:1] in ("{", "["):
         first = _first_object(source)
         return Head(path, "json", tuple(first), first, text)
-    header = next(csv.reader(io.StringIO(text.split("\n", 1)[0])), [])
+    header = _cells(text.split("\n", 1)[0])
     if len(header) > 1:
         return Head(path, "csv", tuple(name.strip() for name in header), text=text)
     return Head(path, "text", text=text)
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def _first_object(source: Source) -> dict[str, Any]:
@@ -86,6 +92,6 @@ def _first_object(source: Source) -> dict[str, Any]:
 def _columns(path: Path) -> tuple[str, ...]:
     try:
         return tuple(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: is not a whole Parquet file ({reason}): export it again") from error

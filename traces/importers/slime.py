@@ -18,7 +18,7 @@ from traces.importers.imported import Imported, arrow_table
 from traces.importers.masked import Sequences
 from traces.importers.source import Source
 from traces.importers.text import prompt_id_of
-from traces.importers.torch_file import beginning, load
+from traces.importers.torch_file import Array, beginning, load
 from traces.importers.values import real, whole
 
 STATUS = {"completed": "stop", "truncated": "length", "aborted": "aborted", "failed": "aborted", "pending": None}
@@ -33,7 +33,7 @@ def read_slime(source: Source, options: Options) -> Iterator[Imported]:
     samples = dump.get("samples") if isinstance(dump, dict) else None
     if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
         raise InputError(f"{source}: holds no list of 'samples': give files of slime's --save-debug-rollout-data")
-    step = whole(dump.get("rollout_id", number_in_name(source.path)), f"{source}: key 'rollout_id'", 0)
+    step = whole(_single(dump.get("rollout_id", number_in_name(source.path))), f"{source}: key 'rollout_id'", 0)
     for start in range(0, len(samples), CHUNK_SAMPLES):
         yield _chunk(samples[start : start + CHUNK_SAMPLES], start, step, source)
     source.read_bytes = source.path.stat().st_size
@@ -66,7 +66,7 @@ def _add(sequences: Sequences, sample: Mapping[str, Any], place: str) -> None:
                 f"{place}: no '{key}'; found {', '.join(map(str, sample))[:200]}: check the format that was given"
             )
     tokens = _numbers(sample["tokens"], f"{place}, key 'tokens'")
-    length = whole(sample["response_length"], f"{place}, key 'response_length'", 0)
+    length = whole(_single(sample["response_length"]), f"{place}, key 'response_length'", 0)
     if length > len(tokens):
         raise InputError(f"{place}, key 'response_length': {length} of {len(tokens)} tokens: dump again")
     generated, logprobs = np.ones(length), None
@@ -99,8 +99,10 @@ def _numbers(values: Any, place: str) -> Any:
 
 
 def _finish_reason(status: Any, place: str) -> str | None:
-    if status is not None and status not in STATUS:
-        raise InputError(f"{place}, key 'status': {status!r:.60} is not one of {', '.join(STATUS)}: correct the value")
+    if status is not None and not (isinstance(status, str) and status in STATUS):
+        raise InputError(
+            f"{place}, key 'status': {_single(status)!r:.60} is not one of {', '.join(STATUS)}: correct the value"
+        )
     return STATUS[status] if status is not None else None
 
 
@@ -108,9 +110,15 @@ def _reward(reward: Any, place: str) -> float | None:
     """A reward of several parts is its `score`, where it has one; the parts are columns of their own."""
     if isinstance(reward, dict):
         reward = reward.get(REWARD_KEY)
-    if isinstance(reward, np.ndarray) and reward.size == 1:
-        reward = reward.item()
-    return None if reward is None else real(reward, f"{place}, key 'reward'")
+    return None if reward is None else real(_single(reward), f"{place}, key 'reward'")
+
+
+def _single(value: Any) -> Any:
+    """The number of a tensor or array that holds one; of another its lines as one, for an error."""
+    if not isinstance(value, np.ndarray | Array):
+        return value
+    numbers = np.asarray(value)
+    return numbers.item() if numbers.size == 1 else " ".join(str(numbers).split())
 
 
 def _flat(sample: Mapping[str, Any]) -> dict[str, Any]:

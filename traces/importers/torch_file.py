@@ -8,8 +8,10 @@ import math
 import pickle
 import re
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,46 +38,39 @@ SAFE_WAY = (
 
 def load(source: Source) -> Any:
     """What a torch file holds, tensors as arrays; InputError where it is damaged, absurdly large or needs code to be run."""
-    with _parts(source.path) as archive:
-        name = _pickle_name(archive)
+    with _opened(source.path) as (archive, name):
         if name is None:
-            raise InputError(f"{source}: is a zip archive, but no torch file: give a file that torch.save wrote")
-        try:
-            with archive.open(name) as file:
-                return _Plain(file, archive, name.removesuffix("data.pkl")).load()
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            raise InputError(f"{source}: is damaged ({_short(error)}): copy or export it again") from error
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
-            raise InputError(
-                f"{source}: is no torch file of plain values ({_short(error)}): export it again"
-            ) from error
+            raise InputError("is a zip archive, but no torch file: give a file that torch.save wrote")
+        with archive.open(name) as file:
+            return _Plain(file, archive, name.removesuffix("data.pkl")).load()
 
 
 def beginning(path: Path) -> bytes:
     """The first 64 KiB of a torch file's pickle, to recognise it by; empty where it is no torch file."""
-    with _parts(path) as archive:
-        name = _pickle_name(archive)
+    with _opened(path) as (archive, name):
         if name is None:
             return b""
         with archive.open(name) as file:
             return file.read(BEGINNING_BYTES)
 
 
-def _parts(path: Path) -> zipfile.ZipFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
+    """The zip, and the name of its pickle; whatever is wrong with them is an InputError that begins with the path."""
     try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no whole torch file ({_short(error)}): copy or export it again") from error
-    parts = archive.infolist()
-    declared, size = sum(part.file_size for part in parts), path.stat().st_size
-    if len(parts) > MOST_PARTS or declared > MOST_TIMES_LARGER * size:
-        archive.close()
-        raise InputError(
-            f"{path}: {len(parts):,} parts of {declared:,} bytes in a file of {size:,}: is not read, such files are made to harm"
-        )
-    return archive
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            declared, size = sum(part.file_size for part in parts), path.stat().st_size
+            if len(parts) > MOST_PARTS or declared > MOST_TIMES_LARGER * size:
+                what = f"{len(parts):,} parts of {declared:,} bytes in a file of {size:,}"
+                raise InputError(f"says that it has {what}: is not read, such files are made to harm")
+            yield archive, _pickle_name(archive)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: is damaged, or no torch file ({_short(error)}): copy or export it again") from error
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path}: is no torch file of plain values ({_short(error)}): export it again") from error
 
 
 def _pickle_name(archive: zipfile.ZipFile) -> str | None:
@@ -161,19 +156,21 @@ class _Type:
         self.code = ("<" if state[1] != ">" else ">") + self.code
 
 
-class _Array:
+class Array:
     """numpy's array while it is unpickled; `__array__` makes it one."""
 
     def __init__(self, *_: Any) -> None:
         self.values: Any = np.empty(0)
 
     def __setstate__(self, state: Any) -> None:
+        """Take up shape and content, of numbers alone."""
         _, shape, kind, by_columns, content = state
         if not isinstance(kind, _Type) or not isinstance(content, bytes):
             raise InputError(f"holds a numpy array of objects: {SAFE_WAY}")
         self.values = np.frombuffer(content, kind.code).reshape(shape, order="F" if by_columns else "C")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """The array for numpy."""
         return self.values.astype(dtype) if dtype is not None else self.values
 
 
@@ -182,7 +179,7 @@ def _scalar(kind: _Type, content: bytes) -> Any:
 
 
 _NUMPY: dict[tuple[str, str], Any] = {
-    ("core.multiarray", "_reconstruct"): _Array,
+    ("core.multiarray", "_reconstruct"): Array,
     ("core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _Type,
