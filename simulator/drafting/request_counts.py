@@ -176,7 +176,7 @@ def _draft_tokens(requests: Sequence[tuple[str, Mapping[str, Any]]], positions: 
         if proposed is not None:
             each = number(proposed, f"{where}proposed drafts") / number(one[VERIFIED], f"{where}{VERIFIED}")
             found[round(each, 6)] = where
-    if len(found) > 1 or any(not each.is_integer() or each < 1 for each in found):
+    if len(found) > 1 or not all(each.is_integer() and 1 <= each <= LARGEST_BUDGET for each in found):
         places = ", ".join(f"{where}{each:g}" for each, where in sorted(found.items())[:2])
         raise InputError(
             f"requests drafted unlike numbers of tokens ({places}): keep those of one server with one draft length"
