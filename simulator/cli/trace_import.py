@@ -112,9 +112,7 @@ def _report(written: "Written", out: Path, *, detected: bool) -> None:
     note = written.note
     if detected:
         files = f"{written.files:,} files" if written.files > 1 else note["imported_from"]
-        click.echo(
-            f"read {files} as {written.file_format}, by what is in them (--format NAME reads them as something else)"
-        )
+        click.echo(f"read {files} as {written.file_format}, by content (--format NAME reads as something else)")
     click.echo(f"wrote {out}: {written.rollouts:,} rollouts, {written.output_tokens:,} response tokens")
     if note["dropped_empty"]:
         click.echo(f"dropped {note['dropped_empty']:,} rollouts of 0 tokens")

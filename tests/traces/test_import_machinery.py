@@ -219,16 +219,34 @@ def test_lengths_that_pile_up_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "cap"),
+    ("lengths", "encoded", "cap"),
     [
-        ({1000: 3, 500: 90}, 1000),
-        ({1000: 2, 500: 90}, None),  # two may be chance
-        ({50: 9, 20: 90}, None),  # so short, many are equal
-        ({1000: 9}, None),  # all of one length, as with ignore_eos
-        ({1000: 20, **dict.fromkeys(range(900, 1000), 3)}, None),  # no more than beside it
-        ({1000: 40, **dict.fromkeys(range(900, 1000), 3)}, 1000),
+        ({1000: 3, 500: 90}, False, 1000),
+        ({1000: 2, 500: 90}, False, None),  # two may be chance
+        ({50: 9, 20: 90}, False, None),  # so short, many are equal
+        ({1000: 9}, False, None),  # all of one length, as with ignore_eos
+        ({1000: 20, **dict.fromkeys(range(900, 1000), 3)}, False, None),  # no more than beside it
+        ({1000: 40, **dict.fromkeys(range(900, 1000), 3)}, False, 1000),
+        (
+            {1003: 1, 1001: 1, 1000: 9, 999: 2, 700: 50},
+            False,
+            None,
+        ),  # encoded again, they are not all as long as they were
+        ({1003: 1, 1001: 1, 1000: 9, 999: 2, 700: 50}, True, 993),
+        (dict.fromkeys(range(500, 1000), 3), True, None),
+        ({1000: 5, 999: 4}, True, None),
     ],
 )
-def test_what_is_a_cap(lengths, cap):
-    found = cap_of(lengths)
-    assert (found.tokens if found else None) == cap
+def test_what_is_a_cap(lengths, encoded, cap):
+    found = cap_of(lengths, encoded)
+    assert (found.least_tokens if found else None) == cap
+    assert found is None or found.rollouts == sum(count for tokens, count in lengths.items() if tokens >= cap)
+
+
+def test_copies_of_a_file_are_refused(tmp_path):
+    """TRL writes the same completions at every logging step until it generates anew."""
+    ids = {"token_ids": list(range(300)), "prompt_token_ids": [1], "prompt_id": "p"}
+    one, two = (rollouts(tmp_path / f"{step}.jsonl", [ids], step=step) for step in (1, 2))
+    assert refused([one, two]) == f"{two}: holds the same responses as {one}: give one file for each generation"
+    rollouts(two, [ids | {"token_ids": list(range(1, 301))}], step=2)
+    assert import_trace([one, two]).num_rows == 2

@@ -1,5 +1,6 @@
 """What is carried from chunk to chunk of an import: counts and keys, a few bytes a rollout, and what they must fulfil."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from traces.schema import ALL_OR_NONE
 
 pc: Any = pyarrow.compute  # its stubs refuse valid calls
 
+COPY_TOKENS = 256
+"""Files of so many equal response tokens are no coincidence."""
 KEYS = ["step", "prompt_id", "sample"]
 
 
@@ -34,6 +37,8 @@ class Gathered:
     assumed: dict[str, None] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     _in_group: dict[int, int] = field(default_factory=dict)
+    _contents: dict[Path, Any] = field(default_factory=dict)
+    _tokens: Counter[Path] = field(default_factory=Counter)
     _keys: list[pa.Table] = field(default_factory=list)
     _holding: dict[str, Path] = field(default_factory=dict)
     _lacking: dict[str, Path] = field(default_factory=dict)
@@ -54,6 +59,11 @@ class Gathered:
 
     def add(self, table: pa.Table, path: Path) -> None:
         """Count the rows of a valid chunk."""
+        if "token_ids" in table.column_names and not table.column("token_ids").null_count:
+            digest = self._contents.setdefault(path, hashlib.sha256())
+            digest.update(pc.list_value_length(table.column("token_ids")).to_numpy().tobytes())
+            digest.update(pc.list_flatten(table.column("token_ids")).to_numpy().tobytes())
+            self._tokens[path] += pc.sum(table.column("output_tokens")).as_py()
         if not self.own_prompts:
             self._keys.append(table.select(KEYS))
         lengths = table.column("output_tokens")
@@ -80,6 +90,7 @@ class Gathered:
                     f"{self._lacking[name]}: has rows without '{name}', which {self._holding[name]} has: "
                     f"import them apart, or export all with it"
                 )
+        self._refuse_copies()
         if not self._keys:
             return
         counts = pa.concat_tables(self._keys).group_by(KEYS).aggregate([([], "count_all")])
@@ -90,3 +101,11 @@ class Gathered:
                 f"{source}: step {step}, prompt {prompt!r:.60}, sample {sample} is there more than once: "
                 f"give every file once, and number the samples of a prompt in a step 0, 1, 2, ..."
             )
+
+    def _refuse_copies(self) -> None:
+        """Refuse files with the same responses: the second would teach a drafter what it is to draft."""
+        first: dict[bytes, Path] = {}
+        for path, digest in self._contents.items():
+            same = first.setdefault(digest.digest(), path)
+            if same != path and self._tokens[path] >= COPY_TOKENS:
+                raise InputError(f"{path}: holds the same responses as {same}: give one file for each generation")

@@ -14,7 +14,7 @@ from traces import io
 from traces.atomic import replacing
 from traces.casting import canonical
 from traces.errors import InputError
-from traces.importers.cap import cap_of
+from traces.importers.cap import Cap, cap_of
 from traces.importers.complete import complete
 from traces.importers.dispatch import choose
 from traces.importers.encoder import Encoder
@@ -83,7 +83,8 @@ def import_files(
                 spool.add(table)
         gathered.refuse_what_no_chunk_shows(_named(files))
         note = _note(chosen, files, gathered, options)
-        _write(spool, out, gathered, note, chosen.own_clock)
+        cap = None if chosen.own_clock or gathered.reasons else cap_of(gathered.lengths, options.encoder is not None)
+        _write(spool, out, gathered, note, cap, chosen.own_clock)
     finally:
         spool.close()
     return Written(chosen.name, len(files), gathered.kept, gathered.output_tokens, note)
@@ -150,14 +151,13 @@ def _note(chosen: Format, files: list[Path], gathered: Gathered, options: Option
     return {**note, **gathered.notes, "assumed": list(gathered.assumed)}
 
 
-def _write(spool: Spool, out: Path, gathered: Gathered, note: dict[str, Any], own_clock: bool) -> None:
+def _write(spool: Spool, out: Path, gathered: Gathered, note: dict[str, Any], cap: Cap | None, own_clock: bool) -> None:
     """The spooled rows as a trace, with what only all rows together tell."""
     schema = spool.schema
-    cap = None if own_clock or gathered.reasons else cap_of(gathered.lengths)
     if cap is not None:
         note["assumed"].append(
-            f"finish_reason is length for the {cap.rollouts:,} rollouts of {cap.tokens:,} tokens, the longest, where lengths "
-            f"pile up; others are unknown"
+            f"finish_reason is length for the {cap.rollouts:,} rollouts of {cap}, the longest, where lengths pile up; others "
+            f"are unknown"
         )
         schema = ordered([*(field for field in schema if field.name != "finish_reason"), SCHEMA.field("finish_reason")])
     with replacing(out) as file, io.parquet_writer(file, schema, note) as writer:

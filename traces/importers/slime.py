@@ -130,6 +130,6 @@ SLIME = Format(
     lambda head: (
         head.kind == "zip" and all(word in beginning(head.path) for word in (b"samples", b"tokens", b"response"))
     ),
-    suffixes=(".pt", ".pth"),
+    suffixes=(".pt",),
     step_in_name=True,
 )
