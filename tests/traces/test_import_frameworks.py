@@ -212,7 +212,10 @@ def test_slime_turns_and_masks(tmp_path):
     table = import_trace(slime_dump(tmp_path / "1.pt", tool, earlier, overlong))
     assert table.column("token_ids").to_pylist() == [[2, 5], [2, 3, 4], [2, 3]]
     assert table.column("turns").to_pylist() == [[{"generated_tokens": 1, "wait_s": 0.0}] * 2, None, None]
-    assert "logprobs" not in table.column_names  # which one of them is without
+    assert "logprobs" not in table.column_names
+    assert "logprobs is left out, which some rows are without" in io.provenance(table)["assumed"]
+    whole = slime_dump(tmp_path / "2.pt", sample([1], [9]), rollout_id=6)
+    assert "logprobs" not in import_trace([tmp_path / "1.pt", whole]).column_names
 
 
 def test_slime_tensors_and_arrays(tmp_path):

@@ -17,6 +17,8 @@ pc: Any = pyarrow.compute  # its stubs refuse valid calls
 
 COPY_TOKENS = 256
 """Files of so many equal response tokens are no coincidence."""
+DISPENSABLE = ("logprobs", "next_logprobs")
+"""Columns that a trace does well without, where some rollouts have them and others do not."""
 KEYS = ["step", "prompt_id", "sample"]
 
 
@@ -80,12 +82,19 @@ class Gathered:
             held = name in table.column_names and not table.column(name).null_count
             (self._holding if held else self._lacking).setdefault(name, path)
 
+    def dispensed(self) -> list[str]:
+        """Columns to leave out, as some rows are without."""
+        return [name for name in self._partial() if name in DISPENSABLE]
+
+    def _partial(self) -> list[str]:
+        return [name for name in ALL_OR_NONE if name in self._holding and name in self._lacking]
+
     def refuse_what_no_chunk_shows(self, source: str) -> None:
         """Raise InputError for a rule of traces that is broken between chunks, of which each is valid."""
         if not self.kept:
             raise InputError(f"{source}: the trace has 0 rows ({self.dropped} dropped): export at least one rollout")
-        for name in ALL_OR_NONE:
-            if name in self._holding and name in self._lacking:
+        for name in self._partial():
+            if name not in DISPENSABLE:
                 raise InputError(
                     f"{self._lacking[name]}: has rows without '{name}', which {self._holding[name]} has: "
                     f"import them apart, or export all with it"

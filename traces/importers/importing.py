@@ -153,7 +153,9 @@ def _note(chosen: Format, files: list[Path], gathered: Gathered, options: Option
 
 def _write(spool: Spool, out: Path, gathered: Gathered, note: dict[str, Any], cap: Cap | None, own_clock: bool) -> None:
     """The spooled rows as a trace, with what only all rows together tell."""
-    schema = spool.schema
+    without = gathered.dispensed()
+    schema = pa.schema([column for column in spool.schema if column.name not in without])
+    note["assumed"] += [f"{name} is left out, which some rows are without" for name in without]
     if cap is not None:
         note["assumed"].append(
             f"finish_reason is length for the {cap.rollouts:,} rollouts of {cap}, the longest, where lengths pile up; others "

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces.errors import InputError
+from traces.importers.whole import drop_partial
 
 ASSUMED_TURNS = "what tools wrote between turns is left out of the response, and the waits for it are unknown (0 s)"
 
@@ -41,9 +42,11 @@ class Sequences:
 
     def columns(self) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The columns, and what is assumed in them. Log-probabilities that some rollouts lack are left out."""
-        columns: dict[str, Any] = {"prompt_token_ids": self.prompt_token_ids, "token_ids": self.token_ids}
-        if all(one is not None for one in self.logprobs):
-            columns["logprobs"] = self.logprobs
+        columns: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("prompt_token_ids", "token_ids", "logprobs", "turns")
+        }
+        lost = drop_partial(columns, "logprobs")
         if any(self.turns):
-            return columns | {"turns": self.turns}, (ASSUMED_TURNS,)
-        return columns, ()
+            return columns, (ASSUMED_TURNS, *lost)
+        del columns["turns"]
+        return columns, lost
