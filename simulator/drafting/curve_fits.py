@@ -8,6 +8,7 @@ import numpy.typing as npt
 import scipy  # loads its parts when they are first used
 
 from simulator.drafting.curve import AcceptanceCurve
+from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 
 Float64 = npt.NDArray[np.float64]
@@ -68,8 +69,10 @@ def from_lengths(lengths: Mapping[int, float], positions: int | None, name: str)
     by p + p^2 + ... + p^K = AL(K) - 1.
     """
     known = sorted(lengths)
-    if known[0] < 1:
-        raise InputError(f"mean length of {known[0]} drafted tokens: give lengths of drafts of 1 token or more")
+    if wrong := [count for count in known if not 1 <= count <= LARGEST_BUDGET]:
+        raise InputError(
+            f"mean length of {wrong[0]} drafted tokens: give lengths of drafts of 1 to {LARGEST_BUDGET} tokens"
+        )
     for count in known:
         if not 1 <= lengths[count] <= count + 1:
             raise InputError(
@@ -123,7 +126,8 @@ def _ratio(rise: float, count: int) -> float:
     if rise <= 0 or count == 1:
         return max(rise, 0.0)
     powers = np.arange(1, count + 1)
-    root: Any = scipy.optimize.brentq(lambda p: float((p**powers).sum()) - rise, 0.0, max(1.0, rise), xtol=1e-12)
+    most = max(1.0, rise ** (1 / count))  # the last of the powers is no more than their sum
+    root: Any = scipy.optimize.brentq(lambda p: float((p**powers).sum()) - rise, 0.0, most, xtol=1e-12)
     return float(root)
 
 

@@ -1,8 +1,9 @@
 """What engines print of acceptance: vLLM's "SpecDecoding metrics", SGLang's decode batches, tables of their benchmarks."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def _sglang(text: str, positions: int | None, name: str) -> AcceptanceCurve:
         lengths.append(float(length[1]))
         rates.append(float(rate[1]) if rate else None)
     told = {key: next(iter(values)) for key, values in served.items()}
-    drafted = _drafted_by_settings(told)
+    drafted = drafted_by_settings(told)
     if drafted is None:
         pairs = [(length, rate) for length, rate in zip(lengths, rates, strict=True) if rate is not None]
         drafted = draft_length(pairs, positions, 0.0051)
@@ -154,16 +155,16 @@ def _table(text: str, positions: int | None, name: str) -> AcceptanceCurve:
     return from_counters(1.0, shares, name)
 
 
-def _drafted_by_settings(told: dict[str, str]) -> int | None:
-    """Tokens of a draft as a server's arguments say, if the log begins with them."""
-    if (topk := told.get("speculative_eagle_topk", "1")) not in ("1", "None"):
+def drafted_by_settings(told: Mapping[str, Any]) -> int | None:
+    """Tokens of a draft as SGLang's arguments say; None where they do not. InputError where drafts are trees."""
+    if (topk := str(told.get("speculative_eagle_topk"))) not in ("1", "None"):
         raise InputError(
             f"speculative_eagle_topk = {topk}: its drafts are trees, of which a mean length tells no acceptance by position: "
             "give `strategies` instead"
         )
     for key, less in (("speculative_num_draft_tokens", 1), ("speculative_num_steps", 0)):
-        if told.get(key, "None").isdecimal():
-            return int(told[key]) - less
+        if (count := str(told.get(key))).isdecimal():
+            return int(count) - less
     return None
 
 

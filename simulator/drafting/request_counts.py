@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_fits import check_even, from_counters, from_lengths, from_tried, number
+from simulator.drafting.engine_logs import drafted_by_settings
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
 from traces.importers.speculation import ACCEPTED_PROPOSED, HISTOGRAMS, VERIFIED, accepted_of, first_of
@@ -90,11 +91,7 @@ def _of_benchmarks(objects: Sequence[tuple[str, dict[str, Any]]], positions: int
     if document["accept_length"] is None:
         raise InputError("accept_length is null: the server did not speculate")
     length = number(document["accept_length"], "accept_length")
-    server = _inner(document, "server_info")
-    if server.get("speculative_eagle_topk") not in (None, 1):
-        raise InputError("speculative_eagle_topk is above 1: its drafts are trees; give `strategies` instead")
-    slots, steps = server.get("speculative_num_draft_tokens"), server.get("speculative_num_steps")
-    drafted = slots - 1 if isinstance(slots, int) else steps if isinstance(steps, int) else positions
+    drafted = drafted_by_settings(_inner(document, "server_info")) or positions
     if drafted is None:
         raise InputError("does not say how many tokens were drafted: say it with `draft_tokens`")
     return from_lengths({drafted: length}, positions, name)
@@ -176,7 +173,7 @@ def _draft_tokens(requests: Sequence[tuple[str, Mapping[str, Any]]], positions: 
         if proposed is not None:
             each = number(proposed, f"{where}proposed drafts") / number(one[VERIFIED], f"{where}{VERIFIED}")
             found[round(each, 6)] = where
-    if len(found) > 1 or any(not each.is_integer() or each < 1 for each in found):
+    if len(found) > 1 or not all(each.is_integer() and 1 <= each <= LARGEST_BUDGET for each in found):
         places = ", ".join(f"{where}{each:g}" for each, where in sorted(found.items())[:2])
         raise InputError(
             f"requests drafted unlike numbers of tokens ({places}): keep those of one server with one draft length"

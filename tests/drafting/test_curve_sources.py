@@ -14,6 +14,7 @@ import pytest
 from simulator.drafting.curve import AcceptanceCurve
 from simulator.drafting.curve_files import read_curve
 from simulator.drafting.curve_fits import from_lengths
+from tests.traces.mutants import mutants
 from traces.errors import InputError
 
 
@@ -342,6 +343,35 @@ def test_requests_that_tell_nothing_certain_are_refused(tmp_path: Path, text: st
     with pytest.raises(InputError, match=message) as error:
         curve_of(tmp_path, text)
     assert "\n" not in str(error.value)
+
+
+COUNTED = [
+    {
+        "input_lens": [1],
+        "accept_length": 2.5,
+        "server_info": {"speculative_num_steps": 3, "speculative_num_draft_tokens": 4},
+    },
+    {
+        "spec_decode_num_drafts": 9,
+        "spec_decode_draft_tokens": 18,
+        "spec_decode_per_position_acceptance_rates": [0.8, 0.5],
+    },
+    vllm_request(np.array([2, 0, 1]), np.array([2, 2, 2]), 2, True),
+    vllm_request(np.array([2, 0, 1]), np.array([2, 2, 2]), 2, False),
+    {"meta_info": sglang_request(np.array([2, 0, 1]), 2, SPELLINGS[0])},
+]
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_whatever_is_counted_is_read_or_refused_in_a_line(tmp_path: Path, counted: object) -> None:
+    refusals = 0
+    for mutant in mutants(counted):
+        try:
+            curve_of(tmp_path, json.dumps(mutant))
+        except InputError as error:
+            refusals += 1
+            assert "\n" not in str(error)  # noqa: PT017 - many of them
+    assert refusals > 10
 
 
 # Lengths with gaps ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """Whatever is in a file of a known layout is read, or refused in a line; a reader never raises anything else."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from tests.traces import test_agent_importers, test_serving_importers
+from tests.traces.mutants import mutants
 from tests.traces.test_agent_importers import words
 from traces.errors import InputError
 from traces.importers.dispatch import named
@@ -16,20 +16,6 @@ from traces.importers.source import Source
 __all__ = ["words"]
 
 SAMPLES = test_agent_importers.SAMPLES | test_serving_importers.SAMPLES
-OTHERS = (None, "text", -1, 0.5, True, [], {}, [None], [{}], float("nan"), 10**20)
-
-
-def mutants(value: object) -> Iterator[object]:
-    """The value with each of its parts taken out, or made something else."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield {other: one for other, one in value.items() if other != key}
-            yield from (value | {key: other} for other in OTHERS)
-            yield from (value | {key: mutant} for mutant in mutants(inner))
-    elif isinstance(value, list) and value:
-        yield value[1:]
-        for mutant in (*mutants(value[0]), *OTHERS):
-            yield [mutant, *value[1:]]
 
 
 @pytest.mark.parametrize(

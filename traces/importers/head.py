@@ -39,7 +39,7 @@ class Head:
     def __str__(self) -> str:
         """What it is, for an error."""
         if not self.keys:
-            return {"zip": "a zip archive"}.get(self.kind, self.kind)
+            return {"zip": "a zip archive", "json": "JSON whose first object is not whole"}.get(self.kind, self.kind)
         what = {"json": "JSON with keys", "csv": "CSV with columns", "parquet": "Parquet with columns"}[self.kind]
         return f"{what} {', '.join(self.keys)[:200]}"
 
