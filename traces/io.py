@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,21 +75,22 @@ def write(
     else:
         table = canonical(table, str(path))
         validate(table, str(path))
-    leaves = _leaves(table.schema)
+    with replacing(path) as file, parquet_writer(file, table.schema, provenance, byte_split) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+
+def parquet_writer(
+    file: BinaryIO, schema: pa.Schema, provenance: dict[str, Any], byte_split: Sequence[str] = ()
+) -> pq.ParquetWriter:
+    """A writer of zstd Parquet with the provenance of a trace, as write() puts it, for tables of this schema."""
+    leaves = _leaves(schema)
     split = [leaf for leaf in leaves if leaf.split(".")[0] in byte_split]
     encodings: dict[str, Any] = {  # its stubs refuse valid values
         "use_dictionary": [leaf for leaf in leaves if leaf not in split],
         "use_byte_stream_split": split or False,
     }
-    with replacing(path) as file:
-        pq.write_table(
-            with_provenance(table, provenance),
-            file,
-            compression="zstd",
-            row_group_size=ROW_GROUP_ROWS,
-            write_page_checksum=True,
-            **encodings,
-        )
+    noted = with_provenance(schema.empty_table(), provenance).schema
+    return pq.ParquetWriter(file, noted, compression="zstd", write_page_checksum=True, **encodings)
 
 
 def provenance(table: pa.Table) -> dict[str, Any]:

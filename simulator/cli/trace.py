@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.cli.trace_import import import_, refuse_existing
 from simulator.progress import doing
 from simulator.report.grid import PIPED, Column, grid
 from traces.errors import InputError
@@ -15,7 +16,6 @@ from traces.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("parquet", "csv", "jsonl", "verl", "azure", "mooncake")
 TRACE = click.argument("path", metavar="TRACE", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace file to write (Parquet).")
@@ -38,7 +38,7 @@ def describe(path: Path, as_json: bool, out: Path | None, force: bool) -> None:
     from traces.description import describe as figures_of
 
     if out:
-        _refuse_existing(out, force)
+        refuse_existing(out, force)
     with doing("reading"):
         recorded = io.read(path)
     with doing("describing"):
@@ -76,56 +76,7 @@ def validate(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: valid, {len(recorded):,} rollouts, {tokens:,} response tokens")
 
 
-def _column_map(context: click.Context, option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    names = {}
-    for pair in pairs:
-        column, equals, found = pair.partition("=")
-        if not (column and equals and found):
-            raise click.BadParameter(f"'{pair}' is not COLUMN=NAME, like output_tokens=gen_len", context, option)
-        if column in names:
-            raise click.BadParameter(f"'{pair}': {column} is given twice: give it once", context, option)
-        names[column] = found
-    return names
-
-
-@trace.command("import")
-@click.argument("path", metavar="SOURCE", type=click.Path(path_type=Path))
-@click.option("--format", "file_format", type=click.Choice(FORMATS), required=True, help="What SOURCE is.")
-@click.option(
-    "--map",
-    "column_map",
-    multiple=True,
-    metavar="COLUMN=NAME",
-    callback=_column_map,
-    help="Trace column and its name in SOURCE, for parquet, csv and jsonl; repeatable.",
-)
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="The model's tokenizer.json, for verl (text).")
-@click.option("--drop-empty", is_flag=True, help="Leave out rollouts of 0 tokens, and say how many.")
-@OUT
-@FORCE
-def import_(
-    path: Path,
-    file_format: str,
-    column_map: dict[str, str],
-    tokenizer: Path | None,
-    drop_empty: bool,
-    out: Path,
-    force: bool,
-) -> None:
-    """Turn what another system logged into a trace."""
-    from traces import io
-    from traces.importers import import_trace
-
-    _refuse_existing(out, force)
-    table = import_trace(path, file_format, column_map=column_map, tokenizer=tokenizer, drop_empty=drop_empty)
-    note = io.provenance(table)
-    _write(table, out)
-    if note["dropped_empty"]:
-        click.echo(f"dropped {note['dropped_empty']:,} rollouts of 0 tokens")
-    for sentence in note["assumed"]:
-        click.echo(f"assumed: {sentence}")
-    if note.get("ignored_columns"):
-        click.echo(f"ignored columns: {', '.join(note['ignored_columns'])}")
+trace.add_command(import_)
 
 
 @trace.command()
@@ -150,13 +101,8 @@ def synth(out: Path, force: bool, **settings: Any) -> None:
     """Make up a trace with a heavy tail and controlled repetition."""
     from traces.synthesis import synth as make_up
 
-    _refuse_existing(out, force)
+    refuse_existing(out, force)
     _write(make_up(**settings), out)
-
-
-def _refuse_existing(out: Path, force: bool) -> None:
-    if out.exists() and not force:
-        raise InputError(f"{out}: already exists: choose another name, or pass --force to replace it")
 
 
 def _write(table: "pa.Table", out: Path) -> None:

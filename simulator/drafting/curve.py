@@ -34,6 +34,8 @@ class AcceptanceCurve:
 
     Every rollout counts once in this mean. Counters of an engine count every draft once, and a rollout whose drafts
     fail takes more of them: with spread, such a counter reads a little less than the curve.
+
+    assumed: what the probabilities rest on besides what was measured, in words.
     """
 
     conditional: tuple[float, ...]
@@ -42,6 +44,7 @@ class AcceptanceCurve:
     drift_from: int = 0
     name: str = "curve"
     source: str = ""
+    assumed: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what is no probability, spread or drift."""
@@ -115,4 +118,5 @@ class AcceptanceCurve:
         drift = f", drift={self.drift_per_step:+g}/step from step {self.drift_from}" if self.drift_per_step else ""
         shown = [f"{p:.4g}" for p in self.conditional]
         alike = len(set(self.conditional)) == 1 and self.positions > 2
-        return f"{self.name} [{f'{shown[0]} x{self.positions}' if alike else ' '.join(shown)}]{spread}{drift}"
+        assumed = f", assumed: {self.assumed}" if self.assumed else ""
+        return f"{self.name} [{f'{shown[0]} x{self.positions}' if alike else ' '.join(shown)}]{spread}{drift}{assumed}"

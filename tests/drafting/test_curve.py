@@ -8,7 +8,8 @@ import pytest
 from scipy.special import logit
 
 from simulator.drafting.curve import AcceptanceCurve
-from simulator.drafting.curve_files import from_counters, from_lengths, read_curve
+from simulator.drafting.curve_files import read_curve
+from simulator.drafting.curve_fits import from_counters, from_lengths
 from traces.errors import InputError
 
 CONDITIONAL = (0.8, 0.7, 0.9, 0.2)
@@ -176,6 +177,7 @@ HOSTILE = {
     "drift_from": (OWN.replace("drift_from: 4", "drift_from: soon"), "drift_from = 'soon'"),
     "not JSON": ("{", "not JSON"),
     "JSON keys": ('{"num_drafts": 1}', "those two keys alone"),
+    "JSON of something else": ('{"a": 1}', "JSON without acceptance"),
     "JSON list": ('{"num_drafts": 1, "accepted_per_pos": 3}', "give a list of counts"),
     "no drafts": ('{"num_drafts": 0, "accepted_per_pos": [0]}', "no draft was counted"),
     "no positions": ('{"num_drafts": 5, "accepted_per_pos": []}', "each draft position"),
@@ -188,7 +190,7 @@ HOSTILE = {
     "no label": (METRICS.replace('position="1"', 'pos="1"'), "no position label"),
     "uneven drafts": (METRICS.replace("1200.0", "900.0"), "2700 tokens in 1000 drafts of up to 3: the drafts differ"),
     "not lengths": ("a: 1\nb: 2\n", "top-level keys"),
-    "gap in lengths": ("m:\n  on: {1: 1.5, 3: 2.0}\n", "give every length from 1 on"),
+    "length of no draft": ("m:\n  on: {0: 1.0, 1: 1.5}\n", "of 0 drafted tokens"),
     "impossible length": ("m:\n  on: {1: 2.5}\n", "2.5 of 1 drafted tokens is not between 1 and 2"),
     "text lengths": ("m:\n  on: fast\n", "by number of drafted tokens"),
     "empty": ("# nothing\n", "the file is empty"),

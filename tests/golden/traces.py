@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from traces.importers.azure import read_azure
-from traces.importers.mooncake import read_mooncake
+from traces.importers import import_trace
 from traces.io import from_table, read
 from traces.synthesis import synth
 from traces.trace import Trace
@@ -47,8 +46,8 @@ def made(kind: str) -> Trace:
 def shared(folder: Path, name: str) -> Trace:
     """A third-party trace; of the serving ones the first requests that have output."""
     serving: dict[str, Callable[[], pa.Table]] = {
-        "azure": lambda: read_azure(folder / "serving/AzureLLMInferenceTrace_code.csv").table.slice(0, 3000),
-        "mooncake": lambda: read_mooncake(folder / "serving/mooncake_conversation_trace.jsonl").table.slice(0, 1000),
+        "azure": lambda: import_trace(folder / "serving/AzureLLMInferenceTrace_code.csv").slice(0, 3000),
+        "mooncake": lambda: import_trace(folder / "serving/mooncake_conversation_trace.jsonl").slice(0, 1000),
     }
     if name not in serving:
         return read(folder / "rollouts" / f"{name}.parquet")

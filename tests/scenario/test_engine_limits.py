@@ -14,7 +14,7 @@ from simulator.drafting.suffix import Suffix
 from simulator.replay import run
 from simulator.scenario import build
 from traces.errors import InputError
-from traces.importers.mooncake import read_mooncake
+from traces.importers import import_trace
 from traces.io import from_table
 from traces.synthesis import synth
 from traces.trace import Trace
@@ -117,8 +117,8 @@ def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> 
 
 def test_prefix_hits_on_mooncake_are_those_of_brute_force(shared_data: Path) -> None:
     """With room for everything and whole prompts, a request hits the leading 16-token blocks that any earlier one had."""
-    found = read_mooncake(shared_data / "serving/mooncake_conversation_trace.jsonl")
-    trace = from_table(found.table.slice(0, 600), "mooncake")
+    found = import_trace(shared_data / "serving/mooncake_conversation_trace.jsonl")
+    trace = from_table(found.slice(0, 600), "mooncake")
     told = rollouts_of(trace, enable_prefix_caching=True)
     order = np.lexsort((np.arange(600), told["admitted_s"]))
     hashes, seen = trace.table.column("block_hashes").to_pylist(), set()

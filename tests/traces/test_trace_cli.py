@@ -6,9 +6,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from simulator.cli.trace import FORMATS, trace
 from simulator.cli.trace import synth as synth_command
-from traces import importers, io
+from simulator.cli.trace import trace
+from traces import io
 from traces.errors import InputError
 from traces.synthesis import synth
 
@@ -102,4 +102,3 @@ def test_options_match_the_functions():
     defaults = {name: parameter.default for name, parameter in inspect.signature(synth).parameters.items()}
     options = {option.name: option.default for option in synth_command.params if option.name not in ("out", "force")}
     assert options == defaults
-    assert importers.FORMATS == FORMATS

@@ -1,78 +1,92 @@
-"""Choose the importer of a format, and turn what it read into a valid trace table."""
+"""Which files are to be imported, and as what: as the user says, or as they show themselves to be."""
 
-from collections.abc import Mapping
+import difflib
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from traces.casting import canonical
 from traces.errors import InputError
-from traces.importers.azure import read_azure
-from traces.importers.columns import read_csv, read_jsonl, read_parquet
-from traces.importers.imported import Imported
-from traces.importers.mooncake import read_mooncake
-from traces.importers.verl import read_verl
-from traces.io import with_provenance
-from traces.validation import validate
+from traces.importers.areal import AREAL
+from traces.importers.azure import AZURE
+from traces.importers.bench import BENCH
+from traces.importers.columns import CSV, JSONL, PARQUET
+from traces.importers.files import files_of, suffix_of
+from traces.importers.format import Format
+from traces.importers.head import Head, look
+from traces.importers.lm_eval import LM_EVAL
+from traces.importers.mooncake import MOONCAKE
+from traces.importers.nemo_rl import NEMO_RL
+from traces.importers.no_trace import why_not
+from traces.importers.openai import OPENAI
+from traces.importers.rllm import RLLM
+from traces.importers.serving_csv import BURSTGPT, SPLITWISE, VIDUR
+from traces.importers.sglang import SGLANG
+from traces.importers.skyrl import SKYRL
+from traces.importers.slime import SLIME
+from traces.importers.trl import TRL
+from traces.importers.verifiers import TRACES
+from traces.importers.verifiers_results import RESULTS
+from traces.importers.verl import VERL
 
-FORMATS = ("parquet", "csv", "jsonl", "verl", "azure", "mooncake")
+FORMATS = (
+    VERL, SLIME, NEMO_RL, TRL, TRACES, RESULTS, AREAL, SKYRL, RLLM, LM_EVAL, OPENAI, SGLANG, BENCH, AZURE, BURSTGPT, MOONCAKE,
+    VIDUR, SPLITWISE, PARQUET, CSV, JSONL,
+)  # fmt: skip
 
 
-def import_trace(
-    path: str | Path,
-    file_format: str,
-    *,
-    column_map: Mapping[str, str] | None = None,
-    tokenizer: str | Path | None = None,
-    drop_empty: bool = False,
-) -> pa.Table:
-    """The valid trace table of a file in one of FORMATS; rows keep the order of the file.
+def choose(paths: list[Path], name: str | None, mapped: bool = False) -> tuple[Format, list[Path], list[str]]:
+    """The format, the files in order, and the names of those left out.
 
-    `column_map` (parquet, csv, jsonl) maps trace columns to the file's; `tokenizer` (verl) is a tokenizer.json. A
-    rollout of 0 tokens cannot be replayed: InputError, or dropped and counted with `drop_empty`. The table's provenance
-    (traces.io) says the format, what was assumed and how many rows were dropped.
+    Without a name all files must show themselves to be of one and the same format.
+    Where columns are mapped, a file that shows no format is a table of its kind: csv, jsonl or parquet. Of a folder, files that
+    hold no rollouts beside some that do (no_trace.why_not) are left out.
     """
-    path = Path(path)
-    if tokenizer is not None and file_format != "verl":
-        raise InputError(f"{path}: format {file_format} holds no text: leave --tokenizer out, or use --format verl")
-    imported = _read(path, file_format, column_map or {}, tokenizer)
-    table, places = canonical(imported.table, str(path)), list(imported.places)
-    kept = _not_empty(table, places, str(path), drop_empty)
-    dropped = len(places) - len(kept)
-    if dropped:
-        table, places = table.take(kept), [places[row] for row in kept]
-    validate(table, str(path), places)
-    note: dict[str, Any] = {"format": file_format, "imported_from": path.name, "dropped_empty": dropped}
-    return with_provenance(table, {**note, **imported.notes, "assumed": list(imported.assumed)})
+    if name is not None:
+        chosen = named(name)
+        return chosen, files_of(paths, chosen.suffixes), []
+    formats, reasons = {}, {}
+    for file in files_of(paths):
+        head = look(file)
+        if reason := why_not(head):
+            reasons[file] = reason
+        else:
+            formats[file] = recognised(head, mapped)
+    for file, reason in reasons.items():
+        if file in paths or not formats:
+            raise InputError(f"{file}: {reason}")
+    files = list(formats)
+    first = formats[files[0]]
+    for file, found in formats.items():
+        if found != first:
+            raise InputError(
+                f"{file}: is {found.name}, but {files[0]} is {first.name}: import them apart, or say --format"
+            )
+    return first, files, list(dict.fromkeys(file.name for file in reasons))
 
 
-def _read(path: Path, file_format: str, column_map: Mapping[str, str], tokenizer: str | Path | None) -> Imported:
-    by_name = {"parquet": read_parquet, "csv": read_csv, "jsonl": read_jsonl}
-    as_logged = {"azure": read_azure, "mooncake": read_mooncake}
-    if column_map and file_format not in by_name:
-        raise InputError(f"{path}: format '{file_format}' has fixed columns: leave the column map out")
-    if file_format in by_name:
-        return by_name[file_format](path, column_map)
-    if file_format in as_logged:
-        return as_logged[file_format](path)
-    if file_format == "verl":
-        if tokenizer is None:
-            raise InputError(f"{path}: verl dumps hold text: give the model's tokenizer.json (--tokenizer)")
-        return read_verl(path, Path(tokenizer))
-    raise InputError(f"{path}: unknown format '{file_format}': choose from {', '.join(FORMATS)}")
+def named(name: str) -> Format:
+    """The format of that name; InputError with the nearest where there is none."""
+    for one in FORMATS:
+        if one.name == name:
+            return one
+    names = [one.name for one in FORMATS]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise InputError(f"unknown format '{name}': {hint}choose from {', '.join(names)}")
 
 
-def _not_empty(table: pa.Table, places: list[str], source: str, drop_empty: bool) -> np.ndarray[Any, Any]:
-    """Indices of the rows to keep: all but those of 0 output tokens."""
-    if "output_tokens" not in table.column_names or table.column("output_tokens").null_count:
-        return np.arange(table.num_rows)  # validation says what is wrong
-    empty = table.column("output_tokens").to_numpy() == 0
-    if empty.any() and not drop_empty:
-        first = int(np.flatnonzero(empty)[0])
-        raise InputError(
-            f"{source}: {places[first]}: 0 output tokens ({int(empty.sum())} such rows): "
-            f"nothing to replay; use --drop-empty to leave them out"
-        )
-    return np.flatnonzero(~empty)
+def recognised(head: Head, mapped: bool = False) -> Format:
+    """The one format that a file shows itself to be; InputError that lists what it might be where that is not clear."""
+    found = [one for one in FORMATS if one.recognises(head) and not one.fallback]
+    found = found or [one for one in FORMATS if one.recognises(head)]
+    generic = {"json": JSONL, "csv": CSV, "parquet": PARQUET}.get(head.kind)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " or ".join(one.name for one in found)
+        raise InputError(f"{head.path}: may be {names} ({head}): say which with --format")
+    if mapped and generic is not None:
+        return generic
+    candidates = [one.name for one in FORMATS if suffix_of(head.path) in one.suffixes] or [one.name for one in FORMATS]
+    raise InputError(
+        f"{head.path}: shows no known format ({head}): say which with --format ({', '.join(candidates)})"
+        + (" or name its columns with --map COLUMN=NAME" if generic is not None else "")
+    )

@@ -23,9 +23,15 @@ class Imported:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def arrow_table(columns: Mapping[str, Sequence[Any]], places: Sequence[str], source: str) -> pa.Table:
-    """The columns in their schema types; InputError names the place of the first value that does not fit."""
-    return pa.table({name: _array(name, values, places, source) for name, values in columns.items()})
+def arrow_table(
+    columns: Mapping[str, Sequence[Any]],
+    places: Sequence[str],
+    source: str,
+    extras: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """The columns in their schema types, and others as they are; InputError names the place of a value that does not fit."""
+    known = {name: _array(name, values, places, source) for name, values in columns.items()}
+    return pa.table(known | dict(extras or {}))
 
 
 def _array(name: str, values: Sequence[Any], places: Sequence[str], source: str) -> Any:

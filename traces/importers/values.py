@@ -61,6 +61,20 @@ def of_type(value: Any, kind: pa.DataType, place: str) -> Any:
     return value
 
 
+def value_at(row: Any, name: str, absent: Any = None) -> Any:
+    """The value of an object under a key, else the one that its dots lead to: usage.prompt_tokens, choices.0.text."""
+    if isinstance(row, dict) and name in row:
+        return row[name]
+    for part in name.split("."):
+        if isinstance(row, dict) and part in row:
+            row = row[part]
+        elif isinstance(row, list) and part.isdecimal() and int(part) < len(row):
+            row = row[int(part)]
+        else:
+            return absent
+    return row
+
+
 def _float(text: str | float) -> float | None:
     try:
         return float(text)
