@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from simulator.cli.flags import drafter_option, drafter_options, parse_steps, refusing_flags, with_flags
+from simulator.cli.numbers import Count
 from simulator.limits import LARGEST_BUDGET
 from simulator.report.grid import PIPED, Column, grid, marked
 
@@ -18,13 +19,11 @@ from simulator.report.grid import PIPED, Column, grid, marked
 @drafter_options
 @click.option(
     "--max-spec",
-    type=click.IntRange(0, LARGEST_BUDGET),
+    type=Count(0, LARGEST_BUDGET),
     default=LARGEST_BUDGET,
     help="Draft tokens per decode step [default: unlimited].",
 )
-@click.option(
-    "--samples", type=click.IntRange(1), help="Replay only the first N samples of each prompt; history stays whole."
-)
+@click.option("--samples", type=Count(1), help="Replay only the first N samples of each prompt; history stays whole.")
 @click.option(
     "--no-prompt", is_flag=True, help="Start from an empty context: the first token is emitted without a draft."
 )

@@ -9,6 +9,7 @@ from simulator.cli.calibrate_kernels import kernels
 from simulator.cli.calibrate_record import record
 from simulator.cli.calibrate_truth import replay, validate
 from simulator.cli.calibrate_vllm import vllm
+from simulator.cli.numbers import Count
 
 
 @click.group()
@@ -18,8 +19,8 @@ def calibrate() -> None:
 
 @calibrate.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="YAML file to write.")
-@click.option("--history-tokens", type=click.IntRange(1000), multiple=True, help="History sizes; repeatable.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--history-tokens", type=Count(1000), multiple=True, help="History sizes; repeatable.")
+@click.option("--seed", type=Count(0), default=0, show_default=True)
 def drafter(out: Path, history_tokens: tuple[int, ...], seed: int) -> None:
     """Measure the suffix drafter: CPU seconds per query and per inserted token, by history size."""
     from calibration.drafter import HISTORY_TOKENS, measure

@@ -10,6 +10,7 @@ import click
 
 from simulator.cli.calibrate_kernels import kernel_settings, limit_options, machine_options, progress_of
 from simulator.cli.calibrate_truth import report
+from simulator.cli.numbers import Count
 
 if TYPE_CHECKING:
     from calibration.campaign import Place
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 @limit_options
 @click.option(
     "--step",
-    type=click.IntRange(0),
+    type=Count(0),
     required=True,
     help="RL step to decode; those before it are the drafter's history.",
 )
 @click.option("--at", "places", multiple=True, metavar="LIVE[xCONTEXT]",
               help="Sequences at once, and KV tokens that each begins with [default: several]; repeatable.")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, help="Budget policy that is a table, repeatable [default: five].")
-@click.option("--max-output-tokens", type=click.IntRange(1), default=256, show_default=True, help="Cut rollouts there.")
-@click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, help="Times that each policy is run.")
+@click.option("--max-output-tokens", type=Count(1), default=256, show_default=True, help="Cut rollouts there.")
+@click.option("--repeats", type=Count(1), default=2, show_default=True, help="Times that each policy is run.")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the profile, ground truth and report."
 )

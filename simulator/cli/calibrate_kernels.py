@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.cli.numbers import Count
+
 if TYPE_CHECKING:
     from calibration.kernels.measure import Settings
     from simulator.cost.model import Profile
@@ -33,7 +35,7 @@ def machine_options(command: Command) -> Command:
         click.option("--model", required=True, help="The model's config.json, or its name in the catalogue."),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
         click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16, on a CPU float32]"),
-        click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of torch [default: its own]."),
+        click.option("--threads", type=Count(1, 1024), help="CPU threads of torch [default: its own]."),
         click.option("--graphs/--no-graphs", default=True, show_default=True, help="CUDA graphs of steps that only decode."),
     ]):  # fmt: skip
         command = option(command)
@@ -45,13 +47,13 @@ def limit_options(command: Command) -> Command:
     for option in reversed([
         click.option("--grid", type=click.Choice(["quick", "full"]), default="quick", show_default=True),
         click.option("--draft-model", help="A small model that drafts: its config.json or name."),
-        click.option("--max-num-seqs", type=int, help="Most sequences [default: 512, on a CPU 64]."),
-        click.option("--max-model-len", type=int, help="Longest context [default: 32768, on a CPU 1024, or the model's]."),
-        click.option("--max-width", type=int, help="Most query tokens of a sequence [default: 33]."),
-        click.option("--max-num-batched-tokens", type=int, help="Most tokens of a step [default: 8192, on a CPU 2048]."),
-        click.option("--rounds", type=click.IntRange(1, 100), default=1, show_default=True,
+        click.option("--max-num-seqs", type=Count(), help="Most sequences [default: 512, on a CPU 64]."),
+        click.option("--max-model-len", type=Count(), help="Longest context [default: 32768, on a CPU 1024, or the model's]."),
+        click.option("--max-width", type=Count(), help="Most query tokens of a sequence [default: 33]."),
+        click.option("--max-num-batched-tokens", type=Count(), help="Most tokens of a step [default: 8192, on a CPU 2048]."),
+        click.option("--rounds", type=Count(1, 100), default=1, show_default=True,
                      help="Times that everything is measured: more where the machine has slow phases."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and random orders."),
+        click.option("--seed", type=Count(0), default=0, show_default=True, help="Of weights and random orders."),
     ]):  # fmt: skip
         command = option(command)
     return command

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from simulator.cli.calibrate_kernels import require_torch
+from simulator.cli.numbers import Count
 
 
 @click.command()
@@ -15,21 +16,19 @@ from simulator.cli.calibrate_kernels import require_torch
 @click.option(
     "--save-model", type=click.Path(path_type=Path), help="Folder for the final policy, in Hugging Face's form."
 )
-@click.option("--prompts", type=click.IntRange(1), default=64, show_default=True, help="Prompts, all in every RL step.")
-@click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Rollouts of a prompt in a step.")
-@click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="RL steps.")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Length at which a response is cut."
-)
+@click.option("--prompts", type=Count(1), default=64, show_default=True, help="Prompts, all in every RL step.")
+@click.option("--samples", type=Count(1), default=8, show_default=True, help="Rollouts of a prompt in a step.")
+@click.option("--steps", type=Count(1), default=24, show_default=True, help="RL steps.")
+@click.option("--max-tokens", type=Count(1), default=1024, show_default=True, help="Length at which a response is cut.")
 @click.option(
     "--sft-steps",
-    type=click.IntRange(0),
+    type=Count(0),
     default=400,
     show_default=True,
     help="Supervised steps before the first RL step.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--seed", type=Count(0), default=0, show_default=True)
+@click.option("--threads", type=Count(1), default=2, show_default=True, help="CPU threads.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def record(out: Path, save_model: Path | None, **settings: Any) -> None:
     """Teach a small transformer to search, improve it by GRPO, and record every rollout.

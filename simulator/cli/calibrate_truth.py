@@ -12,6 +12,7 @@ import click
 
 from simulator.cli.calibrate_kernels import machine_options, progress_of, require_torch, use_threads
 from simulator.cli.flags import drafter_options
+from simulator.cli.numbers import Count
 
 if TYPE_CHECKING:
     from calibration.truth.compare import Comparison, Verdict
@@ -26,20 +27,18 @@ if TYPE_CHECKING:
 @click.option("--profile", required=True, help="Profile that policies plan with.")
 @click.option(
     "--step",
-    type=click.IntRange(0),
+    type=Count(0),
     required=True,
     help="RL step to decode; those before it are the drafter's history.",
 )
-@click.option("--rollouts", type=click.IntRange(1), help="Decode the first so many [default: all].")
-@click.option("--max-output-tokens", type=click.IntRange(1), help="Cut rollouts there.")
+@click.option("--rollouts", type=Count(1), help="Decode the first so many [default: all].")
+@click.option("--max-output-tokens", type=Count(1), help="Cut rollouts there.")
 @click.option(
-    "--context-tokens", type=click.IntRange(1), help="KV tokens that every rollout begins with, in place of its prompt."
+    "--context-tokens", type=Count(1), help="KV tokens that every rollout begins with, in place of its prompt."
 )
-@click.option("--max-num-seqs", type=click.IntRange(1, 4096), default=64, show_default=True, help="Sequences at once.")
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Times that each policy is run.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and of the order of runs."
-)
+@click.option("--max-num-seqs", type=Count(1, 4096), default=64, show_default=True, help="Sequences at once.")
+@click.option("--repeats", type=Count(1), default=1, show_default=True, help="Times that each policy is run.")
+@click.option("--seed", type=Count(0), default=0, show_default=True, help="Of weights and of the order of runs.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Ground truth to write, .parquet.")
 def replay(
     trace: str, model: str, device: Any, dtype: str | None, threads: int | None, graphs: bool, policies: tuple[str, ...],

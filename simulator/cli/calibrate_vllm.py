@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from simulator.cli.flags import Command, parse_limits
+from simulator.cli.numbers import Count, Finite
 
 if TYPE_CHECKING:
     from traces.trace import Trace
@@ -41,12 +42,12 @@ def engine_options(command: Command) -> Command:
 def sampling_options(command: Command) -> Command:
     """Add the flags that say which prompts are run, and how they are sampled."""
     for option in reversed([
-        click.option("--step", type=click.IntRange(0), help="RL step whose prompts are run [default: the last]."),
-        click.option("--rollouts", type=click.IntRange(1), help="The first so many of them [default: all]."),
-        click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Length to cut at."),
-        click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True),
-        click.option("--stop-token-id", type=click.IntRange(0), multiple=True, help="Token that ends a rollout; repeatable."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first rollout's sampling."),
+        click.option("--step", type=Count(0), help="RL step whose prompts are run [default: the last]."),
+        click.option("--rollouts", type=Count(1), help="The first so many of them [default: all]."),
+        click.option("--max-tokens", type=Count(1), default=1024, show_default=True, help="Length to cut at."),
+        click.option("--temperature", type=Finite(0), default=1.0, show_default=True),
+        click.option("--stop-token-id", type=Count(0), multiple=True, help="Token that ends a rollout; repeatable."),
+        click.option("--seed", type=Count(0), default=0, show_default=True, help="Of the first rollout's sampling."),
     ]):  # fmt: skip
         command = option(command)
     return command
@@ -56,9 +57,9 @@ def sampling_options(command: Command) -> Command:
 @click.argument("trace", metavar="TRACE")
 @engine_options
 @sampling_options
-@click.option("--slots", type=click.IntRange(1), multiple=True, default=(32,), show_default=True,
+@click.option("--slots", type=Count(1), multiple=True, default=(32,), show_default=True,
               help="max_num_seqs, or with --attach requests in flight; repeatable.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Times that each is run.")
+@click.option("--repeats", type=Count(1), default=1, show_default=True, help="Times that each is run.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for runs; a stopped one goes on.")
 def vllm(
     trace: str, model: str, configurations: tuple[str, ...], engine: tuple[str, ...], python: str, one_at_a_time: bool,

@@ -8,23 +8,13 @@ from typing import Any, get_args
 import click
 
 from simulator.cli.completing import kinds
+from simulator.cli.numbers import Count, Finite
 from simulator.limits import DEPTH, FACTOR, PROBABILITY, SUFFIX, WINDOW, DrafterKind, Match, Scope, Shape
 from simulator.spec import split
 
 Command = Callable[..., Any]
 FLAG_OF = {"own": "--own/--no-own", "cost": "--draft-cost", "prompt": "--no-prompt"}
 """Flags that are not called as the setting."""
-
-
-class Finite(click.FloatRange):
-    """A float within a range; `nan` is in none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what compares with nothing."""
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value} is not a number", param, ctx)
-        return number
 
 
 def drafter_options(command: Command) -> Command:
@@ -37,8 +27,8 @@ def drafter_options(command: Command) -> Command:
                      f"highest expected acceptance [default: {SUFFIX.match}]."),
         click.option("--shape", type=click.Choice(get_args(Shape)),
                      help=f"One continuation, or with --match scored a best-first tree of them [default: {SUFFIX.shape}]."),
-        click.option("--window", type=click.IntRange(*WINDOW), help=f"RL steps of history [default: {SUFFIX.window}]."),
-        click.option("--depth", type=click.IntRange(*DEPTH), help=f"Longest string known, tokens [default: {SUFFIX.depth}]."),
+        click.option("--window", type=Count(*WINDOW), help=f"RL steps of history [default: {SUFFIX.window}]."),
+        click.option("--depth", type=Count(*DEPTH), help=f"Longest string known, tokens [default: {SUFFIX.depth}]."),
         click.option("--factor", type=Finite(*FACTOR, min_open=True),
                      help=f"Drafted tokens per matched token, at most [default: {SUFFIX.factor}]."),
         click.option("--min-prob", type=Finite(*PROBABILITY),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from simulator.cli.numbers import Count, Finite
 from simulator.limits import KvDtype
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def import_group() -> None:
 @import_group.command("llmservingsim")
 @click.argument("folder", type=FOLDER)
 @config_option
-@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that hold the model.")
+@click.option("--tp", type=Count(1), default=1, show_default=True, help="GPUs that hold the model.")
 @click.option(
-    "--link-bandwidth", type=float, metavar="BYTES_PER_S", help="Between GPUs, one direction; for --tp or --ep > 1."
+    "--link-bandwidth", type=Finite(), metavar="BYTES_PER_S", help="Between GPUs, one direction; for --tp or --ep > 1."
 )
-@click.option("--link-latency", type=float, metavar="SECONDS", help="Of a message between GPUs; for --tp or --ep > 1.")
 @click.option(
-    "--ep", type=click.IntRange(1), default=1, show_default=True, help="Ranks that the experts are spread over."
+    "--link-latency", type=Finite(), metavar="SECONDS", help="Of a message between GPUs; for --tp or --ep > 1."
 )
+@click.option("--ep", type=Count(1), default=1, show_default=True, help="Ranks that the experts are spread over.")
 @click.option(
     "--skew", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True,
     help="Charge batches of uneven contexts what skew.csv says; auto: if its authors do.",
@@ -67,10 +68,8 @@ def llmservingsim(
 )
 @click.option("--engine", default="vllm", show_default=True, help="Engine whose kernels were measured.")
 @click.option("--engine-version", help="Version of the engine; left out, the one that the tables call current.")
-@click.option("--tp", type=click.IntRange(1), default=1, show_default=True, help="GPUs that hold the model.")
-@click.option(
-    "--ep", type=click.IntRange(1), default=1, show_default=True, help="GPUs that the experts are spread over."
-)
+@click.option("--tp", type=Count(1), default=1, show_default=True, help="GPUs that hold the model.")
+@click.option("--ep", type=Count(1), default=1, show_default=True, help="GPUs that the experts are spread over.")
 @click.option("--moe-distribution", help="How tokens are routed to experts; left out, the most even that was measured.")
 @click.option(
     "--kv-cache-dtype", type=click.Choice(get_args(KvDtype)), help="Of keys and values [default: what the config says]."
@@ -104,7 +103,7 @@ def aiconfigurator(
 @click.argument("csv", type=FOLDER)
 @model_option
 @device_option
-@click.option("--tp", type=click.IntRange(1), help="Which of the measured ones; may be left out where there is one.")
+@click.option("--tp", type=Count(1), help="Which of the measured ones; may be left out where there is one.")
 @out_option
 def table(csv: Path, model: str, device: str, tp: int | None, out: Path) -> None:
     """Import measured step times: CSV has the columns num_reqs, tokens_per_req, context_len, tp and latency_ms."""
@@ -144,12 +143,10 @@ def export_group() -> None:
 
 @export_group.command("dspark")
 @click.argument("name")
-@click.option("--context", type=click.IntRange(0), default=4096, show_default=True, help="Tokens before each query.")
-@click.option(
-    "--most-drafts", type=click.IntRange(0), default=8, show_default=True, help="Drafts that a step verifies."
-)
-@click.option("--requests", type=click.IntRange(1), multiple=True, help="Probes by requests; repeatable.")
-@click.option("--tokens", type=click.IntRange(1), multiple=True, help="Probes by query tokens; repeatable.")
+@click.option("--context", type=Count(0), default=4096, show_default=True, help="Tokens before each query.")
+@click.option("--most-drafts", type=Count(0), default=8, show_default=True, help="Drafts that a step verifies.")
+@click.option("--requests", type=Count(1), multiple=True, help="Probes by requests; repeatable.")
+@click.option("--tokens", type=Count(1), multiple=True, help="Probes by query tokens; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
 def export(
     name: str, context: int, most_drafts: int, requests: tuple[int, ...], tokens: tuple[int, ...], out: Path

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.cli.numbers import Count
+
 if TYPE_CHECKING:
     from simulator.cost import Operator, Profile
     from simulator.cost.roofs import Roofs
@@ -28,7 +30,7 @@ ROOF_MOST_LIVE = 512
 @click.argument("name")
 @click.option("--roof", metavar="DEVICE", help="Hold decode steps against what this device of the catalogue allows.")
 @click.option("--model", help="For --roof: the model's config.json, or its name in the catalogue.")
-@click.option("--tp", type=click.IntRange(1), help="For --roof: GPUs that hold the model [default: 1].")
+@click.option("--tp", type=Count(1), help="For --roof: GPUs that hold the model [default: 1].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for pictures, <profile>*.png.")
 @click.option("--json", "as_json", is_flag=True, help="Print the profile and all that is computed of it as JSON.")
 def show(name: str, roof: str | None, model: str | None, tp: int | None, out: Path | None, as_json: bool) -> None:

@@ -10,7 +10,6 @@ import click
 
 from simulator.cli import completing
 from simulator.cli.flags import (
-    Finite,
     allow_code_option,
     drafter_option,
     drafter_options,
@@ -20,6 +19,7 @@ from simulator.cli.flags import (
     refusing_flags,
     with_flags,
 )
+from simulator.cli.numbers import Count, Finite
 from simulator.cli.reports import Quoted, check_reports, report_options, write_reports
 from simulator.limits import (
     BOOTSTRAP,
@@ -57,7 +57,7 @@ TRAINING = ("log_probs", "update", "sync")
               "measured under vllm, sglang or trtllm, and the estimate only where they have none.")  # fmt: skip
 @click.option(
     "--tensor-parallel-size",
-    type=click.IntRange(*TENSOR_PARALLEL),
+    type=Count(*TENSOR_PARALLEL),
     default=1,
     show_default=True,
     help="Of the estimate or the tables.",
@@ -71,8 +71,8 @@ TRAINING = ("log_probs", "update", "sync")
 @drafter_options
 @click.option("--siblings", type=click.Choice(get_args(Siblings)), help="When siblings know a rollout's tokens: in the next "
               f"RL step, or at once on a replica, or everywhere [default: {SUFFIX.siblings}].")  # fmt: skip
-@click.option("--newest", type=click.IntRange(*NEWEST), help="RL steps that count more, with --newest-weight.")
-@click.option("--newest-weight", type=click.IntRange(*NEWEST_WEIGHT), help="How much more they count.")
+@click.option("--newest", type=Count(*NEWEST), help="RL steps that count more, with --newest-weight.")
+@click.option("--newest-weight", type=Count(*NEWEST_WEIGHT), help="How much more they count.")
 @click.option("--draft-cost", "cost", help="Measured cost of suffix or n-gram drafting: a name, a file of `calibrate drafter` or "
               f"`validate --seconds`, or none [default: {SUFFIX.cost}, of n-gram none].")  # fmt: skip
 @click.option("--policy", "policies", multiple=True, shell_complete=completing.policies,
@@ -89,24 +89,22 @@ TRAINING = ("log_probs", "update", "sync")
 @click.option(
     "--steps", callback=lambda c, p, v: parse_steps(v), help="RL steps to simulate, such as 1 or 2,4-7 [default: all]."
 )
-@click.option("--max-num-seqs", type=click.IntRange(*MAX_NUM_SEQS),
+@click.option("--max-num-seqs", type=Count(*MAX_NUM_SEQS),
               help=f"Slots of a replica [default: {ENGINE.max_num_seqs}].")  # fmt: skip
-@click.option(
-    "--replicas", type=click.IntRange(*REPLICAS), help=f"Inference engine instances [default: {ENGINE.replicas}]."
-)
+@click.option("--replicas", type=Count(*REPLICAS), help=f"Inference engine instances [default: {ENGINE.replicas}].")
 @click.option("--dispatch", type=click.Choice(get_args(Dispatch)), help="One queue for all replicas, the rollouts split "
               f"beforehand, or a router [default: {ENGINE.dispatch}].")  # fmt: skip
 @click.option("--engine", "limits", metavar="KEY=VALUE", multiple=True,
               help="A limit or switch of the engine by its vLLM name, repeatable: max_num_batched_tokens=8192, "
               "num_gpu_blocks=auto, enable_prefix_caching=true, ...; all: docs/formats.md.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(*SEED), default=0, show_default=True, help="Recorded with the results.")
+@click.option("--seed", type=Count(*SEED), default=0, show_default=True, help="Recorded with the results.")
 @click.option(
     "--compare", is_flag=True, help="Also give each speed-up an interval, a verdict and the gap that it closes."
 )
 @click.option("--baseline", help="The policy to compare with [default: the first]; implies --compare.")
 @click.option(
     "--bootstrap",
-    type=click.IntRange(*BOOTSTRAP),
+    type=Count(*BOOTSTRAP),
     help=f"Resamples of prompts [default: {RESAMPLES}]; implies --compare.",
 )
 @click.option(
@@ -114,7 +112,7 @@ TRAINING = ("log_probs", "update", "sync")
     type=Finite(0, 1, max_open=True),
     help="Relative error of the profile, instead of its own; implies --compare.",
 )
-@click.option("--seeds", type=click.IntRange(*SEEDS),
+@click.option("--seeds", type=Count(*SEEDS),
               help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
 @allow_code_option
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")

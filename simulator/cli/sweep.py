@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from simulator.cli.flags import allow_code_option
+from simulator.cli.numbers import Count
 from simulator.limits import SEED
 
 if TYPE_CHECKING:
@@ -34,16 +35,14 @@ class Interrupted(click.ClickException):
     "--baseline", help="A policy that every cell is also run with, for speed-ups [default: the first of each cell]."
 )
 @click.option("--search", type=click.Choice(["optuna"]), help="Look for the best cell, where all of them are too many.")
-@click.option("--trials", type=click.IntRange(1, 1_000_000), help="Of the search.")
+@click.option("--trials", type=Count(1, 1_000_000), help="Of the search.")
 @click.option(
     "--minimise", metavar="COLUMN", help="What is best: the least of this column of a run [default: makespan_s]."
 )
 @click.option("--maximise", metavar="COLUMN", help="What is best: the most of it, such as samples_per_s.")
-@click.option(
-    "--seed", type=click.IntRange(*SEED), help="Of the search [default: 0]; that of runs is a key of the scenario."
-)
-@click.option("--at-once", type=click.IntRange(1, 10_000), help="Trials that a search proposes together [default: 8].")
-@click.option("--workers", type=click.IntRange(1, MOST_WORKERS), help="Processes [default: as many as processors].")
+@click.option("--seed", type=Count(*SEED), help="Of the search [default: 0]; that of runs is a key of the scenario.")
+@click.option("--at-once", type=Count(1, 10_000), help="Trials that a search proposes together [default: 8].")
+@click.option("--workers", type=Count(1, MOST_WORKERS), help="Processes [default: as many as processors].")
 @click.option("--on", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where they run.")
 @click.option("--address", help="Of a running Ray cluster, such as auto or HOST:6379 [default: this machine alone].")
 @allow_code_option

@@ -16,7 +16,7 @@ def whole(value: Any, place: str, least: int | None = None) -> int:
         number = value
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
-    elif isinstance(value, str):
+    elif isinstance(value, str) and _is_plain(value):
         try:
             number = int(value)
         except ValueError:
@@ -31,7 +31,7 @@ def whole(value: Any, place: str, least: int | None = None) -> int:
 
 def real(value: Any, place: str) -> float:
     """The value as a float (NaN is one); InputError for others, begun by `place`."""
-    number = _float(value) if isinstance(value, str | int | float) else None
+    number = _float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
     if number is None:
         raise InputError(f"{place}: {value!r:.60} is not a number: correct the value")
     return number
@@ -75,7 +75,14 @@ def value_at(row: Any, name: str, absent: Any = None) -> Any:
     return row
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a number so written is one to everybody: to Python alone `1_0` and digits of other scripts are, too."""
+    return text.isascii() and "_" not in text
+
+
 def _float(text: str | float) -> float | None:
+    if isinstance(text, str) and not _is_plain(text):
+        return None
     try:
         return float(text)
     except (ValueError, OverflowError):
