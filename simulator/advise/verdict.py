@@ -1,0 +1,65 @@
+"""The answer in words: enable, do not enable, or cannot tell, and then what would settle it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil, hypot, inf, log
+from typing import Literal
+
+from simulator.advise.judge import Ends, Judged, Moved
+
+Answer = Literal["enable", "do not enable", "cannot tell"]
+LEAST = 1.02
+"""A speed-up below this is not worth a setting."""
+FAR = 100
+"""Nobody records so many times as much."""
+KNOWN = 0.05
+"""How well a measured profile knows its steps: the shipped ones of this machine are within it on makespans."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """why: one sentence; settles: what would make it another one, where it cannot be told."""
+
+    answer: Answer
+    why: str
+    settles: tuple[str, ...] = ()
+
+
+def verdict(judged: Judged, measured: Moved | None = None, measure: str = "") -> Verdict:
+    """What a choice's gain on the part that judges says.
+
+    measured: how far costs would move it that are known within KNOWN; measure: how to get such.
+    """
+    (low, high), name = judged.ends, judged.candidate.name
+    if low > 1 and judged.speedup >= LEAST:
+        return Verdict("enable", f"{name} makes generation {judged.speedup:.2f} times as fast, and slower is out of its range")
+    if high < 1:
+        return Verdict("do not enable", f"even the best that was found, {name}, is slower than no drafts")
+    if high < LEAST or low > 1:
+        return Verdict("do not enable", f"the best that was found, {name}, gains less than {LEAST - 1:.0%}")
+    told = "faster" if judged.speedup > 1 else "slower"
+    why = f"{name} came out {told} than no drafts, but its range holds both: {low:.2f} to {high:.2f} times"
+    return Verdict("cannot tell", why, tuple(_settling(judged, measured, measure)))
+
+
+def _settling(judged: Judged, measured: Moved | None, measure: str) -> Iterator[str]:
+    gain = log(judged.speedup)
+    reach = judged.below if gain > 0 else judged.above
+    if reach >= abs(gain) and measured is not None:
+        left = hypot(judged.sampled, measured.below if gain > 0 else measured.above)
+        enough = "which would settle it" if left < abs(gain) else "which would not settle it alone"
+        narrow = replace(judged, below=measured.below, above=measured.above)
+        yield (
+            f"errors of the costs alone span no gain ({_told(judged.costs)}): {measure}; with steps known within {KNOWN:.0%} the range "
+            f"would be {_told(narrow.ends)}, {enough}"
+        )
+    if judged.sampled >= abs(gain):
+        more = (judged.sampled / abs(gain)) ** 2 if gain else inf
+        often = f"about {ceil(more)} times as many prompts" if more < FAR else "far more prompts than anybody does"
+        yield f"the draw of prompts alone spans no gain ({_told(judged.sampling)}): record {often}, in each RL step or in more"
+    elif reach < abs(gain):
+        yield "errors of the costs and the draw of prompts span no gain only together: less of either would settle it"
+
+
+def _told(ends: Ends) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}"
