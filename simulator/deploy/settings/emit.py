@@ -2,14 +2,19 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import KNOWN, Engine
 from simulator.deploy.settings.flags import flags_of
+from simulator.deploy.settings.frameworks import framework_checks, framework_named, heard, snippet_of
 from simulator.deploy.settings.parts import Check
+from simulator.deploy.settings.sglang import sglang_arguments
 from simulator.deploy.settings.vllm import vllm_arguments
+
+ARGUMENTS = {"vllm": vllm_arguments, "sglang": sglang_arguments}
+SERVE = {"vllm": ("vllm", "serve"), "sglang": ("python", "-m", "sglang.launch_server", "--model-path")}
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,9 @@ class EngineSettings:
     """Settings of one engine for one choice.
 
     config: the engine's arguments by their Python names, as JSON knows them; command: the words that start a server; framework:
-    the RL framework's name, its own keys as text to paste, and how; install: packages that the engine needs besides; checks: what
-    was looked at, refusals first; runs: the choice that these settings really run, another than the one asked for where a check
-    is a refusal.
+    the RL framework's name; snippet: the same in its own keys, to paste; install: packages that the engine needs besides; files:
+    text of files that arguments name; checks: what was looked at, refusals first; runs: the choice that these settings really
+    run, another than the one asked for where a check is a refusal.
     """
 
     engine: Engine
@@ -28,6 +33,7 @@ class EngineSettings:
     runs: Choice
     checks: tuple[Check, ...]
     install: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     framework: str | None = None
     snippet: str | None = None
 
@@ -45,6 +51,7 @@ class EngineSettings:
         """All of it in what JSON knows."""
         return {
             "engine": str(self.engine), "config": dict(self.config), "command": self.shell, "install": list(self.install),
+            "files": dict(self.files),
             "framework": self.framework, "snippet": self.snippet,
             "checks": [{"level": one.level, "text": one.text, "source": one.source} for one in self.checks],
             "runs": {"policy": self.runs.policy, "drafter": self.runs.drafter.model_dump(mode="json", exclude_none=True)},
@@ -53,11 +60,21 @@ class EngineSettings:
 
 def engine_settings(choice: Choice, engine: Engine, framework: str | None = None) -> EngineSettings:
     """Return the settings that run the choice, or the nearest that this engine can; InputError names an unknown framework."""
-    arguments = vllm_arguments(choice, engine)
-    command = ("vllm", "serve", choice.model, *flags_of(arguments.config))
+    inside = None if framework is None else framework_named(framework, engine)
+    arguments = ARGUMENTS[engine.name](choice, engine)
+    if inside is not None:
+        arguments = heard(inside, engine, choice, arguments)
+    command = (*SERVE[engine.name], choice.model, *flags_of(arguments.config))
+    checks, snippet = [*_release(engine), *arguments.checks], None
+    if inside is not None:
+        checks += framework_checks(inside, engine, arguments)
+        snippet = snippet_of(inside, engine, arguments, choice.model)
     order = ("refused", "warning", "ok")
-    checks = sorted([*_release(engine), *arguments.checks], key=lambda check: order.index(check.level))
-    return EngineSettings(engine, arguments.config, command, arguments.runs, tuple(checks), arguments.install)
+    return EngineSettings(
+        engine=engine, config=arguments.config, command=command, runs=arguments.runs, install=arguments.install,
+        checks=tuple(sorted(checks, key=lambda check: order.index(check.level))), files=arguments.files,
+        framework=None if inside is None else inside.name, snippet=snippet,
+    )  # fmt: skip
 
 
 def _release(engine: Engine) -> list[Check]:

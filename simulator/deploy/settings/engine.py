@@ -18,9 +18,9 @@ class Known(NamedTuple):
 
 KNOWN = {
     "vllm": Known(Version("0.10"), Version("0.33.0")),
-    "sglang": Known(Version("0.5"), Version("0.5.23")),
+    "sglang": Known(Version("0.5.1"), Version("0.5.23")),
 }
-"""Before these vLLM drafted in another engine (V0), and SGLang had no n-gram drafts."""
+"""Before these vLLM drafted in another engine (V0), and SGLang other flags."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What settings are made of: checks, and what an engine is told to draft."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from simulator.deploy.settings.choice import Choice
@@ -26,15 +26,21 @@ class Arguments:
     """Arguments of an engine by their Python names.
 
     runs: the choice that they really run; where it is not the one that was asked for, a check says why. install: packages that
-    the engine needs besides.
+    the engine needs besides; files: text of files that arguments name.
     """
 
     config: Mapping[str, Any]
     runs: Choice
     checks: tuple[Check, ...] = ()
-    install: tuple[str, ...] = field(default=())
+    install: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def without_drafts(choice: Choice, *checks: Check) -> Arguments:
     """Nothing is drafted."""
     return Arguments({}, choice.model_copy(update={"policy": "none"}), checks)
+
+
+def instead(nearest: Arguments, text: str, source: str) -> Arguments:
+    """The nearest that there is, and first of all why it is not what was asked for."""
+    return replace(nearest, checks=(Check("refused", text, source), *nearest.checks))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from simulator.deploy.settings.budget import Budgets, budgets_of, constant
 from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import Engine
-from simulator.deploy.settings.parts import Arguments, Check, without_drafts
+from simulator.deploy.settings.parts import Arguments, Check, instead, without_drafts
 from simulator.deploy.vllm_proposer import KEY, LiveSuffixSettings, ProposerSettings
 from simulator.drafting.model import Modelled
 from simulator.drafting.settings import (
@@ -56,14 +56,14 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         return _proposer(choice, drafter, budgets, engine)
     if isinstance(drafter, LastSettings):
         nearest = SuffixSettings(window=drafter.window, siblings="live")
-        return _instead(
+        return instead(
             _proposer(choice, nearest, budgets, engine),
             "no engine drafts from the same slot's last rollout: the settings are those of suffix drafts from the same prompt's "
             f"rollouts of the last {drafter.window} RL steps",
             PROPOSER,
         )
     if isinstance(drafter, HybridSettings):
-        return _instead(
+        return instead(
             vllm_drafts(choice.model_copy(update={"drafter": drafter.model}), engine),
             f"vLLM drafts by one method alone, not suffix or {drafter.model.kind} by turns: the settings are those of "
             f"{drafter.model.kind} alone",
@@ -78,11 +78,6 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         choice,
         Check("refused", f"vLLM has no drafter like {drafter.kind}: the settings are those without drafts", CONFIG),
     )
-
-
-def _instead(nearest: Arguments, text: str, source: str) -> Arguments:
-    """The nearest that there is, and first of all why it is not what was asked for."""
-    return Arguments(nearest.config, nearest.runs, (Check("refused", text, source), *nearest.checks), nearest.install)
 
 
 def _native_suffix(drafter: SuffixSettings) -> SuffixSettings | None:
@@ -135,11 +130,15 @@ def _proposer(choice: Choice, drafter: SuffixSettings, budgets: Budgets | None, 
             f"vLLM takes a proposer of one's own from {SINCE['custom_class']} on, which {choice.policy} with these suffix drafts "
             f"needs: the settings are those of suffix decoding with {most} drafts"
         )
-        return _instead(_suffix(choice, nearest, constant(most, choice.engine.max_num_seqs), engine), text, CONFIG)
+        return instead(_suffix(choice, nearest, constant(most, choice.engine.max_num_seqs), engine), text, CONFIG)
     checks = []
-    if (drafter.shape, drafter.siblings) != (live.shape, live.siblings):
-        text = "the proposer drafts one continuation, from siblings that run on the same engine, too"
-        checks.append(Check("warning", f"{text}: not shape={drafter.shape}, siblings={drafter.siblings}", PROPOSER))
+    if drafter.shape != live.shape:
+        checks.append(
+            Check("refused", "vLLM verifies one path of drafts, no tree: the settings are those of shape=path", RUNNER)
+        )
+    if drafter.siblings != live.siblings:
+        text = f"the proposer drafts from siblings that run on the same engine, too, not as siblings={drafter.siblings} says"
+        checks.append(Check("warning", text, PROPOSER))
     if choice.history is None:
         checks.append(
             Check("warning", "no history is named: every prompt starts cold, and policies know no lengths", PROPOSER)
@@ -175,7 +174,7 @@ def _model(choice: Choice, drafter: ModelSettings, budgets: Budgets | None, engi
         return without_drafts(choice, Check("refused", text, CONFIG))
     model = drafter.drafter()
     assert isinstance(model, Modelled), "it has no strategies"
-    positions = len(model.curve.conditional)
+    positions = model.curve.positions
     weights = {} if choice.draft_model is None else {"model": choice.draft_model}
     cut = None if budgets is None else budgets.cut(positions)
     return _by_batch(choice, method, weights, cut, engine, positions)
