@@ -1,25 +1,30 @@
-"""What could draft on an engine: its own drafters and rolloutsim's inside it, each with the policies that are worth a try."""
+"""What can draft on an engine: its own drafters and rolloutsim's inside it, each with the policies that are worth a try."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from simulator.catalogue import load_model
+from simulator.deploy.settings import Choice, Engine, EngineSettings, engine_settings
 from simulator.drafting.model import Modelled
-from simulator.drafting.settings import DrafterSettings, NgramSettings, SuffixSettings
-from simulator.scenario import drafter_settings
+from simulator.drafting.settings import DrafterSettings
+from simulator.scenario import Scenario, drafter_settings
 from simulator.system import System
 from traces.errors import InputError
 
-NGRAM = {"kind": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4, "cost": "vllm-ngram-epyc"}
-SUFFIX = {"kind": "suffix", "scope": "global", "match": "scored", "siblings": "live", "cost": "vllm-suffix-epyc"}
-PROPOSER = {"kind": "suffix", "siblings": "live"}
 OWN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "vllm": {"ngram": NGRAM, "suffix": SUFFIX, "proposer": PROPOSER},
-    "sglang": {"ngram": SUFFIX},
-}
-"""What engines have that needs no trained head, by the name that `--drafter` takes, and how it is simulated: vLLM's as
-`calibration.live.steps` holds it to vLLM, SGLang's trie of n-grams as suffixes of all that was generated, one path of it."""
-MODELS = ("eagle", "eagle3", "draft_model", "mtp", "parallel")
+    "vllm": {
+        "ngram": {"kind": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4, "cost": "vllm-ngram-epyc"},
+        "suffix": {"kind": "suffix", "scope": "global", "match": "scored", "siblings": "live", "cost": "vllm-suffix-epyc"},
+        "proposer": {"kind": "suffix", "siblings": "live"},
+    },
+    "sglang": {
+        "ngram": {"kind": "suffix", "scope": "global", "match": "longest", "siblings": "live", "window": 0, "depth": 18,
+                  "factor": 255.0, "min_prob": 0.0},
+    },
+}  # fmt: skip
+"""What needs no trained head, by the name that `--drafter` takes, as `deploy.settings` has it run without a refusal."""
 POLICIES = {
     "ngram": ("fixed:2", "fixed:4", "fixed:8"),
     "suffix": ("fixed:4", "fixed:8", "fixed:16"),
@@ -29,17 +34,20 @@ LENGTHS = (1, 2, 3, 5, 7)
 """Of the drafts of a model, as far as its curve goes."""
 SHARES = (16, 4)
 """Batches up to a sixteenth and a quarter of the slots are small."""
+WEIGHTS = "DRAFT_MODEL"
+"""Stands for a trained head that nobody has named."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A budget policy with a drafter. family: `ngram`, `suffix` (the engine's own), `proposer` (rolloutsim's in vLLM), or a model's
-    kind.
+    """A budget policy with a drafter, and the settings that run it. family: which drafter of the engine that is; `proposer` is
+    rolloutsim's in vLLM.
     """  # fmt: skip
 
     family: str
     policy: str
     drafter: DrafterSettings
+    settings: EngineSettings
 
     @property
     def name(self) -> str:
@@ -52,57 +60,106 @@ class Candidate:
         return System(name=self.name, policy=self.policy, drafter=self.drafter)
 
 
-def candidates(engine: str, drafters: Sequence[Mapping[str, Any]] = (), policies: Sequence[str] = ()) -> list[Candidate]:
-    """Every drafter, or those named, with every policy, or those named; simple ones first.
+@dataclass(frozen=True)
+class Place:
+    """Where candidates would run. base: costs and limits; draft_model: what a drafter that is a model loads."""
 
-    drafters: settings as of a scenario, or `{"kind": NAME}` for one of the engine's own. Raises InputError for a drafter that no
-    engine runs.
+    base: Scenario
+    engine: Engine
+    framework: str | None = None
+    draft_model: str | None = None
+
+    def candidate(self, family: str, policy: str, drafter: DrafterSettings) -> Candidate:
+        """A policy with a drafter, and what the engine makes of it."""
+        base = self.base
+        choice = Choice(
+            model=_loaded(base.model), draft_model=self.draft_model or (None if drafter.kind == "mtp" else WEIGHTS),
+            policy=policy, drafter=drafter, engine=base.engine, tensor_parallel_size=base.tensor_parallel_size,
+            kv_cache_dtype=base.kv_cache_dtype, history=base.trace, profile=base.profile,
+        )  # fmt: skip
+        return Candidate(family, policy, drafter, engine_settings(choice, self.engine, self.framework))
+
+
+def candidates(
+    place: Place, drafters: Sequence[Mapping[str, Any]] = (), policies: Sequence[str] = ()
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Every drafter of the engine, or those named, with every policy, or those named; simple ones first. And why others are out.
+
+    drafters: settings as of a scenario, or `{"kind": NAME}` for one of `OWN`. Raises InputError where the engine runs none.
     """
-    own = OWN[engine]
-    asked = drafters or [{"kind": name} for name in own]
-    found = [Candidate(family, policy, settings) for family, settings in (_drafter(engine, one) for one in asked)
-             for policy in policies or _policies(family, settings)]  # fmt: skip
-    names = [one.name for one in found]
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise InputError(f"{twice[0]!r} is named twice: name each drafter and each policy once")
-    return found
+    found, left_out = list[Candidate](), dict[str, str]()
+    for family, drafter, own in _drafters(place, drafters):
+        for policy in policies or _policies(family, drafter):
+            one = place.candidate(family, policy, drafter)
+            refusal = next((check.text for check in one.settings.checks if check.level == "refused"), None)
+            if refusal is None and own and _runs_as(one) != family:
+                refusal = f"{place.engine.name} runs it by the proposer alone: use --drafter proposer"
+            if refusal is None:
+                found.append(one)
+            else:
+                left_out[one.name] = refusal
+    if not found:
+        name, why = next(iter(left_out.items()))
+        raise InputError(f"{place.engine} runs none of these: {name}: {why}")
+    return found, left_out
 
 
-def refined(best: Candidate, slots: int) -> list[Candidate]:
+def refined(place: Place, best: Candidate) -> list[Candidate]:
     """The same drafter where its K changes with the batch: nothing, or half as much, above a share of the slots."""
     name, _, text = best.policy.partition(":")
-    if name != "fixed" or best.family == "suffix":
+    if name != "fixed":
         return []
-    most = int(text)
-    budgets = {f"schedule:1-{few}={most},{few + 1}-{slots}={rest}": None
-               for few in (slots // share for share in SHARES) if few for rest in (0, most // 2)}  # fmt: skip
-    return [Candidate(best.family, policy, best.drafter) for policy in budgets]
+    most, slots = int(text), place.base.engine.max_num_seqs
+    few = [slots // share for share in SHARES if slots // share]
+    policies = dict.fromkeys(f"schedule:1-{n}={most},{n + 1}-{slots}={rest}" for n in few for rest in (0, most // 2))
+    found = (place.candidate(best.family, policy, best.drafter) for policy in policies)
+    return [one for one in found if not one.settings.refused and _runs_as(one) == _runs_as(best)]
 
 
-def _drafter(engine: str, given: Mapping[str, Any]) -> tuple[str, DrafterSettings]:
-    """Its family and settings."""
-    kind, own = given["kind"], OWN[engine]
-    if len(given) == 1 and kind in own:
-        return kind, drafter_settings(dict(own[kind]))
-    if len(given) == 1 and kind == "proposer":
-        raise InputError(f"drafter proposer: {engine} cannot run it: leave it out, or use --engine vllm")
-    settings = drafter_settings(dict(given))
-    if isinstance(settings, NgramSettings):
-        return "ngram", settings
-    if isinstance(settings, SuffixSettings):
-        same = settings.scope != "problem" and settings.match == "scored" and settings.shape == "path"
-        family = "suffix" if same else "proposer"
-        if family in own:
-            return family, settings
-    elif settings.kind in MODELS:
-        return settings.kind, settings
-    raise InputError(f"drafter {kind}: {engine} cannot run it: use {', '.join((*own, *MODELS[:-1]))}")
+def _drafters(place: Place, asked: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, DrafterSettings, bool]]:
+    """Family and settings of each, and whether it is the engine's own by name."""
+    own, seen = OWN[place.engine.name], list[str]()
+    for given in asked or [{"kind": name} for name in own]:
+        kind = given["kind"]
+        if len(given) == 1 and kind in own:
+            family, drafter, named = kind, drafter_settings(dict(own[kind])), True
+        elif kind == "proposer":
+            raise InputError(f"drafter proposer runs in vLLM, and takes no settings by this name: {_instead(place)}")
+        elif kind == "none":
+            raise InputError("drafter none is what all others are held against: leave it out")
+        else:
+            drafter, named = drafter_settings(dict(given)), False
+            family = _runs_as(place.candidate(kind, "fixed:1", drafter))
+        seen.append(family)
+        yield (family if seen.count(family) == 1 else f"{family}-{seen.count(family)}"), drafter, named
 
 
-def _policies(family: str, settings: DrafterSettings) -> Sequence[str]:
-    if family in POLICIES:
-        return POLICIES[family]
-    drafter = settings.drafter()
-    if not isinstance(drafter, Modelled):
+def _instead(place: Place) -> str:
+    own = OWN[place.engine.name]
+    return "write suffix:key=value,..." if "proposer" in own else f"use {', '.join(own)}"
+
+
+def _runs_as(one: Candidate) -> str:
+    """Which drafter of the engine its settings choose."""
+    method = one.settings.config.get("speculative_config", {}).get("method")
+    if one.drafter.kind != "suffix" or method is None:
+        return one.family
+    return "proposer" if method == "custom_class" else str(method)
+
+
+def _policies(family: str, drafter: DrafterSettings) -> Sequence[str]:
+    if (named := POLICIES.get(family.partition("-")[0])) is not None:
+        return named
+    made = drafter.drafter()
+    if not isinstance(made, Modelled):
         return ("unlimited",)
-    return [f"fixed:{length}" for length in LENGTHS if length <= len(drafter.curve.conditional)]
+    return [f"fixed:{length}" for length in LENGTHS if length <= made.curve.positions]
+
+
+def _loaded(model: str | None) -> str:
+    """What the engine loads: of a config.json its folder, of a model of the catalogue its name on the hub."""
+    if model is None:
+        return "MODEL"
+    if Path(model).suffix == ".json":
+        return str(Path(model).parent)
+    return str(load_model(model).get("_name_or_path", model))

@@ -15,7 +15,8 @@ def replay_command(base: Scenario, steps: Sequence[int], one: Candidate) -> str:
     costs = ("profile", "model", "device", "tables", "kv_cache_dtype")
     flags = [(name.replace("_", "-"), getattr(base, name)) for name in costs]
     flags += [("tensor-parallel-size", base.tensor_parallel_size if base.tensor_parallel_size > 1 else None)]
-    flags += [("drafter", drafter_text(one.drafter)), ("policy", "none"), ("policy", one.policy), ("steps", steps_text(steps))]
+    flags += [("drafter", drafter_text(one.drafter)), ("policy", "none"), ("policy", one.policy)]
+    flags += [("steps", steps_text(steps))]
     flags += [("engine", f"{key}={_text(value)}") for key, value in base.engine.model_dump(exclude_unset=True).items()]
     flags += [("seed", base.seed or None)]
     words = [word for name, value in flags if value is not None for word in (f"--{name}", str(value))]

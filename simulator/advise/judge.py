@@ -25,9 +25,9 @@ Ends = tuple[float, float]
 class Judged:
     """A candidate's speed-up over no drafts, on a log scale as far as it is uncertain.
 
-    sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it. closed:
-    share of the gap from no drafts to the least time that any budgets need, None where that is not known; drafted_share: drafts
-    over emitted tokens.
+    sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it.
+    closed: share of the gap from no drafts to the least time that any budgets need, None where that is not known; drafted_share:
+    drafts over emitted tokens.
     """
 
     candidate: Candidate
@@ -74,7 +74,8 @@ def judge(
     for one, row in zip(found, rows, strict=True):
         told(f"drawing prompts for {one.name}")
         moved = compared(base, part, one, resamples, error)
-        judged.append(Judged(one, row["makespan_s"], none["makespan_s"], *moved, row["drafted_tokens"] / row["output_tokens"]))
+        drafted_share = row["drafted_tokens"] / row["output_tokens"]
+        judged.append(Judged(one, row["makespan_s"], none["makespan_s"], *moved, drafted_share))
     return judged, result
 
 

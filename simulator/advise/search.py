@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from simulator.advise.candidates import Candidate, refined
+from simulator.advise.candidates import Candidate, Place, refined
 from simulator.advise.split import Part
 from simulator.replay import run
 from simulator.scenario import Scenario
@@ -24,15 +24,16 @@ class Tried:
     rl_steps: int
 
 
-def search(base: Scenario, part: Part, found: Sequence[Candidate], told: Told) -> list[Tried]:
-    """Every candidate, those tried on all RL steps first, the choice before all. base: a scenario without drafts."""
+def search(place: Place, part: Part, found: Sequence[Candidate], told: Told) -> list[Tried]:
+    """Every candidate, those tried on all RL steps first, the choice before all."""
+    base = place.base
     told(f"trying {len(found)} candidates on RL step {part.steps[-1]}")
     first = _tried(base, part, part.steps[-1:], found)
     best = max(one.speedup for one in first)
     leaders = {one.candidate.family: one for one in sorted(first, key=lambda one: one.speedup)}
     good = [one.candidate for one in first if one.speedup >= NEAR * best or one in leaders.values()]
-    good += [other for one in leaders.values() for other in refined(one.candidate, base.engine.max_num_seqs)
-             if other not in found]  # fmt: skip
+    names = {one.name for one in found}
+    good += [other for one in leaders.values() for other in refined(place, one.candidate) if other.name not in names]
     told(f"trying {len(good)} candidates on {len(part.steps)} RL step(s)")
     tried = _tried(base, part, part.steps, good)
     best = max(one.speedup for one in tried)
@@ -43,7 +44,7 @@ def search(base: Scenario, part: Part, found: Sequence[Candidate], told: Told) -
 
 
 def against_nothing(base: Scenario, steps: list[int], found: Sequence[Candidate]) -> Scenario:
-    """No drafts, and beside them the candidates."""
+    """No drafts, and beside them the candidates. base: a scenario without drafts."""
     systems = [one.system for one in found]
     return base.model_copy(update={"policies": ["none"], "systems": systems, "steps": steps})
 

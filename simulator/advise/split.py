@@ -12,6 +12,8 @@ from traces.trace import Trace
 
 MOST_SEARCHED = 6
 """RL steps to choose on, the last ones before those that judge: earlier ones have less history."""
+MOST_JUDGED = 8
+"""RL steps that judge, evenly spread over the later half."""
 COPIES = 2
 
 
@@ -44,7 +46,12 @@ def split(trace: Trace, steps: list[int] | None = None) -> Split:
         return _by_prompts(trace, chosen)
     half = len(chosen) // 2
     searched, judged = (chosen[:half], chosen[half:]) if half else (before, chosen)
-    return Split(Part(trace, searched[-MOST_SEARCHED:]), Part(trace, judged), "RL steps")
+    return Split(Part(trace, searched[-MOST_SEARCHED:]), Part(trace, _spread(judged)), "RL steps")
+
+
+def _spread(steps: list[int]) -> list[int]:
+    some = np.linspace(0, len(steps) - 1, min(len(steps), MOST_JUDGED)).round().astype(int)
+    return [steps[i] for i in some.tolist()]
 
 
 def _by_prompts(trace: Trace, steps: list[int]) -> Split:

@@ -32,7 +32,7 @@ def verdict(judged: Judged, measured: Moved | None = None, measure: str = "") ->
     """
     (low, high), name = judged.ends, judged.candidate.name
     if low > 1 and judged.speedup >= LEAST:
-        return Verdict("enable", f"{name} makes generation {judged.speedup:.2f} times as fast, and slower is out of its range")
+        return Verdict("enable", f"{name} makes generation {judged.speedup:.2f} times as fast, {_told(judged.ends)}")
     if high < 1:
         return Verdict("do not enable", f"even the best that was found, {name}, is slower than no drafts")
     if high < LEAST or low > 1:
@@ -50,8 +50,8 @@ def _settling(judged: Judged, measured: Moved | None, measure: str) -> Iterator[
         enough = "which would settle it" if left < abs(gain) else "which would not settle it alone"
         narrow = replace(judged, below=measured.below, above=measured.above)
         yield (
-            f"errors of the costs alone span no gain ({_told(judged.costs)}): {measure}; with steps known within {KNOWN:.0%} the range "
-            f"would be {_told(narrow.ends)}, {enough}"
+            f"errors of the costs alone span no gain ({_told(judged.costs)}): {measure}; with steps known within {KNOWN:.0%} the "
+            f"range would be {_told(narrow.ends)}, {enough}"
         )
     if judged.sampled >= abs(gain):
         more = (judged.sampled / abs(gain)) ** 2 if gain else inf
