@@ -132,7 +132,7 @@ def _assumed(advice: Advice) -> Iterator[str]:
     yield from about["warnings"]
     if advice.split.by == "prompts":
         yield (
-            "one RL step chose and judged, half of its prompts each, twice over to fill the batch: of other RL steps nothing is known"
+            "one RL step chose and judged, half of its prompts each, twice over to fill the batch: of other ones nothing is known"
         )
     chosen = [one.candidate for one in (advice.choice, advice.runner_up) if one is not None]
     if any(getattr(one.drafter, "siblings", "next-step") != "next-step" for one in chosen):

@@ -9,10 +9,12 @@ import numpy as np
 import scipy  # loads its parts when they are first used
 
 from simulator.advise.candidates import Candidate
+from simulator.advise.free import most_speedup
 from simulator.advise.search import Told, against_nothing
 from simulator.advise.split import Part
 from simulator.compare import bootstrap
 from simulator.cost.errors import LEVEL
+from simulator.deployed import costs_of
 from simulator.drafting.settings import DrafterSettings, SuffixSettings
 from simulator.replay import run
 from simulator.results import Result
@@ -25,9 +27,9 @@ Ends = tuple[float, float]
 class Judged:
     """A candidate's speed-up over no drafts, on a log scale as far as it is uncertain.
 
-    sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it.
-    closed: share of the gap from no drafts to the least time that any budgets need, None where that is not known; drafted_share:
-    drafts over emitted tokens.
+    sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it, and
+    never above what free drafts would gain (`free.most_speedup`). closed: share of the gap from no drafts to
+    the least time that any budgets need, None where that is not known; drafted_share: drafts over emitted tokens.
     """
 
     candidate: Candidate
@@ -68,12 +70,14 @@ def judge(
 ) -> tuple[list[Judged], Result]:  # fmt: skip
     """Each candidate on the part that judges, and the run that they were all in. error: of the costs, in place of their own."""
     told(f"judging {', '.join(one.name for one in found)} on {len(part.steps)} RL step(s)")
-    result = run(against_nothing(base, part.steps, found), part.trace)
+    result, cost = run(against_nothing(base, part.steps, found), part.trace), costs_of(base)[0]
     none, *rows = result.runs.to_pylist()
     judged = []
     for one, row in zip(found, rows, strict=True):
         told(f"drawing prompts for {one.name}")
         moved = compared(base, part, one, resamples, error)
+        most = log(most_speedup(result, cost, none["system"], one.name) / row["speedup"])
+        moved = moved._replace(above=max(min(moved.above, most), 0.0))
         drafted_share = row["drafted_tokens"] / row["output_tokens"]
         judged.append(Judged(one, row["makespan_s"], none["makespan_s"], *moved, drafted_share))
     return judged, result
@@ -103,7 +107,8 @@ def compared(base: Scenario, part: Part, one: Candidate, resamples: int, error: 
     row = found.table.to_pylist()[1]
     below, above = (log(row[name] / row["speedup"]) for name in ("profile_low", "profile_high"))
     sampled = inf if row["high"] is None else log(row["high"] / row["speedup"]) * _widening(part)
-    return Moved(sampled, max(-below, 0.0), max(above, 0.0), row["closed"])
+    closed = row["closed"] if row["speedup"] > 1 else None  # of a gap that may be none
+    return Moved(sampled, max(-below, 0.0), max(above, 0.0), closed)
 
 
 def prompts_of(part: Part) -> int:

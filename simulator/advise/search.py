@@ -10,8 +10,6 @@ from simulator.scenario import Scenario
 
 NEAR = 0.9
 """Of the best speed-up on one RL step: what has less is not tried on more, unless it is the best of its drafter."""
-TIE = 0.99
-"""Of the best speed-up: the first candidate with so much is chosen, for the first are the simplest."""
 Told = Callable[[str], None]
 
 
@@ -25,7 +23,7 @@ class Tried:
 
 
 def search(place: Place, part: Part, found: Sequence[Candidate], told: Told) -> list[Tried]:
-    """Every candidate, those tried on all RL steps first, the choice before all."""
+    """Every candidate, the best first; those tried on all RL steps before the others."""
     base = place.base
     told(f"trying {len(found)} candidates on RL step {part.steps[-1]}")
     first = _tried(base, part, part.steps[-1:], found)
@@ -36,11 +34,8 @@ def search(place: Place, part: Part, found: Sequence[Candidate], told: Told) -> 
     good += [other for one in leaders.values() for other in refined(place, one.candidate) if other.name not in names]
     told(f"trying {len(good)} candidates on {len(part.steps)} RL step(s)")
     tried = _tried(base, part, part.steps, good)
-    best = max(one.speedup for one in tried)
-    chosen = next(one for one in tried if one.speedup >= TIE * best)
-    rest = sorted((one for one in tried if one is not chosen), key=lambda one: -one.speedup)
-    worse = sorted((one for one in first if one.candidate not in good), key=lambda one: -one.speedup)
-    return [chosen, *rest, *worse]
+    worse = (one for one in first if one.candidate not in good)
+    return [one for part_ in (tried, worse) for one in sorted(part_, key=lambda one: -one.speedup)]
 
 
 def against_nothing(base: Scenario, steps: list[int], found: Sequence[Candidate]) -> Scenario:
