@@ -25,7 +25,7 @@ from simulator.limits import FACTOR
 ARGUMENTS = "sglang/srt/server_args.py"
 HOOK = "sglang/srt/arg_groups/speculative_hook.py"
 NGRAM = "sglang/srt/speculative/ngram_worker.py"
-ADAPTIVE = "sglang/srt/speculative/adaptive_spec_params.py"
+ADAPTIVE = "sglang/srt/speculative/adaptive_spec_params.py; sgl-project/sglang#24055"
 
 Algorithm = Literal["NGRAM", "EAGLE", "EAGLE3", "STANDALONE", "DFLASH"]
 SINCE: dict[Algorithm, str] = {

@@ -1,5 +1,6 @@
 """Arguments of vLLM: limits as the scenario has them, drafts as `vllm_drafts` has them; read in releases 0.10 to 0.33."""
 
+from dataclasses import replace
 from typing import Any
 
 from simulator.deploy.settings.choice import Choice
@@ -12,23 +13,40 @@ AS_THEY_ARE = (
     "async_scheduling",
 )  # fmt: skip
 """Limits of a scenario that are arguments of vLLM's by the same name."""
-ASYNC = ("eagle", "eagle3", "mtp", "draft_model", "dflash", "ngram_gpu")
-"""Methods with which vLLM schedules a step ahead."""
+AHEAD_SINCE = {"eagle": "0.12", "eagle3": "0.12", "mtp": "0.12", "draft_model": "0.16", "dflash": "0.20"}
+"""The release from which vLLM schedules a step ahead with a method; without drafts it does of itself from 0.14 on."""
 
 
 def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
     """Return the arguments of `LLM` and `vllm serve`, but for the model."""
     drafts = vllm_drafts(choice, engine)
+    limits = _limits(choice)
     method = drafts.config.get("speculative_config", {}).get("method")
-    limits, checks = _limits(choice), list(drafts.checks)
-    if limits.get("async_scheduling") and method is not None and method not in ASYNC:
-        del limits["async_scheduling"]
-        text = f"async_scheduling is left out: with {method} drafts vLLM refuses it"
-        checks.append(Check("refused", text, VLLM_CONFIG))
-    if method is not None and not engine.since("0.14"):
-        text = "before 0.14 vLLM drafts for no request that asks for logprobs, as RL frameworks do: upgrade, or ask for none"
-        checks.append(Check("warning", text, "vllm/v1/spec_decode/utils.py, is_spec_decode_unsupported"))
-    return Arguments(limits | drafts.config, drafts.runs, tuple(checks), drafts.install)
+    if method is None:
+        return replace(drafts, config=limits)
+    runs, checks = drafts.runs, [*drafts.checks, _requests(engine)]
+    if not engine.since(AHEAD_SINCE.get(method, "9999")):
+        asked = limits.pop("async_scheduling", False)
+        if asked:
+            runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
+        text = f"with {method} drafts vLLM schedules no step ahead (async_scheduling)"
+        if asked or engine.since("0.14"):
+            text += (
+                ": left out" if asked else ", as it does without drafts: hold them against none with async_scheduling"
+            )
+            checks.append(Check("refused" if asked else "warning", text, VLLM_CONFIG))
+    return replace(drafts, config=limits | drafts.config, runs=runs, checks=tuple(checks))
+
+
+def _requests(engine: Engine) -> Check:
+    """Which requests are not drafted for."""
+    if engine.since("0.14"):
+        text = "requests with min_p or logit_bias are refused as soon as vLLM speculates"
+        return Check("warning", text, "vllm/sampling_params.py")
+    text = (
+        "before 0.14 vLLM drafts for no request that asks for logprobs, as RL frameworks do: upgrade, or ask for none"
+    )
+    return Check("warning", text, "vllm/v1/spec_decode/utils.py; issue #34497")
 
 
 def _limits(choice: Choice) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What vLLM is told to draft: its `speculative_config`, and what of the choice it really runs.
 
-Read in vLLM's releases 0.10 to 0.33; `vllm/config/speculative.py` unless a check names another file.
+Read in vLLM's releases 0.10 to 0.33; numbers are pull requests of vllm-project/vllm.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from simulator.deploy.settings.budget import Budgets, budgets_of, constant
@@ -26,13 +27,15 @@ RUNNER = "vllm/v1/worker/gpu_model_runner.py"
 SCHEDULER = "vllm/v1/core/sched/scheduler.py"
 SUFFIX = "vllm/v1/spec_decode/suffix_decoding.py"
 PROPOSER = "simulator.deploy.vllm_proposer.SuffixProposer"
+BESIDE = ("--no-deps", "rolloutsim", "pyarrow", "scipy")
+"""What pip is told for the proposer: vLLM brings all else, in releases of its own."""
 
 Method = Literal["ngram", "suffix", "eagle", "eagle3", "mtp", "draft_model", "dflash", "custom_class"]
 SINCE: dict[Method, str] = {
     "ngram": "0.10", "eagle": "0.10", "eagle3": "0.10", "mtp": "0.11", "suffix": "0.12", "draft_model": "0.15", "dflash": "0.20",
     "custom_class": "0.22",
 }  # fmt: skip
-"""The first release whose V1 engine runs a method."""
+"""The first release whose V1 engine runs a method; the last is #39487."""
 METHOD: dict[str, Method] = {
     "eagle": "eagle", "eagle3": "eagle3", "mtp": "mtp", "draft_model": "draft_model", "parallel": "dflash",
 }  # fmt: skip
@@ -53,31 +56,28 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         own = _native_suffix(drafter)
         if own is not None and budgets is not None and not budgets.varies:
             return _suffix(choice, own, budgets, engine)
-        return _proposer(choice, drafter, budgets, engine)
+        made = _proposer(choice, drafter, budgets, engine)
+        if own is None or budgets is None:
+            return made
+        text = "vLLM's suffix decoding takes no K by batch size, and stops where a step has another: the proposer drafts alike"
+        return replace(made, checks=(*made.checks, Check("ok", text, f"{SUFFIX}, propose")))
     if isinstance(drafter, LastSettings):
-        nearest = SuffixSettings(window=drafter.window, siblings="live")
-        return instead(
-            _proposer(choice, nearest, budgets, engine),
-            "no engine drafts from the same slot's last rollout: the settings are those of suffix drafts from the same prompt's "
-            f"rollouts of the last {drafter.window} RL steps",
-            PROPOSER,
-        )
+        suffix = SuffixSettings(window=drafter.window, siblings="live")
+        text = "no engine drafts from the last rollout of the same slot: the settings are those of suffix drafts from all rollouts "
+        text += f"of the same prompt, {drafter.window} RL steps back"
+        return instead(_proposer(choice, suffix, budgets, engine), text, PROPOSER)
     if isinstance(drafter, HybridSettings):
-        return instead(
-            vllm_drafts(choice.model_copy(update={"drafter": drafter.model}), engine),
-            f"vLLM drafts by one method alone, not suffix or {drafter.model.kind} by turns: the settings are those of "
-            f"{drafter.model.kind} alone",
-            CONFIG,
-        )
+        kind = drafter.model.kind
+        nearest = vllm_drafts(choice.model_copy(update={"drafter": drafter.model}), engine)
+        text = f"vLLM drafts by one method alone, not by suffix and {kind} in turns: the settings are those of {kind}"
+        return instead(nearest, text, CONFIG)
     if isinstance(drafter, NgramSettings):
         lookup = {"prompt_lookup_min": drafter.prompt_lookup_min, "prompt_lookup_max": drafter.prompt_lookup_max}
         return _by_batch(choice, "ngram", lookup, budgets, engine, usual=4)
     if isinstance(drafter, ModelSettings):
         return _model(choice, drafter, budgets, engine)
-    return without_drafts(
-        choice,
-        Check("refused", f"vLLM has no drafter like {drafter.kind}: the settings are those without drafts", CONFIG),
-    )
+    text = f"vLLM has no drafter like {drafter.kind}: the settings are those without drafts"
+    return without_drafts(choice, Check("refused", text, CONFIG))
 
 
 def _native_suffix(drafter: SuffixSettings) -> SuffixSettings | None:
@@ -100,12 +100,8 @@ def _suffix(choice: Choice, drafter: SuffixSettings, budgets: Budgets, engine: E
         "suffix_decoding_max_cached_requests": kept, "suffix_decoding_max_spec_factor": drafter.factor,
         "suffix_decoding_min_token_prob": drafter.min_prob,
     }  # fmt: skip
-    checks = [
-        Check(
-            "warning", "suffix decoding needs the package arctic-inference, without which vLLM does not start", CONFIG
-        ),
-        _not_async("suffix"),
-    ]
+    text = "suffix decoding needs the package arctic-inference, without which vLLM does not start"
+    checks = [Check("warning", text, CONFIG)]
     if kept:
         text = f"it drafts from the last {kept:,} responses of any prompt and RL step: window = {drafter.window} is no setting"
         checks.append(Check("warning", text, SUFFIX))
@@ -118,56 +114,48 @@ def _proposer(choice: Choice, drafter: SuffixSettings, budgets: Budgets | None, 
     live = LiveSuffixSettings(**drafter.model_dump(exclude={"siblings", "shape"}))
     most = live.depth if budgets is None else budgets.cut(live.depth).most
     if not engine.since(SINCE["custom_class"]):
+        if lacking := _lacks("suffix", choice, engine):
+            return lacking
         nearest = SuffixSettings(
-            scope="global",
-            match="scored",
-            siblings="live",
-            depth=live.depth,
-            factor=live.factor,
-            min_prob=live.min_prob,
-        )
+            scope="global", match="scored", siblings="live", depth=live.depth, factor=live.factor, min_prob=live.min_prob
+        )  # fmt: skip
         text = (
-            f"vLLM takes a proposer of one's own from {SINCE['custom_class']} on, which {choice.policy} with these suffix drafts "
-            f"needs: the settings are those of suffix decoding with {most} drafts"
+            f"{choice.policy} with these suffix drafts needs a proposer of one's own, which vLLM takes from "
+            f"{SINCE['custom_class']} on: the settings are those of suffix decoding with {most} drafts"
         )
         return instead(_suffix(choice, nearest, constant(most, choice.engine.max_num_seqs), engine), text, CONFIG)
     checks = []
     if drafter.shape != live.shape:
-        checks.append(
-            Check("refused", "vLLM verifies one path of drafts, no tree: the settings are those of shape=path", RUNNER)
-        )
+        text = "vLLM is told to verify one path of drafts, no tree: the settings are those of shape=path"
+        checks.append(Check("refused", text, RUNNER))
     if drafter.siblings != live.siblings:
         text = f"the proposer drafts from siblings that run on the same engine, too, not as siblings={drafter.siblings} says"
         checks.append(Check("warning", text, PROPOSER))
     if choice.history is None:
-        checks.append(
-            Check("warning", "no history is named: every prompt starts cold, and policies know no lengths", PROPOSER)
-        )
+        text = "no history is named: every prompt starts cold, and policies know no lengths"
+        checks.append(Check("warning", text, PROPOSER))
     settings = ProposerSettings(
         history=choice.history, drafter=live, policy=choice.policy, profile=choice.profile, max_tokens=choice.max_tokens
     )
     checks += [
         Check("ok", f"{choice.policy} decides inside vLLM, by the code that was simulated", PROPOSER),
         Check("warning", f"a sequence drafts {most} tokens at most, whatever the policy says", PROPOSER),
-        _not_async("custom_class"),
         Check("warning", "replicas do not see each other's rollouts: send the rollouts of a prompt to one of them", PROPOSER),
     ]  # fmt: skip
+    ours = settings.model_dump(mode="json", exclude_defaults=True, exclude={"drafter": {"cost"}})
     config = {
         "speculative_config": {"method": "custom_class", "num_speculative_tokens": most, "model": PROPOSER},
-        "additional_config": {
-            KEY: settings.model_dump(mode="json", exclude_defaults=True, exclude={"drafter": {"cost"}})
-        },
+        "additional_config": {KEY: {name: value for name, value in ours.items() if value != {}}},
     }
-    if not config["additional_config"][KEY].get("drafter", True):
-        del config["additional_config"][KEY]["drafter"]
-    return Arguments(config, choice.model_copy(update={"drafter": live}), tuple(checks), ("rolloutsim",))
+    drafts = drafter.model_copy(update={"siblings": live.siblings, "shape": live.shape})
+    return Arguments(config, choice.model_copy(update={"drafter": drafts}), tuple(checks), BESIDE)
 
 
 def _model(choice: Choice, drafter: ModelSettings, budgets: Budgets | None, engine: Engine) -> Arguments:
     """A trained head or a small model."""
     method = METHOD[drafter.kind]
     if drafter.strategies is not None:
-        text = "vLLM verifies one path of drafts, no tree: give the drafter a curve in place of strategies"
+        text = "vLLM is told to verify one path of drafts, no tree: give the drafter a curve in place of strategies"
         return without_drafts(choice, Check("refused", f"{text}; the settings are those without drafts", CONFIG))
     if choice.draft_model is None and method != "mtp":
         text = f"{method} drafts with weights of its own: name them with draft_model; the settings are those without drafts"
@@ -192,22 +180,29 @@ def _by_batch(
         text = f"{choice.policy} decides in code that vLLM has for no {method} drafts: the settings are those of fixed:{usual}"
         checks.append(Check("refused", text, RUNNER))
     if budgets.varies and (text := _no_schedule(choice, engine)):
-        checks.append(Check("refused", f"{text}: the settings are those of fixed:{budgets.most}", VLLM_CONFIG))
+        checks.append(
+            Check("refused", f"{text}: the settings are those of fixed:{budgets.most}", f"{VLLM_CONFIG}; #45963")
+        )
         budgets = constant(budgets.most, choice.engine.max_num_seqs)
     config: dict[str, Any] = {"method": method, "num_speculative_tokens": budgets.most, **more}
     if budgets.varies:
         config["num_speculative_tokens_per_batch_size"] = [list(one) for one in budgets.ranges]
-        text = "K by batch size: CUDA graphs of whole steps are replaced by those of pieces, but for model runner V2"
+        text = (
+            "with K by batch size CUDA graphs of whole steps give way to those of pieces, but for model runner V2, and "
+        )
+        text += "throughput is reported to collapse where a batch crosses to K = 0: measure it"
         checks += [
-            Check("ok", "each batch size gets its K, counted over the sequences of the step before", SCHEDULER),
-            Check("warning", text, VLLM_CONFIG),
+            Check(
+                "ok",
+                "each batch size gets its K, counted over the sequences of the step before",
+                f"{SCHEDULER}; #32374",
+            ),
+            Check("warning", text, f"{VLLM_CONFIG}; issue #49548"),
         ]
         if choice.engine.replicas > 1:
             text = "start each replica as an engine of its own: as ranks of one (--data-parallel-size) they lose K by batch size"
             checks.append(Check("warning", text, VLLM_CONFIG))
-    if method == "ngram":
-        checks.append(_not_async(method))
-    else:
+    if method != "ngram":
         text = "the head stays as it was trained while RL moves the target: its acceptance falls unless it is trained along"
         checks.append(Check("warning", text, CONFIG))
     if method == "mtp":
@@ -219,7 +214,7 @@ def _by_batch(
 def _no_schedule(choice: Choice, engine: Engine) -> str:
     """Why this release does not draft by batch size here; nothing where it does."""
     if not engine.since(SCHEDULE_SINCE):
-        return f"vLLM takes K by batch size from {SCHEDULE_SINCE} on"
+        return f"vLLM takes K by batch size from {SCHEDULE_SINCE} on (disable_by_batch_size, until 0.16, did nothing)"
     if choice.engine.data_parallel_size == 1:
         return ""
     what = "drops it" if engine.since(FALLS_BACK_SINCE) else "can hang"
@@ -232,7 +227,3 @@ def _lacks(method: Method, choice: Choice, engine: Engine) -> Arguments | None:
         return None
     text = f"{engine} has no method {method}, which came with {SINCE[method]}: upgrade; the settings are those without drafts"
     return without_drafts(choice, Check("refused", text, CONFIG))
-
-
-def _not_async(method: Method) -> Check:
-    return Check("warning", f"vLLM schedules no step ahead (async scheduling) with {method} drafts", VLLM_CONFIG)
