@@ -88,12 +88,12 @@ def candidates(
     drafters: settings as of a scenario, or `{"kind": NAME}` for one of `OWN`. Raises InputError where the engine runs none.
     """
     found, left_out = list[Candidate](), dict[str, str]()
-    for family, drafter, own in _drafters(place, drafters):
+    for family, drafter in _drafters(place, drafters):
         for policy in policies or _policies(family, drafter):
             one = place.candidate(family, policy, drafter)
             refusal = next((check.text for check in one.settings.checks if check.level == "refused"), None)
-            if refusal is None and own and _runs_as(one) != family:
-                refusal = f"{place.engine.name} runs it by the proposer alone: use --drafter proposer"
+            if refusal is None and _runs_as(one) != family.partition("-")[0]:
+                refusal = f"{place.engine.name} runs it by the proposer alone: give other settings, or drafter proposer"
             if refusal is None:
                 found.append(one)
             else:
@@ -116,22 +116,22 @@ def refined(place: Place, best: Candidate) -> list[Candidate]:
     return [one for one in found if not one.settings.refused and _runs_as(one) == _runs_as(best)]
 
 
-def _drafters(place: Place, asked: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, DrafterSettings, bool]]:
-    """Family and settings of each, and whether it is the engine's own by name."""
+def _drafters(place: Place, asked: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, DrafterSettings]]:
+    """Family and settings of each."""
     own, seen = OWN[place.engine.name], list[str]()
     for given in asked or [{"kind": name} for name in own]:
         kind = given["kind"]
         if len(given) == 1 and kind in own:
-            family, drafter, named = kind, drafter_settings(dict(own[kind])), True
+            family, drafter = kind, drafter_settings(dict(own[kind]))
         elif kind == "proposer":
             raise InputError(f"drafter proposer runs in vLLM, and takes no settings by this name: {_instead(place)}")
         elif kind == "none":
             raise InputError("drafter none is what all others are held against: leave it out")
         else:
-            drafter, named = drafter_settings(dict(given)), False
+            drafter = drafter_settings(dict(given))
             family = _runs_as(place.candidate(kind, "fixed:1", drafter))
         seen.append(family)
-        yield (family if seen.count(family) == 1 else f"{family}-{seen.count(family)}"), drafter, named
+        yield (family if seen.count(family) == 1 else f"{family}-{seen.count(family)}"), drafter
 
 
 def _instead(place: Place) -> str:
@@ -143,7 +143,7 @@ def _runs_as(one: Candidate) -> str:
     """Which drafter of the engine its settings choose."""
     method = one.settings.config.get("speculative_config", {}).get("method")
     if one.drafter.kind != "suffix" or method is None:
-        return one.family
+        return one.family.partition("-")[0]
     return "proposer" if method == "custom_class" else str(method)
 
 
