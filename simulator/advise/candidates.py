@@ -119,8 +119,10 @@ def refined(place: Place, best: Candidate) -> list[Candidate]:
 def _drafters(place: Place, asked: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, DrafterSettings]]:
     """Family and settings of each."""
     own, seen = OWN[place.engine.name], list[str]()
-    for given in asked or [{"kind": name} for name in own]:
+    for number, given in enumerate(asked or [{"kind": name} for name in own]):
         kind = given["kind"]
+        if given in asked[:number]:
+            raise InputError(f"drafter {kind} is named twice with the same settings: name it once")
         if len(given) == 1 and kind in own:
             family, drafter = kind, drafter_settings(dict(own[kind]))
         elif kind == "proposer":

@@ -58,7 +58,11 @@ SILENT_S = 2.0
     "--replicas", type=click.IntRange(*REPLICAS), help=f"Inference engine instances [default: {ENGINE.replicas}]."
 )
 @click.option(
-    "--bootstrap", type=click.IntRange(*BOOTSTRAP), default=RESAMPLES, show_default=True, help="Resamples of prompts."
+    "--bootstrap",
+    type=click.IntRange(2, BOOTSTRAP.most),
+    default=RESAMPLES,
+    show_default=True,
+    help="Resamples of prompts.",
 )
 @click.option(
     "--profile-error", type=Finite(0, 1, max_open=True), help="Relative error of the costs, instead of their own."
@@ -85,16 +89,15 @@ def advise(
     from simulator.scenario import build
     from traces.io import read
 
-    if bootstrap == 1:
-        raise click.UsageError("--bootstrap 1 tells nothing of a spread: give 2 or more, or 0 for none")
     name, limits = _engine(engines)
+    _check_policies(policies)
     with refusing_flags():
         base = build({
             "trace": trace, "profile": profile, "model": model, "device": device, "tables": tables,
-            "tensor_parallel_size": tensor_parallel_size, "kv_cache_dtype": kv_cache_dtype, "policies": ["none", *policies],
+            "tensor_parallel_size": tensor_parallel_size, "kv_cache_dtype": kv_cache_dtype, "policies": ["none"],
             "drafter": {"kind": "none"}, "steps": steps, "seed": seed,
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas}),
-        }).model_copy(update={"policies": ["none"]})  # fmt: skip
+        })  # fmt: skip
     if out is not None:
         check_folder(out)
     place = Place(base, parse_engine(name), framework, draft_model)
@@ -106,6 +109,21 @@ def advise(
         (out / "advice.json").write_text(json.dumps(found.document(), allow_nan=False, indent=1) + "\n", "utf-8")
     click.echo(json.dumps(found.document(), allow_nan=False, indent=1) if as_json else "\n".join(_lines(found)))
     return NO_GAIN if fail_if_no_gain and found.verdict.answer != "enable" else 0
+
+
+def _check_policies(policies: tuple[str, ...]) -> None:
+    """Refuse what is no policy, and no drafts, which all others are held against."""
+    from simulator.budgets.resolve import check_spec
+    from traces.errors import InputError
+
+    for number, one in enumerate(policies):
+        if one == "none" or one in policies[:number]:
+            told = "is what all others are held against" if one == "none" else "is named twice"
+            raise click.UsageError(f"--policy {one} {told}: leave it out")
+        try:
+            check_spec(one)
+        except InputError as error:
+            raise click.UsageError(f"--policy: {error}") from None
 
 
 def _engine(engines: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Where the truth is known: choices among what was timed, held to the clock.
 
-`python -m tests.advise.truth` prints the tables of docs/advising.md. Each choice is made on RL steps before the one that was timed, cut
-and counted like it.
+`python -m tests.advise.truth` prints the tables of docs/advising.md. Each choice is made on RL steps before the one that was
+timed, cut and counted like it.
 """
 
 from collections.abc import Mapping, Sequence
