@@ -106,7 +106,8 @@ def compared(base: Scenario, part: Part, one: Candidate, resamples: int, error: 
     assert found is not None, "it was asked for"
     row = found.table.to_pylist()[1]
     below, above = (log(row[name] / row["speedup"]) for name in ("profile_low", "profile_high"))
-    sampled = inf if row["high"] is None else log(row["high"] / row["speedup"]) * _widening(part)
+    told = row["high"] is not None and prompts_of(part) > 1
+    sampled = log(row["high"] / row["speedup"]) * _widening(part) if told else inf
     closed = row["closed"] if row["speedup"] > 1 else None  # of a gap that may be none
     return Moved(sampled, max(-below, 0.0), max(above, 0.0), closed)
 
@@ -123,6 +124,7 @@ def _frozen(drafter: DrafterSettings) -> DrafterSettings:
 
 def _widening(part: Part) -> float:
     """From half of a comparison's interval to half of one of 90 %; a copy of a prompt tells nothing new."""
-    freedom = max(prompts_of(part) - 1, 1)
-    ours, theirs = (float(scipy.special.stdtrit(freedom, (1 + level) / 2)) for level in (LEVEL, bootstrap.LEVEL))
-    return sqrt(part.copies) * ours / theirs
+    prompts = prompts_of(part)
+    ours, theirs = ((LEVEL, prompts), (bootstrap.LEVEL, prompts * part.copies))
+    quantiles = [float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) for level, n in (ours, theirs)]
+    return sqrt(part.copies) * quantiles[0] / quantiles[1]

@@ -9,8 +9,14 @@ import pytest
 
 from simulator.advise.advice import advise
 from simulator.advise.candidates import Place
+from simulator.advise.free import most_speedup
 from simulator.cli import cli
+from simulator.cost import Affine
+from simulator.cost.model import Profile
+from simulator.cost.operators import row
+from simulator.cost.profiles import write_profile
 from simulator.deploy.settings import parse_engine
+from simulator.replay import run
 from simulator.scenario import build
 from traces.io import from_table, read
 from traces.trace import Trace
@@ -63,7 +69,7 @@ def test_shuffled_tokens_are_not(recorded):
     shuffled = with_tokens(recorded, np.random.default_rng(0).permutation(recorded.tokens))
     found = advise(place(), shuffled, QUICK, ["fixed:8", "fixed:16"], resamples=100)
     assert found.verdict.answer != "enable"
-    assert found.choice.speedup < 1.02
+    assert found.choice.speedup < 1.05  # there are 40 kinds of tokens: some are right by chance
 
 
 def test_a_few_rollouts_tell_nothing(recorded):
@@ -71,7 +77,7 @@ def test_a_few_rollouts_tell_nothing(recorded):
     found = advise(place(), few, QUICK, ["fixed:4"], resamples=100)
     assert found.split.by == "prompts"
     assert found.verdict.answer == "cannot tell"
-    assert "prompts" in " ".join(found.verdict.settles)
+    assert "far more prompts" in " ".join(found.verdict.settles)  # one judges, and bounds nothing
     assert found.choice.ends[0] < 1 < found.choice.ends[1]
 
 
@@ -91,13 +97,15 @@ def test_lengths_are_enough_for_a_model_of_known_acceptance(recorded):
     assert any("DRAFT_MODEL" in line for line in found.assumed)
 
 
-def test_the_range_never_tops_what_free_drafts_would_gain(recorded):
-    shuffled = with_tokens(recorded, np.random.default_rng(0).permutation(recorded.tokens))
-    found = advise(place(), shuffled, QUICK, ["fixed:16"], resamples=100)
-    accepted = (
-        1 + found.result.runs.to_pylist()[1]["accepted_tokens"] / found.result.runs.to_pylist()[1]["sequence_steps"]
-    )
-    assert found.choice.costs[1] < accepted  # no run is faster than by the tokens of a step
+@pytest.mark.parametrize(("costs", "free"), [({"constant": 0.01, "live": 1e-5}, True), ({"query_tokens": 1e-4}, False)])
+def test_drafts_that_cost_nothing_gain_the_most_that_they_could(recorded, tmp_path, costs, free):
+    profile = Profile("made", "affine", (Affine("step", row(**costs)),), "m", "d", "made up", "none: made up")
+    write_profile(profile, tmp_path / "made.yaml")
+    scenario = build({"trace": TRACE, "profile": str(tmp_path / "made.yaml"), "policies": ["none", "fixed:8"], "steps": [19],
+                      "drafter": QUICK[0]})  # fmt: skip
+    result = run(scenario, recorded)
+    most, speedup = most_speedup(result, profile, "none", "fixed:8"), result.runs["speedup"][1].as_py()
+    assert most == pytest.approx(speedup) if free else most > 1.5 * speedup
 
 
 def test_the_command_repeats_the_gain(recorded, tmp_path, capsys):
