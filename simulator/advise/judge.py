@@ -28,8 +28,8 @@ class Judged:
     """A candidate's speed-up over no drafts, on a log scale as far as it is uncertain.
 
     sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it, and
-    never above what free drafts would gain (`free.most_speedup`). closed: share of the gap from no drafts to
-    the least time that any budgets need, None where that is not known; drafted_share: drafts over emitted tokens.
+    never above what free drafts would gain (`free.most_speedup`). closed: share of the gap from no drafts to the least time that
+    any budgets need, None where that is not known; drafted_share: drafts over emitted tokens.
     """
 
     candidate: Candidate

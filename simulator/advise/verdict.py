@@ -13,7 +13,7 @@ LEAST = 1.02
 FAR = 100
 """Nobody records so many times as much."""
 KNOWN = 0.05
-"""How well a measured profile knows its steps: the shipped ones of this machine are within it on makespans."""
+"""How well somebody who measures is taken to know what steps cost."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,26 @@ def verdict(judged: Judged, measured: Moved | None = None, measure: str = "") ->
 def _settling(judged: Judged, measured: Moved | None, measure: str) -> Iterator[str]:
     gain = log(judged.speedup)
     reach = judged.below if gain > 0 else judged.above
-    if reach >= abs(gain) and measured is not None:
-        left = hypot(judged.sampled, measured.below if gain > 0 else measured.above)
-        enough = "which would settle it" if left < abs(gain) else "which would not settle it alone"
-        narrow = replace(judged, below=measured.below, above=measured.above)
-        yield (
-            f"errors of the costs alone span no gain ({_told(judged.costs)}): {measure}; with steps known within {KNOWN:.0%} the "
-            f"range would be {_told(narrow.ends)}, {enough}"
-        )
+    if reach >= abs(gain):
+        yield f"errors of the costs alone span no gain ({_told(judged.costs)}): {_knowing(judged, measured, measure)}"
     if judged.sampled >= abs(gain):
         more = (judged.sampled / abs(gain)) ** 2 if gain else inf
         often = f"about {ceil(more)} times as many prompts" if more < FAR else "far more prompts than anybody does"
         yield f"the draw of prompts alone spans no gain ({_told(judged.sampling)}): record {often}, in each RL step or in more"
     elif reach < abs(gain):
         yield "errors of the costs and the draw of prompts span no gain only together: less of either would settle it"
+
+
+def _knowing(judged: Judged, measured: Moved | None, measure: str) -> str:
+    """What to do about errors of the costs."""
+    if measured is None:
+        return "say that they are less, if they are"
+    narrow = replace(judged, below=min(judged.below, measured.below), above=min(judged.above, measured.above))
+    if narrow == judged:
+        return "those of its steps are known well, and those around them remain: the device, drafting, extrapolation"
+    low, high = narrow.ends
+    enough = "would settle it" if low > 1 or high < LEAST else "would not settle it alone"
+    return f"{measure}; with steps known within {KNOWN:.0%} the range would be {_told(narrow.ends)}, which {enough}"
 
 
 def _told(ends: Ends) -> str:

@@ -37,7 +37,7 @@ def test_costs_alone_are_told_of_with_what_a_measurement_would_do():
     assert len(enough.settles) == 1
     assert "measure" in enough.settles[0]
     assert "which would settle it" in enough.settles[0]
-    short = verdict(found, Moved(log(1.1), log(1.49), log(1.49), None), "measure")
+    short = verdict(found, Moved(log(1.1), log(1.6), log(1.6), None), "measure")
     assert "would not settle it alone" in short.settles[0]
 
 
@@ -51,3 +51,11 @@ def test_prompts_alone_are_told_of_with_how_many_more():
 def test_both_together_are_told_of():
     (told,) = verdict(judged(1.2, sampled=0.15, below=0.15, above=0.15), Moved(0.0, 0.1, 0.1, None)).settles
     assert "only together" in told
+
+
+def test_costs_that_are_known_well_already_are_not_to_be_measured():
+    found = judged(1.5, sampled=0.1, below=0.7, above=0.7)
+    (told,) = verdict(found, Moved(0.0, log(1.8), log(1.8), None), "measure").settles
+    assert "measure" not in told
+    assert "remain" in told
+    assert len(verdict(found).settles) == 1  # an error that the user gave
