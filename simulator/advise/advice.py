@@ -1,7 +1,7 @@
 """advise(...) -> Advice: search on one part of a trace, judge on the rest, and say what to do."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -91,6 +91,8 @@ def advise(
         told(f"asking what costs known within {KNOWN:.0%} would say")
         moved = compared(base, parts.judged, chosen, 0, KNOWN)
         answer = verdict(judged[0], moved, _how_to_measure(base, parts.judged.steps[0]))
+    if parts.by == "prompts":
+        answer = replace(answer, why=f"{answer.why}, in this one RL step")
     scenario = against_nothing(base, parts.judged.steps, [one.candidate for one in judged])
     return Advice(answer, place, left_out, judged[0], judged[1] if second else None, tried, parts, scenario, result)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, hypot, inf, log
+from math import ceil, inf, log
 from typing import Literal
 
 from simulator.advise.judge import Ends, Judged, Moved

@@ -76,6 +76,7 @@ def test_a_few_rollouts_tell_nothing(recorded):
     few = recorded.select(np.isin(recorded.step, [19]) & (recorded.prompt < 2))
     found = advise(place(), few, QUICK, ["fixed:4"], resamples=100)
     assert found.split.by == "prompts"
+    assert found.verdict.why.endswith("in this one RL step")
     assert found.verdict.answer == "cannot tell"
     assert "far more prompts" in " ".join(found.verdict.settles)  # one judges, and bounds nothing
     assert found.choice.ends[0] < 1 < found.choice.ends[1]
