@@ -1,1 +1,1 @@
-"""What runs inside real engines: the drafter and the policies that are simulated, by the interfaces of those engines."""
+"""Real engines: settings that run there what was simulated, and the drafter and the policies that run inside one."""

@@ -8,7 +8,7 @@ from typing import Any
 from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import KNOWN, Engine
 from simulator.deploy.settings.flags import flags_of
-from simulator.deploy.settings.frameworks import framework_checks, framework_named, heard, snippet_of
+from simulator.deploy.settings.frameworks import framework_named
 from simulator.deploy.settings.parts import Check
 from simulator.deploy.settings.sglang import sglang_arguments
 from simulator.deploy.settings.vllm import vllm_arguments
@@ -63,12 +63,12 @@ def engine_settings(choice: Choice, engine: Engine, framework: str | None = None
     inside = None if framework is None else framework_named(framework, engine)
     arguments = ARGUMENTS[engine.name](choice, engine)
     if inside is not None:
-        arguments = heard(inside, engine, choice, arguments)
+        arguments = inside.heard(engine, choice, arguments)
     command = (*SERVE[engine.name], choice.model, *flags_of(arguments.config))
     checks, snippet = [*_release(engine), *arguments.checks], None
     if inside is not None:
-        checks += framework_checks(inside, engine, arguments)
-        snippet = snippet_of(inside, engine, arguments, choice.model)
+        checks += inside.checks(engine, arguments)
+        snippet = inside.write(inside, dict(arguments.config), engine, choice.model)
     order = ("refused", "warning", "ok")
     return EngineSettings(
         engine=engine, config=arguments.config, command=command, runs=arguments.runs, install=arguments.install,

@@ -17,7 +17,7 @@ class Known(NamedTuple):
 
 
 KNOWN = {
-    "vllm": Known(Version("0.10"), Version("0.33.0")),
+    "vllm": Known(Version("0.10"), Version("0.33")),
     "sglang": Known(Version("0.5.1"), Version("0.5.23")),
 }
 """Before these vLLM drafted in another engine (V0), and SGLang other flags."""
@@ -37,12 +37,13 @@ class Engine:
 
     @property
     def too_new(self) -> bool:
-        """Whether the release is newer than any that was read."""
-        return self.version > KNOWN[self.name].newest
+        """Whether the release is newer than any that was read; patches of the newest are not."""
+        newest = KNOWN[self.name].newest.release
+        return self.version.release[: len(newest)] > newest
 
     def since(self, version: str) -> bool:
-        """Whether what came with `version` is there."""
-        return self.version >= Version(version)
+        """Whether what came with `version` is there; candidates and builds of a release count as it."""
+        return self.version.release >= Version(version).release
 
 
 def parse_engine(text: str) -> Engine:
@@ -62,7 +63,7 @@ def parse_engine(text: str) -> Engine:
         raise InputError(
             f"engine {text[:60]!r}: {release[:40]!r} is no version: write for example {name}=={known.newest}"
         ) from None
-    if version < known.oldest:
+    if version.release < known.oldest.release:
         raise InputError(
             f"engine {text[:60]!r}: settings are known from {name} {known.oldest} to {known.newest}: upgrade {name}, or name the "
             "release that you will run"

@@ -1,46 +1,19 @@
-"""How RL frameworks hand arguments to the engine that they start, and what of speculation they know to look after.
+"""How RL frameworks hand arguments to the engines that they start, and what of speculation they know to look after.
 
 Read in verl 0.9.1, SkyRL 0.3.0 and TRL 1.16.0 as released, and in the repositories of slime, NeMo-RL, prime-rl and ROLL.
 """
 
 import difflib
-import json
-import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
 
-from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import Engine
-from simulator.deploy.settings.flags import flags_of
-from simulator.deploy.settings.parts import Arguments, Check, without_drafts
-from simulator.deploy.settings.snippets import as_yaml, dotlist, hydra, nested, toml
+from simulator.deploy.settings.framework import Framework, Note, behind_a_prefix, by_keys, per_rank, vllm_server
+from simulator.deploy.settings.snippets import as_yaml, dotlist, hydra, toml
 from traces.errors import InputError
 
 VERL, SKYRL, NEMO, PRIME, ROLL = (
     "actor_rollout_ref.rollout", "generator.inference_engine", "policy.generation", "inference",
     "actor_infer.strategy_args",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Framework:
-    """One that starts engines, and how it is told.
-
-    name: what it is called; rest: by engine that it starts, the key under which arguments go as they are; own: arguments that
-    have keys of their own; always: keys that choose the engine; write: from the tree of settings to text; source: by engine,
-    where it hands them over; notes: what else to know, by what is drafted with: `tokens` (n-grams, suffixes, the proposer),
-    `mtp`, or another `head`; mute: engines that it tells nothing of speculation.
-    """
-
-    name: str
-    rest: Mapping[str, str]
-    source: Mapping[str, str]
-    own: Mapping[str, str] = field(default_factory=dict)
-    always: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    write: Callable[[Mapping[str, Any]], str] = as_yaml
-    notes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    mute: tuple[str, ...] = ()
 
 
 FRAMEWORKS = (
@@ -61,33 +34,41 @@ FRAMEWORKS = (
             "data_parallel_size": f"{VERL}.data_parallel_size", "dp_size": f"{VERL}.data_parallel_size",
         },
         always={"vllm": {f"{VERL}.name": "vllm"}, "sglang": {f"{VERL}.name": "sglang"}},
-        write=hydra,
-        notes={
-            "head": (
+        write=per_rank(by_keys(hydra)),
+        notes=(
+            Note(
                 "verl syncs weights into drafters of method mtp alone: a head of its own stays as loaded, and needs "
-                "rollout.load_format=auto, not dummy", "verl/workers/rollout/vllm_rollout/utils.py",
+                "rollout.load_format=auto, not dummy",
+                "verl/workers/rollout/vllm_rollout/utils.py", by=("head",),
             ),
-            "mtp": (
+            Note(
                 "rollout.mtp sets these arguments too, and on SGLang overrides them: leave its enable_rollout off, or set the "
-                "same there", "verl/workers/config/model.py",
+                "same there",
+                "verl/workers/config/model.py", by=("mtp",),
             ),
-        },
+            Note(
+                "weights must not be synced as deltas (delta weight transfer), which refuses speculation",
+                "verl/workers/rollout/vllm_rollout/delta_weight_transfer.py", engine="vllm",
+            ),
+        ),
     ),
     Framework(
         name="slime",
         rest={"sglang": "--sglang-"},
+        write=behind_a_prefix,
         source={"sglang": "slime/backends/sglang_utils/arguments.py"},
         own={"tp_size": "--rollout-num-gpus-per-engine"},
-        notes={
-            "mtp": (
+        notes=(
+            Note(
                 "--enable-mtp-training --mtp-num-layers 1 --mtp-loss-scaling-factor 0.2 trains MTP layers along, from a "
-                "checkpoint that has them", "slime/docs/advanced/speculative-decoding.md",
+                "checkpoint that has them",
+                "docs/zh/advanced/speculative-decoding.md", by=("mtp",),
             ),
-            "head": (
+            Note(
                 "slime trains no head but MTP layers: an external one stays as it is",
-                "slime/docs/advanced/speculative-decoding.md",
+                "docs/zh/advanced/speculative-decoding.md", by=("head",),
             ),
-        },
+        ),
     ),
     Framework(
         name="nemo-rl",
@@ -103,17 +84,19 @@ FRAMEWORKS = (
             "tp_size": f"{NEMO}.sglang_cfg.sglang_server_config.num_gpus_per_engine",
         },
         always={"vllm": {f"{NEMO}.backend": "vllm"}, "sglang": {f"{NEMO}.backend": "sglang"}},
+        write=by_keys(as_yaml),
         mute=("sglang",),
-        notes={
-            "head": (
+        notes=(
+            Note(
                 "policy.draft.enabled=true trains an EAGLE head and refits it with the policy; else the head is loaded from its "
-                "files and stays", "nemo_rl/models/generation/interfaces.py",
+                "files and stays",
+                "nemo_rl/models/generation/interfaces.py", by=("head",),
             ),
-            "mtp": (
+            Note(
                 "MTP layers are refitted where the trainer trains them, else loaded from the checkpoint",
-                "nemo_rl/models/generation/interfaces.py",
+                "nemo_rl/models/generation/interfaces.py", by=("mtp",),
             ),
-        },
+        ),
     ),
     Framework(
         name="skyrl",
@@ -127,18 +110,25 @@ FRAMEWORKS = (
             )
         },
         always={"vllm": {f"{SKYRL}.backend": "vllm"}},
-        write=dotlist,
-        notes={
-            "mtp": (
+        write=by_keys(dotlist),
+        notes=(
+            Note(
                 "trainer.mtp.enabled=true trains MTP heads and syncs them; a speculative_config of one's own goes before its",
-                "skyrl/train/utils/utils.py",
+                "skyrl/train/utils/utils.py", by=("mtp",),
             ),
-        },
+        ),
     ),
     Framework(
         name="trl",
         rest={"vllm": ""},
         source={"vllm": "trl/scripts/vllm_serve.py"},
+        write=vllm_server,
+        notes=(
+            Note(
+                "TRL drafts with vllm_mode=server alone: the engine that it starts beside training (colocate) has no such key",
+                "trl/generation/vllm_generation.py",
+            ),
+        ),
     ),
     Framework(
         name="prime-rl",
@@ -149,7 +139,7 @@ FRAMEWORKS = (
             "max_model_len": f"{PRIME}.model.max_model_len", "enable_prefix_caching": f"{PRIME}.enable_prefix_caching",
             "gpu_memory_utilization": f"{PRIME}.gpu_memory_utilization",
         },
-        write=toml,
+        write=by_keys(toml),
     ),
     Framework(
         name="roll",
@@ -157,16 +147,18 @@ FRAMEWORKS = (
         source={
             "vllm": "roll/distributed/strategy/vllm_strategy.py", "sglang": "roll/distributed/strategy/sglang_strategy.py",
         },
+        write=by_keys(as_yaml),
         own={"tp_size": f"{ROLL}.strategy_config.tensor_parallel_size"},
         always={"vllm": {f"{ROLL}.strategy_name": "vllm"}, "sglang": {f"{ROLL}.strategy_name": "sglang"}},
-        notes={
-            "head": (
+        notes=(
+            Note(
                 "ROLL starts engines with load_format dummy, which a head would start from, too: set load_format: auto",
-                "roll/distributed/strategy/vllm_strategy.py",
+                "roll/distributed/strategy/vllm_strategy.py", by=("head",),
             ),
-        },
+        ),
     ),
 )  # fmt: skip
+"""All that are known; a name of them is what `--framework` takes."""
 
 
 def framework_named(name: str, engine: Engine) -> Framework:
@@ -181,69 +173,3 @@ def framework_named(name: str, engine: Engine) -> Framework:
     if engine.name not in framework.rest:
         raise InputError(f"framework {key!r} starts {' or '.join(framework.rest)}, not {engine.name}: name that engine")
     return framework
-
-
-def heard(framework: Framework, engine: Engine, choice: Choice, arguments: Arguments) -> Arguments:
-    """The arguments that reach the engine: without drafts where the framework tells it nothing of speculation."""
-    if engine.name not in framework.mute or _drafted_with(arguments) is None:
-        return arguments
-    text = f"{framework.name} hands {engine.name} no argument of speculation: the settings are those without drafts"
-    silent = without_drafts(choice, Check("refused", text, framework.source[engine.name]))
-    config = {key: value for key, value in arguments.config.items() if not key.startswith("speculative")}
-    return replace(silent, config=config)
-
-
-def snippet_of(framework: Framework, engine: Engine, arguments: Arguments, model: str) -> str:
-    """The arguments in the framework's own keys, as text to paste."""
-    config = dict(arguments.config)
-    if (
-        framework.name == "verl" and "dp_size" in config
-    ):  # verl multiplies the two, and SGLang counts all GPUs of an engine
-        config["tp_size"] //= config["dp_size"]
-    if framework.name == "slime":
-        sizes = {framework.own[key]: config.pop(key) for key in framework.own if key in config}
-        return shlex.join(
-            [*(word for flag, size in sizes.items() for word in (flag, str(size))), *flags_of(config, "--sglang-")]
-        )
-    if framework.name == "trl":
-        return _trl_server(config, engine, model)
-    paths = dict(framework.always.get(engine.name, {}))
-    paths |= {framework.own.get(key, f"{framework.rest[engine.name]}.{key}"): value for key, value in config.items()}
-    return framework.write(nested(paths))
-
-
-def framework_checks(framework: Framework, engine: Engine, arguments: Arguments) -> list[Check]:
-    """What the framework does about speculation, and where its keys were read."""
-    source = framework.source[engine.name]
-    checks = [Check("ok", f"{framework.name} hands arguments to {engine.name} by these keys", source)]
-    what = _drafted_with(arguments)
-    if what is None:
-        return checks
-    if framework.name == "trl":
-        text = "TRL drafts with vllm_mode=server alone: the engine that it starts beside training (colocate) has no such key"
-        checks.append(Check("warning", text, "trl/generation/vllm_generation.py"))
-    if framework.name == "verl" and engine.name == "vllm":
-        text = "weights must not be synced as deltas (delta weight transfer), which refuses speculation"
-        checks.append(Check("warning", text, "verl/workers/rollout/vllm_rollout/delta_weight_transfer.py"))
-    if note := framework.notes.get(what):
-        checks.append(Check("warning", *note))
-    return checks
-
-
-def _drafted_with(arguments: Arguments) -> str | None:
-    """`tokens`, `mtp`, or another `head`; None where nothing is drafted."""
-    speculative = arguments.config.get("speculative_config", {})
-    method = speculative.get("method") or arguments.config.get("speculative_algorithm")
-    if method is None or method in ("ngram", "suffix", "custom_class", "NGRAM"):
-        return None if method is None else "tokens"
-    return "mtp" if arguments.runs.drafter.kind == "mtp" else "head"
-
-
-def _trl_server(config: Mapping[str, Any], engine: Engine, model: str) -> str:
-    """The vLLM server that TRL's trainers expect, whose own `trl vllm-serve` is to go."""
-    words = ["vllm", "serve", model, *flags_of(config)]
-    if engine.since("0.30"):
-        words.append("--enable-scale-out")
-    words += ["--weight-transfer-config", json.dumps({"backend": "nccl"})]
-    words += ["--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1"]
-    return f"VLLM_SERVER_DEV_MODE=1 {shlex.join(words)}"

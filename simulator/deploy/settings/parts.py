@@ -29,7 +29,7 @@ class Arguments:
     the engine needs besides; files: text of files that arguments name.
     """
 
-    config: Mapping[str, Any]
+    config: dict[str, Any]
     runs: Choice
     checks: tuple[Check, ...] = ()
     install: tuple[str, ...] = ()

@@ -53,9 +53,7 @@ def sglang_drafts(choice: Choice, engine: Engine) -> Arguments:
     if isinstance(drafter, HybridSettings):
         kind = drafter.model.kind
         nearest = sglang_drafts(choice.model_copy(update={"drafter": drafter.model}), engine)
-        text = (
-            f"SGLang drafts by one algorithm alone, not by suffix and {kind} in turns: the settings are those of {kind}"
-        )
+        text = f"SGLang drafts by one algorithm, not by suffix and {kind} in turns: the settings are those of {kind}"
         return instead(nearest, text, ARGUMENTS)
     if isinstance(drafter, ModelSettings):
         return _model(choice, drafter, budgets, engine)
@@ -72,7 +70,7 @@ def _ngram(choice: Choice, budgets: Budgets | None, engine: Engine) -> Arguments
     tree = suffix.shape == "tree"
     runs = SuffixSettings(
         scope="global", match="scored" if tree else "longest", shape=suffix.shape, window=0, depth=suffix.depth,
-        factor=float(FACTOR.most or 0), min_prob=0.0, siblings="next-step" if tree else "live",
+        factor=float(FACTOR.most or 0), min_prob=0.0, siblings="next-step" if tree else "live", cost=suffix.cost,
     )  # fmt: skip
     most = min(USUAL if budgets is None else budgets.most, suffix.depth - 1)
     checks = []
@@ -121,6 +119,9 @@ def _model(choice: Choice, drafter: ModelSettings, budgets: Budgets | None, engi
         config["speculative_draft_model_path"] = choice.draft_model
     text = "the head stays as it was trained while RL moves the target: its acceptance falls unless it is trained along"
     checks = [Check("warning", text, ARGUMENTS)]
+    if drafter.kind == "mtp" and choice.draft_model is None:
+        text = "the model must be one whose MTP layers SGLang loads as an EAGLE head without a path, or draft_model be named"
+        checks.append(Check("warning", text, ARGUMENTS))
     if algorithm == "DFLASH" and not engine.since(DFLASH_LOGPROBS_SINCE):
         text = f"before {DFLASH_LOGPROBS_SINCE} DFLASH refuses requests for logprobs, as RL frameworks send: upgrade"
         checks.append(Check("warning", text, "sglang/srt/speculative/dflash_utils.py"))

@@ -10,7 +10,8 @@ import yaml
 
 Tree = Mapping[str, Any]
 
-PLAIN = re.compile(r"[\w./-]+")
+PLAIN = re.compile(r"(?!(true|false|null|nan|inf|yes|no|on|off|y|n)$)[a-z/][\w./-]*", re.IGNORECASE)
+"""Strings that nobody takes for anything else without quotes."""
 
 
 def nested(paths: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from simulator.deploy.settings.choice import Choice
 from simulator.deploy.settings.engine import Engine
 from simulator.deploy.settings.parts import Arguments, Check
 from simulator.deploy.settings.vllm_drafts import VLLM_CONFIG, vllm_drafts
+from simulator.scenario import EngineSettings
 
 AS_THEY_ARE = (
     "max_num_batched_tokens", "max_model_len", "enable_chunked_prefill", "block_size", "enable_prefix_caching",
@@ -26,15 +27,17 @@ def vllm_arguments(choice: Choice, engine: Engine) -> Arguments:
         return replace(drafts, config=limits)
     runs, checks = drafts.runs, [*drafts.checks, _requests(engine)]
     if not engine.since(AHEAD_SINCE.get(method, "9999")):
-        asked = limits.pop("async_scheduling", False)
-        if asked:
-            runs = runs.model_copy(update={"engine": runs.engine.model_copy(update={"async_scheduling": False})})
         text = f"with {method} drafts vLLM schedules no step ahead (async_scheduling)"
-        if asked or engine.since("0.14"):
-            text += (
-                ": left out" if asked else ", as it does without drafts: hold them against none with async_scheduling"
-            )
-            checks.append(Check("refused" if asked else "warning", text, VLLM_CONFIG))
+        if limits.get("async_scheduling"):
+            del limits["async_scheduling"]
+            others = {name: getattr(runs.engine, name) for name in runs.engine.model_fields_set - {"async_scheduling"}}
+            runs = runs.model_copy(update={"engine": EngineSettings(**others)})
+            checks.append(Check("refused", f"{text}, and does not start where it is asked for: left out", VLLM_CONFIG))
+        elif engine.since("0.14"):
+            text += ", as it does without drafts: hold them against none with async_scheduling"
+            if method == "ngram" and engine.since("0.18"):
+                text += "; method ngram_gpu does, whose costs are not simulated"
+            checks.append(Check("warning", text, VLLM_CONFIG))
     return replace(drafts, config=limits | drafts.config, runs=runs, checks=tuple(checks))
 
 
@@ -53,9 +56,8 @@ def _limits(choice: Choice) -> dict[str, Any]:
     """The limits that were given, and the slots of a replica in any case."""
     engine, given = choice.engine, choice.engine.model_fields_set
     config: dict[str, Any] = {"max_num_seqs": engine.max_num_seqs}
-    config |= {
-        name: getattr(engine, name) for name in AS_THEY_ARE if name in given and getattr(engine, name) is not None
-    }
+    asked = {name: getattr(engine, name) for name in AS_THEY_ARE if name in given}
+    config |= {name: value for name, value in asked.items() if value is not None}
     if engine.num_gpu_blocks == "auto":
         config["gpu_memory_utilization"] = engine.gpu_memory_utilization
     elif engine.num_gpu_blocks is not None:

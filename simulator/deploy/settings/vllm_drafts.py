@@ -63,8 +63,8 @@ def vllm_drafts(choice: Choice, engine: Engine) -> Arguments:
         return replace(made, checks=(*made.checks, Check("ok", text, f"{SUFFIX}, propose")))
     if isinstance(drafter, LastSettings):
         suffix = SuffixSettings(window=drafter.window, siblings="live")
-        text = "no engine drafts from the last rollout of the same slot: the settings are those of suffix drafts from all rollouts "
-        text += f"of the same prompt, {drafter.window} RL steps back"
+        text = "no engine drafts from the last rollout of the same slot: the settings are those of suffix drafts from all of the "
+        text += f"same prompt, {drafter.window} RL steps back"
         return instead(_proposer(choice, suffix, budgets, engine), text, PROPOSER)
     if isinstance(drafter, HybridSettings):
         kind = drafter.model.kind
@@ -206,7 +206,8 @@ def _by_batch(
         text = "the head stays as it was trained while RL moves the target: its acceptance falls unless it is trained along"
         checks.append(Check("warning", text, CONFIG))
     if method == "mtp":
-        checks.append(Check("warning", "the model must have MTP layers of its own, or vLLM does not start", CONFIG))
+        text = "the model must have MTP layers of its own, and K beyond their number be a multiple of it, or vLLM does not start"
+        checks.append(Check("warning", text, CONFIG))
     runs = {"policy": budgets.spec}
     return Arguments({"speculative_config": config}, choice.model_copy(update=runs), tuple(checks))
 

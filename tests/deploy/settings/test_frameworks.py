@@ -113,6 +113,15 @@ def test_trl_needs_a_server_that_its_trainers_can_sync() -> None:
     assert "--enable-scale-out" not in (made_by("trl", "vllm==0.29").snippet or "")
 
 
+@pytest.mark.parametrize("name", ["true", "Null", "1e5", "42", "a,b", "x=y", 'it\'s "so"', "nan", "/data/r-1.parquet"])
+@pytest.mark.parametrize("framework", ["verl", "skyrl"])
+def test_strings_stay_strings(framework: str, name: str) -> None:
+    told = overrides(made_by(framework, "vllm==0.33", history=name).snippet)
+    (value,) = [value for path, value in told.items() if path.endswith("additional_config.rolloutsim.history")]
+    assert value == name
+    assert isinstance(value, str)
+
+
 @pytest.mark.parametrize("framework", NAMES)
 def test_every_framework_says_where_its_keys_were_read(framework: str) -> None:
     engine = "sglang==0.5.23" if framework == "slime" else "vllm==0.33"

@@ -121,6 +121,14 @@ def test_sglang_has_no_policies_of_that_kind_and_the_nearest_is_said(policy: str
     assert "empties the trie" in check_of(made, "weight sync").text
 
 
+def test_what_sglang_drafts_is_not_refused_where_it_is_asked_for() -> None:
+    like = {"kind": "suffix", "scope": "global", "window": 0, "factor": 255.0, "min_prob": 0.0, "siblings": "live"}
+    for cost in ("none", "suffix-epyc"):
+        made = settings("sglang==0.5.23", "fixed:6", like | {"depth": 18, "cost": cost})
+        assert not refusals(made)
+        assert made.config["speculative_num_draft_tokens"] == 7
+
+
 def test_ngrams_do_not_start_on_ranks_that_share_experts() -> None:
     made = settings("sglang==0.5.23", "fixed:4", OWN_SUFFIX, limits={"replicas": 2, "data_parallel_size": 2})
     assert "speculative_algorithm" not in made.config
