@@ -10,9 +10,9 @@ from simulator.drafting.alone import chosen_steps
 from traces.errors import InputError
 from traces.trace import Trace
 
-MOST_SEARCHED = 6
+MOST_SEARCHED = 4
 """RL steps to choose on, the last ones before those that judge: earlier ones have less history."""
-MOST_JUDGED = 8
+MOST_JUDGED = 6
 """RL steps that judge, evenly spread over the later half."""
 COPIES = 2
 

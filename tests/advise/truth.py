@@ -4,7 +4,7 @@
 timed, cut and counted like it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 from calibration.live import recording, seconds
 from calibration.truth import ground_truth
 from simulator.advise.candidates import Place, candidates
-from simulator.advise.search import search
+from simulator.advise.search import Tried, search
 from simulator.advise.split import Part
 from simulator.cost.profiles import write_profile
 from simulator.deploy.settings import parse_engine
@@ -75,40 +75,45 @@ def timed_decoder(batch: int, searched: Sequence[int] = (18, 19)) -> Held:
     policies = [policy for policy in about["policies"] if policy != "none"]
     part = Part(_cut(searched, about["choice"]["rollouts"], about["choice"]["max_output_tokens"]), [*searched])
     drafter = {"kind": "suffix", **about["drafter"]}
-    chosen = _chosen("epyc-dense-4-layers", about["max_num_seqs"], part, [drafter], policies, set(measured)).partition(
-        " "
-    )[2]
+    tried = _tried("epyc-dense-4-layers", about["max_num_seqs"], part, [drafter], policies)
+    chosen = _first((one.candidate.policy, one.speedup) for one in tried if one.candidate.policy in measured)
     best = min(measured, key=lambda policy: median(measured[policy]))
     return Held(batch, chosen, measured, max(max(measured[one]) / min(measured[one]) - 1 for one in (chosen, best)))
 
 
-def timed_vllm(slots: int, own: bool = False, searched: Sequence[int] = (19,)) -> Held:
+def timed_vllm(slots: int, own: bool = False) -> Held:
     """Among what was timed in vLLM itself; own: what vLLM has without the proposer."""
     measured = {name: [s] for name, s in VLLM[slots].items() if not (own and name.startswith("proposer"))}
+    tried = ((one.candidate.name, one.speedup) for one in _tried_in_vllm(slots))
+    return Held(slots, _first(one for one in tried if one[0] in measured), measured, VLLM_APART)
+
+
+@cache
+def _tried_in_vllm(slots: int, searched: Sequence[int] = (19,)) -> list[Tried]:
     with TemporaryDirectory() as folder:
         profile, ngram, suffix = _costs(Path(folder))
         drafters = [
             {"kind": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4, "cost": ngram},
             {"kind": "suffix", "scope": "global", "match": "scored", "siblings": "live", "cost": suffix},
-            *([] if own else [{"kind": "suffix", "siblings": "live"}]),
+            {"kind": "suffix", "siblings": "live"},
         ]
         policies = ["fixed:2", "fixed:4", "fixed:8", "fixed:24", "das"]
-        chosen = _chosen(profile, slots, Part(_cut(searched, 256, 300), [*searched]), drafters, policies, set(measured))
-    return Held(slots, chosen, measured, VLLM_APART)
+        return _tried(profile, slots, Part(_cut(searched, 256, 300), [*searched]), drafters, policies)
 
 
-def _chosen(
-    profile: str, slots: int, part: Part, drafters: list[dict[str, Any]], policies: list[str], measured: set[str]
-) -> str:
-    """The best candidate of those that were measured; no drafts where none is faster."""
+def _tried(profile: str, slots: int, part: Part, drafters: list[dict[str, Any]], policies: list[str]) -> list[Tried]:
     base = build({
         "trace": TRACE, "profile": profile, "policies": ["none"], "drafter": {"kind": "none"}, "engine": {"max_num_seqs": slots},
     })  # fmt: skip
     place = Place(base, parse_engine("vllm==0.33"))
     found, _ = candidates(place, drafters, policies)
-    tried = search(place, part, found, lambda doing: None)
-    best = next(one for one in tried if {one.candidate.name, one.candidate.policy} & measured)
-    return best.candidate.name if best.speedup > 1 else " none"
+    return search(place, part, found, lambda doing: None)
+
+
+def _first(tried: Iterable[tuple[str, float]]) -> str:
+    """The first that was measured; no drafts where it is not faster."""
+    name, speedup = next(iter(tried))
+    return name if speedup > 1 else "none"
 
 
 def _costs(folder: Path) -> tuple[str, str, str]:
