@@ -49,8 +49,8 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Which speculation policy, on my rollouts, on my GPU, and how sure are we.
 
-    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured, 5 no gain (advise
-    --fail-if-no-gain).
+    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured, 5 no
+    gain (advise --fail-if-no-gain).
     """
 
 
