@@ -69,21 +69,21 @@ def caveats(
     if idle:
         notes.append(f"nothing was drafted under {', '.join(idle)}: the drafter had nothing to propose, or no budget")
     notes += (f"{one.system.name}: {told}" for one in played for told in _of_system(one, len(steps)))
-    return [*notes, *_assumed(played)]
+    return [*notes, *assumed([(one.system.name, one.assumes) for one in played])]
 
 
-def _assumed(played: Sequence[Played]) -> Iterator[str]:
-    """Yield what systems assume, a line for those that assume the same."""
+def assumed(each: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Yield what systems assume, by name, a line for those that assume the same."""
     who: dict[str, list[str]] = {}
-    for one in played:
-        for line in one.assumes:
-            who.setdefault(line, []).append(one.system.name)
+    for name, told in each:
+        for line in told:
+            who.setdefault(line, []).append(name)
     lines: dict[tuple[str, ...], list[str]] = {}
     for line, names in who.items():
         lines.setdefault(tuple(names), []).append(line)
-    for systems, told in lines.items():
-        everyone = len(systems) == len(played) and len(played) > 1
-        yield f"{'all systems' if everyone else ', '.join(systems)}: {'; '.join(told)}"
+    for systems, same in lines.items():
+        everyone = len(systems) == len(each) and len(each) > 1
+        yield f"{'all systems' if everyone else ', '.join(systems)}: {'; '.join(same)}"
 
 
 def _of_system(one: Played, steps: int) -> Iterator[str]:

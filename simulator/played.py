@@ -218,6 +218,8 @@ class Played:
             for number, begin_s, end_s in zip(found.replica.tolist(), found.begin_s, found.end_s, strict=True):
                 at_s = float(step.start_s + begin_s), float(step.start_s + end_s)
                 yield Span(step.number, f"replica {number}", "decode", *at_s)
+            if step.rewarded_s > step.end_s:
+                yield Span(step.number, "reward", "reward", step.end_s, step.rewarded_s)
             yield from step.spans
 
 

@@ -14,6 +14,7 @@ from simulator.compare.report import Comparison, compare
 from simulator.compare.rl_step import RLStep
 from simulator.compare.sensitivity import bars, joined
 from simulator.compare.throughput import Throughput, speedup
+from simulator.cost.breakdown import spent
 from simulator.cost.errors import Source, sources_of
 from simulator.deployed import (
     costs_of,
@@ -27,7 +28,7 @@ from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.replica import compiling
 from simulator.played import Played, Step
 from simulator.prepared import Phase, Shared
-from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
+from simulator.results import ACCEPTANCE, OPERATORS, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import Scenario
 from simulator.summary import rl_step_rows, rollout_block, run_rows, span_block, step_blocks, with_errors
 from simulator.system import System
@@ -78,6 +79,7 @@ def run(scenario: Scenario, trace: Trace | None = None) -> Result:
         table(STEPS, (block for e in episodes for block in step_blocks(e))),
         table(ACCEPTANCE, drafts.blocks()),
         table(SPANS, map(span_block, played)),
+        table(OPERATORS, map(_operators, runs, played)),
         {
             "rolloutsim": version("rolloutsim"),
             "seed": scenario.seed,
@@ -148,6 +150,13 @@ def _errors(
         row |= dict(zip(names, speedup(throughputs[0], throughputs[-1]), strict=True))
         first = first or sources
     return first
+
+
+def _operators(run_: SystemRun, one: Played) -> dict[str, Any]:
+    """The block of `operators` of one system."""
+    steps = joined([step.decoded.sample for step in one.steps if step.decoded.sample])
+    seconds = spent(profile_of(run_.preparing.deployment), steps.log, steps.stands_for)
+    return {"system": one.system.name, "operator": list(seconds), "seconds": list(seconds.values())}
 
 
 def _forgotten(played: list[Played]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from simulator.compare.report import Comparison
 
-TableName = Literal["runs", "rl_steps", "rollouts", "steps", "acceptance", "spans"]
+TableName = Literal["runs", "rl_steps", "rollouts", "steps", "acceptance", "spans", "operators"]
 TABLES = get_args(TableName)
 SCHEMA_VERSION = 2
 
@@ -172,16 +172,31 @@ SPANS = _schema(
     ("system", pa.string(), "system, as it was named"),
     ("step", pa.int32(), "RL step"),
     ("who", pa.string(), "a replica, or a stage"),
-    ("what", pa.string(), "decode, batch (a stage of the trainer), sync, verify or online (the drafter's trainer)"),
+    (
+        "what",
+        pa.string(),
+        "decode, reward (waited for), batch (a stage of the trainer), sync, verify or online (the drafter's trainer)",
+    ),
     ("start_s", pa.float64(), "on the run's clock"),
     ("end_s", pa.float64(), "on the run's clock"),
+)
+
+OPERATORS = _schema(
+    ("system", pa.string(), "system, as it was named"),
+    (
+        "operator",
+        pa.string(),
+        "operator of the cost profile, or drafting, host time besides it, waiting for other ranks",
+    ),
+    ("seconds", pa.float64(), "what it takes of the decode steps, over all replicas; priced on about 4,096 of them"),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """Tables of one run: `runs` has a row per system, `rl_steps` per system and RL step, `rollouts` per system and rollout,
-    `steps` per decode step, `spans` per stretch of time in which a replica or stage was busy.
+    `steps` per decode step, `spans` per stretch of time in which a replica or stage was busy, `operators` per system and what
+    its decode steps spend time on.
 
     `acceptance` describes the drafter, whatever the policy. `about` says what was run: scenario, trace and profile with
     their SHA-256, versions, seed, and in `warnings` what a reader must know; it goes into every table's metadata.
@@ -194,6 +209,7 @@ class Result:
     steps: pa.Table
     acceptance: pa.Table
     spans: pa.Table
+    operators: pa.Table
     about: Mapping[str, Any]
     comparison: "Comparison | None" = None
 

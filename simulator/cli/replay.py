@@ -16,6 +16,7 @@ from simulator.cli.flags import (
     refusing_flags,
     with_flags,
 )
+from simulator.cli.reports import Quoted, check_reports, report_options, write_reports
 from simulator.limits import (
     BOOTSTRAP,
     ENGINE,
@@ -41,7 +42,7 @@ TRAINING = ("log_probs", "update", "sync")
 """Stages of every system beside built-in ones, unless others are given."""
 
 
-@click.command()
+@click.command(cls=Quoted)
 @click.argument("trace", metavar="TRACE")
 @click.option("--profile", help="Cost profile: a name from `rolloutsim profile list`, or a file.")
 @click.option(
@@ -113,13 +114,15 @@ TRAINING = ("log_probs", "update", "sync")
 @click.option("--seeds", type=click.IntRange(*SEEDS),
               help="Seeds from --seed on, for drafters that draw [default: 1]; implies --compare.")  # fmt: skip
 @click.option("--print-scenario", is_flag=True, help="Print the scenario file for these flags, and stop.")
+@report_options
 @output_options
 def replay(
     trace: str, profile: str | None, model: str | None, device: str | None, tables: str | None, tensor_parallel_size: int,
     kv_cache_dtype: KvDtype | None, limits: tuple[str, ...], drafter: dict[str, Any], policies: tuple[str, ...],
     systems: tuple[str, ...], stages: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None,
     replicas: int | None, dispatch: str | None, seed: int, compare: bool, baseline: str | None, bootstrap: int | None,
-    profile_error: float | None, seeds: int | None, print_scenario: bool, out: Path | None, as_json: bool, **settings: Any,
+    profile_error: float | None, seeds: int | None, print_scenario: bool, html: Path | None, timeline: Path | None,
+    out: Path | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Simulate the rollouts recorded in TRACE under each --policy and each --system, and compare.
 
@@ -129,8 +132,8 @@ def replay(
 
     if (settings["newest"] is None) != (settings["newest_weight"] is None):
         raise click.UsageError("--newest and --newest-weight go together: give both, or none")
-    if print_scenario and (out is not None or as_json):
-        raise click.UsageError("--print-scenario runs nothing: leave --out and --json out")
+    if print_scenario and (as_json or any(file is not None for file in (out, html, timeline))):
+        raise click.UsageError("--print-scenario runs nothing: leave --out, --html, --timeline and --json out")
     comparing: dict[str, Any] = {
         "baseline": baseline,
         "bootstrap": bootstrap,
@@ -153,7 +156,7 @@ def replay(
     if print_scenario:
         click.echo(scenario.yaml(), nl=False)
         return
-    _simulate(scenario, out, as_json)
+    _simulate(scenario, html, timeline, out, as_json)
 
 
 def _with_baseline(systems: tuple[str, ...], policies: tuple[str, ...]) -> list[str]:
@@ -167,23 +170,32 @@ def _stages(stages: tuple[str, ...], systems: tuple[str, ...], model: str | None
     return [*(stages or (TRAINING if known else ()))]
 
 
-@click.command("run")
+@click.command("run", cls=Quoted)
 @click.argument("scenario", metavar="SCENARIO", type=click.Path(path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as engine.replicas=4."
 )
+@report_options
 @output_options
-def run_command(scenario: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+def run_command(
+    scenario: Path,
+    overrides: tuple[str, ...],
+    html: Path | None,
+    timeline: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Simulate what the YAML file SCENARIO describes; `replay --print-scenario` writes one."""
     from simulator.scenario import load
 
-    _simulate(load(scenario, list(overrides)), out, as_json)
+    _simulate(load(scenario, list(overrides)), html, timeline, out, as_json)
 
 
-def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
+def _simulate(scenario: "Scenario", html: Path | None, timeline: Path | None, out: Path | None, as_json: bool) -> None:
     from simulator.cli.tables import print_result
     from simulator.replay import run
 
+    check_reports(html, timeline)
     if out is not None:
         from simulator.report.folder import check_folder, write_folder
 
@@ -191,7 +203,10 @@ def _simulate(scenario: "Scenario", out: Path | None, as_json: bool) -> None:
     result = run(scenario)
     if out is not None:
         write_folder(result, scenario, out)
+    reports = [*write_reports(result, scenario, html, timeline)]
     if as_json:
         click.echo(json.dumps(result.document(), allow_nan=False, indent=1))
     else:
         print_result(result, out)
+        for line in reports:
+            click.echo(line)

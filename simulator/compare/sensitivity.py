@@ -50,6 +50,12 @@ class Steps:
     ends_s: Float64
     first: Int64
 
+    @property
+    def stands_for(self) -> Float64:
+        """How many steps each stands for, by seconds, float64[n]."""
+        found: Float64 = self.weight * (1 - self.log["waited_s"] / self.log["duration_s"])
+        return found
+
     def makespan_s(self, more_s: Float64) -> float:
         """Seconds of all RL steps where decode steps take so many seconds more; float64[n]."""
         later_s = np.bincount(self.replica, self.weight * more_s, self.ends_s.size)

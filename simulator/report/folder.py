@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: tables, plots, and the scenario that made them."""
+"""The folder that a run leaves behind: tables, plots, and the scenario that made them; and checks of where results go."""
 
 import shutil
 import tempfile
@@ -20,6 +20,19 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): give --out another folder") from None
+
+
+def check_file(file: Path, flag: str) -> None:
+    """Make sure, before anything is simulated, that `file`, the value of this flag, can be written."""
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder: give {flag} the name of a file")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror}): make its folder, or give {flag} another"
+        ) from None
 
 
 def write_folder(result: Result, scenario: Scenario, folder: Path) -> list[Path]:

@@ -56,6 +56,22 @@ def live_batches(steps: pa.Table) -> list[LiveBatch]:
     return series
 
 
+def on_run_clock(steps: pa.Table, rl_steps: pa.Table) -> pa.Table:
+    """Decode steps with the start of their RL step added to `start_s`, so that a system's are all of one stretch, RL step 0."""
+    systems = steps["system"].combine_chunks().dictionary_encode()
+    code = {name: i for i, name in enumerate(systems.dictionary.to_pylist())}
+    known = [row for row in rl_steps.select(["system", "step", "start_s"]).to_pylist() if row["system"] in code]
+    numbers = np.unique([row["step"] for row in known])
+    begins_s = np.zeros((len(code), numbers.size))
+    for row in known:
+        begins_s[code[row["system"]], np.searchsorted(numbers, row["step"])] = row["start_s"]
+    step = steps["step"].to_numpy()
+    start_s = steps["start_s"].to_numpy() + begins_s[systems.indices.to_numpy(), np.searchsorted(numbers, step)]
+    at_zero = pa.array(np.zeros_like(step))
+    moved = steps.set_column(steps.column_names.index("start_s"), "start_s", pa.array(start_s))
+    return moved.set_column(moved.column_names.index("step"), "step", at_zero)
+
+
 def thinned(time_s: Float64, live: Int64, columns: int = COLUMNS) -> tuple[Float64, Int64]:
     """Keep at most 4 points a cell of the time axis: first, last, least and most, so that no peak is lost."""
     if time_s.size <= 4 * columns:

@@ -31,7 +31,9 @@ def test_replay_writes_tables_plots_and_the_scenario(shell: Callable[..., Shell]
     for name in ("none", "fixed:4", "unlimited", "das"):
         assert name in result.out
     written = {path.name for path in tmp_path.iterdir()}
-    tables = {f"{name}.parquet" for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance", "spans")}
+    tables = {
+        f"{name}.parquet" for name in ("runs", "rl_steps", "rollouts", "steps", "acceptance", "spans", "operators")
+    }
     assert written == tables | {"scenario.yaml", "live_batch.png", "makespan.png", "acceptance.png"}
     runs = pq.read_table(tmp_path / "runs.parquet")
     assert json.loads(runs.schema.metadata[b"rolloutsim"])["schema_version"] == 2
@@ -197,3 +199,44 @@ def test_seeds_widen_what_a_drawn_acceptance_rests_on(shell: Callable[..., Shell
 )  # fmt: skip
 def test_a_drafter_s_lists_and_mappings_may_hold_commas(text: str, settings: dict[str, object]) -> None:
     assert parse_drafter(text) == settings
+
+
+def test_page_and_timeline_are_written_beside_the_table(
+    shell: Callable[..., Shell], small: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    html, timeline = tmp_path / "page of a run.html", tmp_path / "run.pftrace.gz"
+    flags = ["replay", small, "--profile", PROFILE, "--policy", "none", "--policy", "fixed:4", "--steps", 2]
+    result = shell(*flags, "--html", html, "--timeline", timeline)
+    assert result.code == 0, result.err
+    assert f"page: {html}" in result.out
+    assert f"timeline: {timeline} (" in result.out
+    assert (
+        f"rolloutsim replay {small} --profile {PROFILE} --policy none --policy fixed:4 --steps 2 --html"
+        in html.read_text("utf-8")
+    )
+    assert timeline.read_bytes()[:2] == b"\x1f\x8b"
+    file = tmp_path / "scenario.yaml"
+    file.write_text(shell(*flags, "--print-scenario").out)
+    again = tmp_path / "again.html"
+    document = shell("run", file, "--html", again, "--json")
+    assert len(json.loads(document.out)["runs"]) == 2
+    headings = [path.read_text("utf-8").partition("<h1>")[2].partition("</h1>")[0] for path in (html, again)]
+    assert headings[0] == headings[1]
+
+
+def test_reports_that_cannot_be_written_are_refused_before_the_run(
+    shell: Callable[..., Shell], small: Path, tmp_path: Path
+) -> None:  # fmt: skip
+    flags = ["replay", small, "--profile", PROFILE, "--policy", "none"]
+    for flag in ("--html", "--timeline"):
+        refused = shell(*flags, flag, tmp_path)
+        assert (refused.code, refused.out) == (3, "")
+        assert f"{tmp_path}: is a folder: give {flag} the name of a file" in refused.err
+        refused = shell(*flags, flag, tmp_path / "absent" / "file")
+        assert refused.code == 3
+        assert "cannot be written (No such file or directory)" in refused.err
+        assert shell(*flags, flag, tmp_path / "file", "--print-scenario").code == 2
+    refused = shell(*flags, "--html", tmp_path / "x", "--timeline", tmp_path / "x")
+    assert refused.code == 2
+    assert "give each a file of its own" in refused.err
+    assert [*tmp_path.iterdir()] == []

@@ -20,7 +20,7 @@ from simulator.report.series import (
     tail_start_s,
     thinned,
 )
-from simulator.results import ACCEPTANCE, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
+from simulator.results import ACCEPTANCE, OPERATORS, RL_STEPS, ROLLOUTS, RUNS, SPANS, STEPS, Result, table
 from simulator.scenario import build
 from traces.errors import InputError
 
@@ -89,6 +89,7 @@ def made_result(policies=POLICIES, drafter="suffix(problem)", acceptance=None, e
         steps.set_column(0, "system", column),
         acceptance,
         SPANS.empty_table(),
+        OPERATORS.empty_table(),
         about,
     )
 

@@ -95,7 +95,9 @@ def test_spans_do_not_overlap_and_cover_what_decodes() -> None:
         assert (ordered["start_s"].to_numpy()[1:] >= ordered["end_s"].to_numpy()[:-1] - 1e-9).all()
     decoding = spans[spans["what"] == "decode"]
     assert np.isclose((decoding["end_s"] - decoding["start_s"]).sum(), result.to_pandas("steps")["duration_s"].sum())
-    assert set(spans["who"]) == {"replica 0", "replica 1", "log_probs", "update", "sync"}
+    rewards = spans[spans["what"] == "reward"]
+    assert np.isclose((rewards["end_s"] - rewards["start_s"]).sum(), result.to_pandas("rl_steps")["reward_s"].sum())
+    assert set(spans["who"]) == {"replica 0", "replica 1", "log_probs", "update", "sync", "reward"}
 
 
 def test_engine_settings_differ_by_system() -> None:
