@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from simulator.cli.flags import Finite, parse_drafter, parse_limits, parse_steps, refusing_flags
+from simulator.cli.reports import check_reports
 from simulator.limits import BOOTSTRAP, ENGINE, MAX_NUM_SEQS, REPLICAS, RESAMPLES, SEED, TENSOR_PARALLEL, KvDtype
 
 if TYPE_CHECKING:
@@ -70,12 +71,16 @@ SILENT_S = 2.0
 @click.option("--seed", type=click.IntRange(*SEED), default=0, show_default=True, help="Recorded with the results.")
 @click.option("--fail-if-no-gain", is_flag=True, help=f"Exit with {NO_GAIN} unless the answer is to enable it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write one HTML page about the run that judged."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for advice.json, tables and plots of what judged.")
 def advise(
     trace: str, model: str | None, device: str | None, profile: str | None, tables: str | None, tensor_parallel_size: int,
     kv_cache_dtype: KvDtype | None, engines: tuple[str, ...], framework: str | None, drafters: list[dict[str, Any]],
     draft_model: str | None, policies: tuple[str, ...], steps: list[int] | None, max_num_seqs: int | None, replicas: int | None,
-    bootstrap: int, profile_error: float | None, seed: int, fail_if_no_gain: bool, as_json: bool, out: Path | None,
+    bootstrap: int, profile_error: float | None, seed: int, fail_if_no_gain: bool, as_json: bool, html: Path | None,
+    out: Path | None,
 ) -> int:  # fmt: skip
     """Say whether to draft for rollouts like those in TRACE, with what, what is gained, and the settings that do it.
 
@@ -86,6 +91,7 @@ def advise(
     from simulator.advise.candidates import Place
     from simulator.deploy.settings import parse_engine
     from simulator.report.folder import check_folder, write_folder
+    from simulator.report.page.write import write as write_page
     from simulator.scenario import build
     from traces.io import read
 
@@ -98,6 +104,7 @@ def advise(
             "drafter": {"kind": "none"}, "steps": steps, "seed": seed,
             "engine": parse_limits(limits, {"max_num_seqs": max_num_seqs, "replicas": replicas}),
         })  # fmt: skip
+    check_reports(html, None)
     if out is not None:
         check_folder(out)
     place = Place(base, parse_engine(name), framework, draft_model)
@@ -107,6 +114,8 @@ def advise(
         if found.result is not None and found.scenario is not None:
             write_folder(found.result, found.scenario, out)
         (out / "advice.json").write_text(json.dumps(found.document(), allow_nan=False, indent=1) + "\n", "utf-8")
+    if html is not None and found.result is not None and found.scenario is not None:
+        write_page(found.result, found.scenario, html, found.command or "")
     click.echo(json.dumps(found.document(), allow_nan=False, indent=1) if as_json else "\n".join(_lines(found)))
     return NO_GAIN if fail_if_no_gain and found.verdict.answer != "enable" else 0
 

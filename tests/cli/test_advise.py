@@ -25,6 +25,14 @@ def test_json_is_one_document_and_out_keeps_it(shell, small, tmp_path):
     assert document["split"] == {"by": "RL steps", "searched": [0], "judged": [1, 2], "prompts": 6}
 
 
+def test_the_run_that_judged_can_be_a_page(shell, small, tmp_path):
+    assert shell("advise", small, *QUICK, "--html", tmp_path / "page.html").code == 0
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "rolloutsim replay" in text
+    assert "proposer" in text
+    assert shell("advise", small, *QUICK, "--html", tmp_path / "nowhere/page.html").code == 3
+
+
 def test_no_gain_can_fail(shell, small):
     assert shell("advise", small, *QUICK[:-4], "--policy", "fixed:0", "--fail-if-no-gain").code == 5
 
