@@ -14,6 +14,7 @@ import click
 COMMANDS = {
     "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies and whole systems."),
     "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
+    "advise": ("simulator.cli.advise", "advise", "Say whether to draft, with what, and the settings for an engine."),
     "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
     "sweep": ("simulator.cli.sweep", "sweep", "Run a scenario with every combination of some values, or search for the best."),
     "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
@@ -65,7 +66,8 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Which speculation policy, on my rollouts, on my GPU, and how sure are we.
 
-    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured.
+    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured, 5 no
+    gain (advise --fail-if-no-gain).
     """
 
 

@@ -55,7 +55,7 @@ def test_a_terminal_shows_seconds_in_place(monkeypatch: pytest.MonkeyPatch, caps
         progress.end()
         time.sleep(0.2)
         progress.end()
-        time.sleep(0.05)
+        time.sleep(0.5)
         meanwhile = capsys.readouterr()
     after = capsys.readouterr()
     assert meanwhile.out == after.out == ""
@@ -84,9 +84,9 @@ def test_a_terminal_shows_how_far_the_work_is(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with waiting.told():
         for number in progress.each([0, 1, 2, 3], "RL step"):
-            time.sleep(0.05 if number == 2 else 0)
+            time.sleep(0.5 if number == 2 else 0)
         ended = capsys.readouterr()
-        time.sleep(0.05)
+        time.sleep(0.5)
     assert ended.out == ""
     assert "\rRL step 3 of 4: 0 s, 50% done, about 0 s left" in ended.err
     assert ended.err.endswith("\r"), "gone when the work is, before anything is printed"
@@ -98,7 +98,7 @@ def test_a_pipe_hears_nothing_of_work(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(waiting, "WORK_SILENT_S", 0.0)
     monkeypatch.setattr(waiting, "TICK_S", 0.01)
     with waiting.told(), progress.doing("reading"):
-        time.sleep(0.05)
+        time.sleep(0.5)
     assert capsys.readouterr().err == ""
 
 
