@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -116,6 +116,21 @@ class LiveDrafter(Protocol):
 
     def sibling_index(self, trace: Trace, rows: Int64, past: Int64) -> SiblingIndex | None:
         """Return what drafts for the rollouts in `rows`; None where tables tell all, which `accept` makes."""
+
+
+class Asked(NamedTuple):
+    """Rollouts to draft for and the history to draft from, in its order; int64[], rows of a trace."""
+
+    rows: Int64
+    past: Int64
+
+
+@runtime_checkable
+class DraftsAhead(Protocol):
+    """A drafter that need not learn anew for every RL step what it had learnt for the one before."""
+
+    def accept_each(self, trace: Trace, asked: Sequence[Asked], seed: int) -> list[Acceptance] | None:
+        """Do what `accept` does for each who asks; None where that would gain nothing."""
 
 
 @runtime_checkable
