@@ -164,6 +164,14 @@ def accepted(drafter: Drafter, trace: Trace, rows: Int64, past: Int64, seed: int
     return found
 
 
+def accepted_each(drafter: Drafter, trace: Trace, asked: Sequence[Asked], seed: int) -> list[Acceptance] | None:
+    """Return what `accepted` does for each who asks, where the drafter gains by making them together; else None."""
+    if not isinstance(drafter, DraftsAhead):
+        return None
+    with calling(f"drafter {type(drafter).__qualname__}: accept_each", MEND):
+        return drafter.accept_each(trace, [Asked(*map(read_only, one)) for one in asked], seed)
+
+
 def check_drafter(drafter: Any, name: str) -> Drafter:
     """Return somebody's drafter after a look at what it declares; InputError where something is missing or of another type."""
     members = [member for member in vars(Drafter) if not member.startswith("_")]
