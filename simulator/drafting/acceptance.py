@@ -39,8 +39,8 @@ class Acceptance:
 
     Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
     budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget; `least` names
-    the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones; blank:
-    whether nothing is drafted anywhere: its tables are zeros that nobody has written, which take no memory until they are read.
+    the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones;
+    blank: whether nothing is drafted anywhere: tables are zeros that nobody has written, and take no memory until they are read.
     """
 
     offsets: Int64
