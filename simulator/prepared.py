@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.resolve import resolve_policy
-from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.acceptance import Acceptance, no_drafts
 from simulator.drafting.drafter import (
     Asked,
     Drafter,
@@ -50,8 +50,9 @@ class Phase:
     """An RL step's generation before it begins.
 
     step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
-    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted. kept: what
-    they begin with; the workload is then of those that have something left.
+    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted; alone: makes
+    those without live siblings, where the engine's loop drafts. kept: what they begin with; the workload is then of those that
+    have something left.
     """
 
     step: int
@@ -61,6 +62,7 @@ class Phase:
     workload: Workload
     context: Context
     growing: Growing | None = None
+    alone: Callable[[], Acceptance] | None = None
     kept: Kept | None = None
 
     def reach(self, count: int) -> None:
@@ -71,6 +73,8 @@ class Phase:
     @property
     def acceptances(self) -> Sequence[Acceptance]:
         """The acceptance of those that were submitted."""
+        if self.alone:
+            return [self.alone()]
         return self.growing.parts if self.growing else [self.workload.acceptance]
 
 
@@ -152,10 +156,13 @@ class Preparing:
         )
 
         def make() -> Workload:
-            acceptance = self.accepted(rows, past, seed)
             siblings = (
                 self.drafter.sibling_index(self.trace, rows, past) if isinstance(self.drafter, LiveDrafter) else None
             )
+            if siblings is None:
+                acceptance = self.accepted(rows, past, seed)
+            else:  # the engine reads no table
+                acceptance, siblings = no_drafts(offsets_of(self.trace, rows)), replace(siblings, ahead=True)
             return workload_of(self.trace, rows, acceptance, siblings, self.scenario.engine.arrivals)
 
         found: Workload = self.shared.get(key, make)
@@ -185,7 +192,9 @@ class Preparing:
         self._look_ahead(j, past)
         workload = self.workload(rows, past, self.scenario.seed)
         if self._keeps is None:
-            return Phase(step, numbers, 0, past, workload, self._context(j, rows.size, known))
+            live = workload.siblings is not None
+            alone = partial(self.accepted, rows, past, self.scenario.seed) if live else None
+            return Phase(step, numbers, 0, past, workload, self._context(j, rows.size, known), alone=alone)
         kept = kept_of(self._keeps, self.trace, rows, self.scenario.seed)
         context = self._context(j, max(kept.left.size, 1), known)
         return Phase(step, numbers, 0, past, resumed(workload, self.trace, rows, kept), context, kept=kept)

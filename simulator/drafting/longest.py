@@ -3,7 +3,7 @@
 from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, NONE, STATE, shorten
 from simulator.drafting.memory import load, store
-from simulator.drafting.replay import Replay, begin_rollout, offsets_of, standing_of, table_of
+from simulator.drafting.replay import Replay, begin_rollout, matched_of, offsets_of, standing_of, table_of
 from simulator.drafting.standing import longest_match, take
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array
@@ -46,7 +46,7 @@ def right_of(draft: int, actual: int, tokens: int) -> int:
 def accept_rollout(replay: Replay, i: int) -> None:
     """Fill, for every position of rollout i, how many tokens are drafted there and how many of them are right."""
     standing, table, offset, depth = standing_of(replay), table_of(replay), offsets_of(replay)[i], replay.depth
-    factor, min_prob, scratch = replay.factor, replay.min_prob, replay.scratch
+    factor, min_prob, scratch, lengths = replay.factor, replay.min_prob, replay.scratch, matched_of(replay)
     actual, n, _ = begin_rollout(replay, i)
     history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
     for p in range(n):
@@ -56,6 +56,8 @@ def accept_rollout(replay: Replay, i: int) -> None:
             limit = min(int(factor * length + 1e-9), LARGEST_BUDGET)
             n_drafted = draft_along(at, state, length, limit, depth, min_prob, scratch)
             right = right_of(scratch, actual + 4 * p, min(n_drafted, n - p))
+        if lengths.size > 0:
+            lengths[offset + p] = length
         table[offset + p].drafted, table[offset + p].accepted = n_drafted, right
         matched, matching = take(history, matched, matching, own, load(actual, p), depth)
 

@@ -12,7 +12,7 @@ from simulator.drafting.layout import prompts_of
 from simulator.drafting.memory import address, load
 from simulator.drafting.standing import STANDING, Standing, begin, take
 from simulator.limits import LARGEST_BUDGET
-from simulator.records import FLOAT, INT, Array, Pointing, array_field, layout, record_field, records
+from simulator.records import FLOAT, INT, UINT8, Array, Pointing, array_field, layout, record_field, records
 from traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Replay:
     histories: Array[int]  # `Forest.at` of each rollout's; -1 for none
     offsets: Array[int]  # where each rollout's positions begin
     table: Array[Draft]  # by position
+    matched: Array[int]  # uint8, tokens of the longest match, by position; none: not asked for
     scores: Array[float]  # expected accepted tokens of the drafts, by position; none: not asked for
 
 
@@ -69,6 +70,7 @@ tree_of, other_tree_of = array_field("tree", NODE), array_field("other_tree", NO
 starts_of, ends_of, offsets_of = array_field("starts", INT), array_field("ends", INT), array_field("offsets", INT)
 prompt_starts_of, prompt_ends_of = array_field("prompt_starts", INT), array_field("prompt_ends", INT)
 histories_of, scores_of = array_field("histories", INT), array_field("scores", FLOAT)
+matched_of = array_field("matched", UINT8)
 table_of = array_field("table", DRAFT)
 
 
@@ -91,6 +93,7 @@ def begin_rollout(replay: Replay, i: int) -> tuple[int, int, int]:
 def share_of(
     drafter: "Suffix", trace: Trace, rows: Int64, histories: Int64, offsets: Int64, table: "npt.NDArray[Any]",
     budget: int = LARGEST_BUDGET, everywhere: bool = True, scores: "npt.NDArray[Any] | None" = None,
+    matched: "npt.NDArray[Any] | None" = None,
 ) -> Pointing:  # fmt: skip
     """What one thread replays, a `Replay`: rollouts in `rows` of a trace, whose positions begin at `offsets` of uint8[p, 2]."""
     starts, ends, prompts = trace.offsets[rows], trace.offsets[rows + 1], prompts_of(trace, rows, drafter.prompt)
@@ -105,6 +108,7 @@ def share_of(
     share.point(
         standing=standing, starts=starts, ends=ends, prompt_starts=prompts.starts, prompt_ends=prompts.ends,
         histories=histories, offsets=offsets, table=table.view(DRAFT)[:, 0], scores=np.empty(0) if scores is None else scores,
+        matched=np.empty(0, np.uint8) if matched is None else matched,
         scratch=np.empty(max(2 * drafter.depth, LARGEST_BUDGET), np.int32), tree=records(NODE, max(budget, 1)),
         other_tree=records(NODE, max(budget, 1)),
     )  # fmt: skip
