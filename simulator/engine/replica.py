@@ -93,11 +93,12 @@ class Replica:
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
+        self._asked, self._chooses = asked, isinstance(policy, Chooses)
         self._draws = policy.draw if isinstance(policy, Draws) else None  # found once: a protocol is slow to look at
         slots = min(deployment.max_num_seqs, ledger.rollouts.size)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
-            due=asked, chooses=isinstance(policy, Chooses), uneven=deployment.cost.packed["uneven"],
+            due=asked, chooses=self._chooses, uneven=deployment.cost.packed["uneven"],
             trees=bool(deployment.strategies), stages=table.budgets.shape[1],
             widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True,
             on=switch.on, few=switch.live, patience=switch.patience, counted=-1, reprefill=switch.reprefill, **limits,
@@ -222,7 +223,7 @@ class Replica:
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy, have it draw random numbers, or drafts be made."""
         core = self.core
-        reason, chooses = core["reason"], core["chooses"]
+        reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
             self._logs.append(core.target("log"))
             self._log_anew()
@@ -234,7 +235,7 @@ class Replica:
             core["due"] = True
         if reason in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if not chooses and core["due"] and core["asked"] and core["on"]:
+        if self._asked and not chooses and core["due"] and core["on"]:
             self._ask()
             core["due"] = False
 
@@ -243,7 +244,7 @@ class Replica:
         core, live = self.core, int(self.core["live"])
         seen = self._seen[:live].T.copy()
         return BatchView(
-            int(core["number"]), max(self.now_s, self.resume_s), self.max_num_seqs, int(core["tail"] - core["head"]),
+            self.number, max(self.now_s, self.resume_s), self.max_num_seqs, int(core["tail"] - core["head"]),
             int(core["steps"]), seen, self.workload.requests,
         )  # fmt: skip
 
@@ -319,7 +320,7 @@ class Replica:
     def _ask(self) -> None:
         """Show the policy the batch, with what is admitted at once where nothing can hold it back, and take its budgets."""
         core = self.core
-        if core["plain"]:
+        if self.plain:
             admit_all(core.record)
         live = int(core["live"])
         if not live:
