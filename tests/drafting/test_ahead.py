@@ -87,6 +87,8 @@ def test_a_run_that_looks_ahead_is_one_that_does_not(monkeypatch: pytest.MonkeyP
     scenario = Scenario.model_validate(
         {
             "trace": "made",
+            "model": "qwen3-8b",
+            "device": "h100",
             "policies": ["das"],
             "engine": {"max_num_seqs": 4},
             "drafter": {"kind": "suffix", "window": 3},
