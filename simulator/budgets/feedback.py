@@ -56,8 +56,8 @@ class Feedback:
         )  # others were not scheduled, or are in a prefill that goes on: they draft nothing
         tokens = int(np.add.reduce(emitted))
         # a draft of d tokens that is accepted whole emits d + 1
-        rejected = np.count_nonzero(drafted >= emitted) - (emitted.size - sequences)
-        return LastStep(sequences, tokens, tokens - sequences, rejected, joined, np.count_nonzero(drafted))
+        rejected = int(np.count_nonzero(drafted >= emitted)) - (emitted.size - sequences)
+        return LastStep(sequences, tokens, tokens - sequences, rejected, joined, int(np.count_nonzero(drafted)))
 
     def _since_last_seen(self, view: BatchView, last: BatchView | None) -> tuple[Int64, Int64]:
         """Return emitted and drafted tokens of those in the batch that were seen before."""
