@@ -15,6 +15,7 @@ from simulator.drafting.acceptance import Acceptance, no_drafts
 from simulator.drafting.drafter import (
     Asked,
     Drafter,
+    DraftsAhead,
     LiveDrafter,
     accepted,
     accepted_each,
@@ -204,6 +205,8 @@ class Preparing:
 
         Not before it has been seen whether the policy measures drafts on the history, which is then drafted for as well.
         """
+        if not isinstance(self.drafter, DraftsAhead):
+            return
         trace, seed = self.trace, self.scenario.seed
         learnt_all = np.array_equal(past, past_rows(trace, self.steps[j], self.drafter.window))
         if not (self._foresees and learnt_all) or j < self._foreseen:
