@@ -51,9 +51,8 @@ class Feedback:
             joined = view.live - emitted.size
         if last is None or last.steps == view.steps:
             return LastStep(0, 0, 0, 0, joined)
-        sequences = np.count_nonzero(
-            emitted
-        )  # others were not scheduled, or are in a prefill that goes on: they draft nothing
+        # others were not scheduled, or are in a prefill that goes on: they emit nothing and draft nothing
+        sequences = int(np.count_nonzero(emitted))
         tokens = int(np.add.reduce(emitted))
         # a draft of d tokens that is accepted whole emits d + 1
         rejected = int(np.count_nonzero(drafted >= emitted)) - (emitted.size - sequences)
