@@ -54,6 +54,10 @@ class DraftCache:
         """Whether drafts for a trace are kept."""
         return any(trace is one for one in self.traces)
 
+    def has(self, key: str) -> bool:
+        """Whether anything is kept under this key, here or in the store."""
+        return key in self._made or self.store.find(key) is not None
+
     def acceptance(self, key: str, history_tokens: int, make: Callable[[], Acceptance]) -> Acceptance:
         """Return the acceptance under this key, or make it. history_tokens: what its drafter would hold on to."""
 

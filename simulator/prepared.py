@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,22 @@ from simulator.budgets.context import Context
 from simulator.budgets.policy import BudgetPolicy, Chooses, TablePolicy
 from simulator.budgets.resolve import resolve_policy
 from simulator.draft_cache import DraftCache, key_of
-from simulator.drafting.acceptance import Acceptance
-from simulator.drafting.drafter import Drafter, LiveDrafter, accepted, offsets_of, past_rows, strategies_of
+from simulator.drafting.acceptance import Acceptance, no_drafts
+from simulator.drafting.drafter import (
+    Asked,
+    Drafter,
+    DraftsAhead,
+    LiveDrafter,
+    accepted,
+    accepted_each,
+    offsets_of,
+    past_rows,
+    strategies_of,
+)
 from simulator.drafting.draws import rollout_keys
 from simulator.drafting.growing import Growing
 from simulator.drafting.live import SiblingIndex
-from simulator.drafting.measure import DraftCurve, draft_curve
+from simulator.drafting.measure import DraftCurve, asked_for_curve, curve_of
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload, workload_of
 from simulator.plugins import calling
@@ -32,6 +42,8 @@ from traces.trace import Trace
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
+AHEAD = 16
+"""RL steps of which drafts are made together, where the drafter gains by it: 2 bytes for each of their tokens."""
 POLICY_WINDOW = 16
 """RL steps of history that policies learn lengths from, or the drafter's window where that is longer."""
 
@@ -41,8 +53,9 @@ class Phase:
     """An RL step's generation before it begins.
 
     step: of the trace; numbers: int64[n], rollouts of the stream that may be submitted, in that order, the first `carried` of
-    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted. kept: what
-    they begin with; the workload is then of those that have something left.
+    them begun earlier; past: rows of the history that is drafted from; growing: makes drafts as they are submitted; alone: makes
+    those without live siblings, where the engine's loop drafts. kept: what they begin with; the workload is then of those that
+    have something left.
     """
 
     step: int
@@ -52,6 +65,7 @@ class Phase:
     workload: Workload
     context: Context
     growing: Growing | None = None
+    alone: Callable[[], Acceptance] | None = None
     kept: Kept | None = None
 
     def reach(self, count: int) -> None:
@@ -62,6 +76,8 @@ class Phase:
     @property
     def acceptances(self) -> Sequence[Acceptance]:
         """The acceptance of those that were submitted."""
+        if self.alone:
+            return [self.alone()]
         return self.growing.parts if self.growing else [self.workload.acceptance]
 
 
@@ -71,6 +87,8 @@ class Shared:
 
     made: dict[Any, Any] = field(default_factory=dict)
     cache: DraftCache | None = None
+    ahead: dict[Any, Acceptance] = field(default_factory=dict)
+    """Of RL steps to come."""
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under this key, or make it."""
@@ -93,6 +111,8 @@ class Preparing:
         self.deployment, self._placement = deployment, placement or scenario.engine.dispatch
         self.policy_spec, self._keeps = scenario.policies[0], keeps
         self._version = 0
+        self._measures = self._foresees = False
+        self._foreseen = 0
         self.stream = Stream(trace, steps)
 
     def phase(self, j: int, watched: bool, learnt: Bool) -> Phase:
@@ -140,8 +160,12 @@ class Preparing:
         )
 
         def make() -> Workload:
-            acceptance = self.accepted(rows, past, seed)
-            return workload_of(self.trace, rows, acceptance, self._siblings(rows, past), self.scenario.engine.arrivals)
+            siblings = self._siblings(rows, past)
+            if siblings is None:
+                acceptance = self.accepted(rows, past, seed)
+            else:  # the engine reads no table
+                acceptance, siblings = no_drafts(offsets_of(self.trace, rows)), replace(siblings, ahead=True)
+            return workload_of(self.trace, rows, acceptance, siblings, self.scenario.engine.arrivals)
 
         found: Workload = self.shared.get(key, make)
         return found
@@ -150,7 +174,8 @@ class Preparing:
         """What is drafted and accepted for these rows."""
 
         def make() -> Acceptance:
-            return accepted(self.drafter, self.trace, rows, past, seed)
+            found = self.shared.ahead.pop(self._asked(rows, past, seed), None)
+            return accepted(self.drafter, self.trace, rows, past, seed) if found is None else found
 
         if (cache := self._cache) is None:
             return make()
@@ -183,6 +208,9 @@ class Preparing:
     def _tokens(self, rows: Int64) -> int:
         return int(self.trace.output_tokens[rows].sum(dtype=np.int64))
 
+    def _asked(self, rows: Int64, past: Int64, seed: int) -> Any:
+        return id(self.trace), self._drafts, rows.tobytes(), past.tobytes(), seed
+
     @property
     def _drafts(self) -> str:
         version = f" {id(self)} {self._version}" if self._version else ""
@@ -196,12 +224,37 @@ class Preparing:
         known = past_rows(self.trace, step, max(self.drafter.window, POLICY_WINDOW))
         known = known[~np.isin(known, stream.rows[~stream.finished])]
         rows = stream.rows[numbers]
+        self._look_ahead(j, past)
         workload = self.workload(rows, past, self.scenario.seed)
         if self._keeps is None:
-            return Phase(step, numbers, 0, past, workload, self._context(j, rows.size, known))
+            live = workload.siblings is not None
+            alone = partial(self.accepted, rows, past, self.scenario.seed) if live else None
+            return Phase(step, numbers, 0, past, workload, self._context(j, rows.size, known), alone=alone)
         kept = kept_of(self._keeps, self.trace, rows, self.scenario.seed)
         context = self._context(j, max(kept.left.size, 1), known)
         return Phase(step, numbers, 0, past, resumed(workload, self.trace, rows, kept), context, kept=kept)
+
+    def _look_ahead(self, j: int, past: Int64) -> None:
+        """Have drafts made for RL steps to come, too, as they are if all before them will have finished.
+
+        Not before it has been seen whether the policy measures drafts on the history, which is then drafted for as well.
+        """
+        if not isinstance(self.drafter, DraftsAhead):
+            return
+        trace, seed = self.trace, self.scenario.seed
+        learnt_all = np.array_equal(past, past_rows(trace, self.steps[j], self.drafter.window))
+        if not (self._foresees and learnt_all) or j < self._foreseen:
+            self._foresees |= past.size > 0
+            return
+        self._foreseen, asked = min(j + AHEAD, len(self.steps)), list[Asked]()
+        for step in self.steps[j : self._foreseen]:
+            asked.append(Asked(np.flatnonzero(trace.step == step), past_rows(trace, step, self.drafter.window)))
+            if self._measures:
+                asked.append(asked_for_curve(trace, past_rows(trace, step, max(self.drafter.window, POLICY_WINDOW))))
+        if (drafts := self._cache) is not None:
+            asked = [one for one in asked if not drafts.has(self._key("accepted", *one, seed))]
+        made = (accepted_each(self.drafter, trace, asked, seed) or []) if asked else []
+        self.shared.ahead |= {self._asked(*one, seed): found for one, found in zip(asked, made, strict=False)}
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace
@@ -251,11 +304,15 @@ class Preparing:
         )  # fmt: skip
 
     def _curve(self, past: Int64, seed: int) -> Callable[[], DraftCurve | None]:
-        drafter, trace, drafts = self.drafter, self.trace, self._cache
+        drafts = self._cache
 
         @cache
         def measure() -> DraftCurve | None:
-            return draft_curve(drafter, trace, past, seed) if past.size else None
+            if not past.size:
+                return None
+            self._measures = True
+            asked = asked_for_curve(self.trace, past)
+            return curve_of(self.trace, asked, self.accepted(*asked, seed))
 
         if drafts is None:
             return measure

@@ -111,7 +111,8 @@ class Pointing:
 
     def __getitem__(self, name: str) -> Any:
         """Return a field."""
-        return self._field(name)[0]
+        found = self._fields.get(name)
+        return (self._field(name) if found is None else found)[0]
 
     def __setitem__(self, name: str, value: float) -> None:
         """Set a field."""

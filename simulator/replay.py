@@ -234,7 +234,7 @@ def _repeated(scenario: Scenario, run_: SystemRun, phase: Phase) -> Iterator[RLS
     assert scenario.compare is not None
     for seed in range(scenario.seed, scenario.seed + scenario.compare.seeds):
         workload = phase.workload
-        if seed != scenario.seed:
+        if seed != scenario.seed and workload.siblings is None:
             rows = run_.stream.rows[phase.numbers]
             workload = replace(workload, acceptance=run_.preparing.accepted(rows, phase.past, seed))
         context = replace(phase.context, seed=seed)

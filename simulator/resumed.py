@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.acceptance import Acceptance, no_drafts
 from simulator.engine.workload import Texts, Workload
 from simulator.transforms.prefixes import Kept
 from traces.errors import InputError
@@ -36,6 +36,8 @@ def resumed(workload: Workload, trace: Trace, rows: Int64, kept: Kept) -> Worklo
 
 def relaid(acceptance: Acceptance, rows: Int64, tokens: Int64) -> Acceptance:
     """Return the acceptance of some rollouts at other lengths, int64[k]: the same by position, none beyond what there was."""
+    if acceptance.blank:
+        return no_drafts(np.concatenate([[0], np.cumsum(tokens)]))
     lengths, offsets = np.diff(acceptance.offsets)[rows], np.concatenate([[0], np.cumsum(tokens)])
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], tokens)
     known = np.flatnonzero(position < np.repeat(lengths, tokens))

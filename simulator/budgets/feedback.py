@@ -45,19 +45,18 @@ class Feedback:
         self._last[replica] = view
         joined, seen = 0, view.seen
         if last is not None and last.seen[ROLLOUT].tobytes() == seen[ROLLOUT].tobytes():
-            change = seen - last.seen
-            emitted, drafted = change[POSITION], change[DRAFTED]
+            emitted, drafted = seen[POSITION] - last.seen[POSITION], seen[DRAFTED] - last.seen[DRAFTED]
         else:
             emitted, drafted = self._since_last_seen(view, last)
             joined = view.live - emitted.size
         if last is None or last.steps == view.steps:
             return LastStep(0, 0, 0, 0, joined)
-        if not emitted.all():  # not scheduled, or in a prefill that goes on
-            emitted, drafted = emitted[emitted > 0], drafted[emitted > 0]
+        # others were not scheduled, or are in a prefill that goes on: they emit nothing and draft nothing
+        sequences = int(np.count_nonzero(emitted))
         tokens = int(np.add.reduce(emitted))
         # a draft of d tokens that is accepted whole emits d + 1
-        rejected = int(np.count_nonzero(drafted >= emitted))
-        return LastStep(emitted.size, tokens, tokens - emitted.size, rejected, joined, int(np.count_nonzero(drafted)))
+        rejected = int(np.count_nonzero(drafted >= emitted)) - (emitted.size - sequences)
+        return LastStep(sequences, tokens, tokens - sequences, rejected, joined, int(np.count_nonzero(drafted)))
 
     def _since_last_seen(self, view: BatchView, last: BatchView | None) -> tuple[Int64, Int64]:
         """Return emitted and drafted tokens of those in the batch that were seen before."""

@@ -126,8 +126,10 @@ def _run(arguments: Sequence[str] | None) -> Any:
     try:
         with told():
             return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
-    except SystemExit as ending:  # so click and rich end where nobody reads what they print
-        raise BrokenPipeError from ending
+    except SystemExit as ending:
+        if ending.code == 1:  # so click and rich end where nobody reads what they print
+            raise BrokenPipeError from ending
+        raise
 
 
 def _fail(message: str, code: int) -> None:

@@ -26,6 +26,8 @@ class Finite(click.FloatRange):
         return number
 
 
-def _check_plain(kind: click.ParamType, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> None:
+def _check_plain(
+    kind: click.IntRange | click.FloatRange, value: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> None:
     if isinstance(value, str) and not (value.isascii() and "_" not in value):
         kind.fail(f"{value!r} is not a number in digits 0 to 9", param, ctx)

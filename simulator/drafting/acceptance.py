@@ -39,7 +39,8 @@ class Acceptance:
 
     Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
     budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget; `least` names
-    the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones.
+    the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones;
+    blank: whether nothing is drafted anywhere: tables are zeros that nobody has written, and take no memory until they are read.
     """
 
     offsets: Int64
@@ -47,6 +48,7 @@ class Acceptance:
     prefix: bool
     least: Callable[[int], int] = int
     checked: bool = False
+    blank: bool = False
     tables: UInt8 = field(init=False)
     table_of: Int64 = field(init=False)
 
@@ -91,7 +93,7 @@ class Acceptance:
             raise InputError(f"a drafter's table is {kind}: it must be uint8{list(shape)}, accepted and drafted")
         own = table.flags.owndata and table.flags.writeable and table.flags.c_contiguous
         table = table if own else np.array(table, order="C")
-        if not self.checked and (position := int(_first_wrong(table.view(DRAFT)[:, 0]))) >= 0:
+        if not (self.checked or self.blank) and (position := int(_first_wrong(table.view(DRAFT)[:, 0]))) >= 0:
             raise InputError(
                 f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
             )
@@ -114,6 +116,11 @@ class Acceptance:
     def release(self) -> None:
         """Let go of what computes further tables: a whole history."""
         self.compute = None
+
+
+def no_drafts(offsets: Int64) -> Acceptance:
+    """The acceptance of rollouts for which nobody drafts."""
+    return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True, blank=True)
 
 
 @entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,6 +118,21 @@ class LiveDrafter(Protocol):
         """Return what drafts for the rollouts in `rows`; None where tables tell all, which `accept` makes."""
 
 
+class Asked(NamedTuple):
+    """Rollouts to draft for and the history to draft from, in its order; int64[], rows of a trace."""
+
+    rows: Int64
+    past: Int64
+
+
+@runtime_checkable
+class DraftsAhead(Protocol):
+    """A drafter that need not learn anew for every RL step what it had learnt for the one before."""
+
+    def accept_each(self, trace: Trace, asked: Sequence[Asked], seed: int) -> list[Acceptance] | None:
+        """Do what `accept` does for each who asks; None where that would gain nothing."""
+
+
 @runtime_checkable
 class Counting(Protocol):
     """A drafter that need not draft everywhere to count what a constant budget gets accepted."""
@@ -147,6 +162,14 @@ def accepted(drafter: Drafter, trace: Trace, rows: Int64, past: Int64, seed: int
 
         found.compute = computed
     return found
+
+
+def accepted_each(drafter: Drafter, trace: Trace, asked: Sequence[Asked], seed: int) -> list[Acceptance] | None:
+    """Return what `accepted` does for each who asks, where the drafter gains by making them together; else None."""
+    if not isinstance(drafter, DraftsAhead):
+        return None
+    with calling(f"drafter {type(drafter).__qualname__}: accept_each", MEND):
+        return drafter.accept_each(trace, [Asked(*map(read_only, one)) for one in asked], seed)
 
 
 def check_drafter(drafter: Any, name: str) -> Drafter:

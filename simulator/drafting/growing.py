@@ -44,7 +44,7 @@ class Growing:
         part, whole, span = self.parts[number], self.acceptance, self._span(number)
         for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
             if whole.prefix or whole.table_of[budget] > 0:
-                _put(whole.tables[whole.table_of[budget], span], _of(part, budget))
+                _put(whole.tables[whole.table_of[budget], span], part, budget)
             if whole.prefix:
                 break
 
@@ -54,17 +54,12 @@ class Growing:
     def _table(self, budget: int) -> UInt8:
         table = np.zeros((int(self._offsets[-1]), 2), np.uint8)
         for number, part in enumerate(self.parts):
-            _put(table[self._span(number)], _of(part, budget))
+            _put(table[self._span(number)], part, budget)
         return table
 
 
-def _put(zeros: UInt8, table: UInt8) -> None:
-    """Write a table over zeros, which take no memory where they stay."""
-    if table.any():
-        zeros[:] = table
-
-
-def _of(part: Acceptance, budget: int) -> UInt8:
-    part.serve([budget])
-    table: UInt8 = part.tables[part.table_of[budget]]
-    return table
+def _put(zeros: UInt8, part: Acceptance, budget: int) -> None:
+    """Write a part's table over zeros, which take no memory where they stay."""
+    if not part.blank:
+        part.serve([budget])
+        zeros[:] = part.tables[part.table_of[budget]]

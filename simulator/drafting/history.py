@@ -63,8 +63,14 @@ class Forest:
 
 
 @entry
-def _grow(tokens: Int32, starts: Int64, ends: Int64, weights: Int64, size: int, depth: int, at: int) -> None:
-    plant(at, size, starts.size)
+def start(at: int, tokens: int, sequences: int) -> None:
+    """Make the block at `at` an empty automaton that can grow to `tokens` tokens in `sequences` sequences."""
+    plant(at, tokens, sequences)
+
+
+@entry
+def grow(tokens: Int32, starts: Int64, ends: Int64, weights: Int64, depth: int, at: int) -> None:
+    """Have the automaton at `at` learn the sequences tokens[starts[i]:ends[i]], in this order."""
     for i in range(starts.size):
         start_sequence(at)
         for p in range(starts[i], ends[i]):
@@ -107,6 +113,23 @@ def transplant(source: int, to: int, tokens: int, sequences: int) -> None:
         file_edge(to, number)
 
 
+@entry
+def branch_off(source: int, to: int, tokens: int, sequences: int) -> None:
+    """Do what `transplant` does with one that may still be growing, from Python."""
+    transplant(source, to, tokens, sequences)
+
+
+def new_block(tokens: int, sequences: int) -> Int32:
+    """Return room for an automaton of so many tokens in so many sequences; InputError where they are too many for one."""
+    words = block_size(tokens, sequences)
+    if words > LARGEST_BLOCK:
+        raise InputError(
+            f"history of {tokens:,} tokens in one suffix automaton: at most about 100 million fit; "
+            "use a smaller --window, or --scope problem"
+        )
+    return np.empty(words, np.int32)
+
+
 def build_forest(
     tokens: Int32, starts: Int64, ends: Int64, groups: Int64, n_groups: int, depth: int, weights: Int64 | None = None,
     threads: int = THREADS,
@@ -121,12 +144,7 @@ def build_forest(
     lengths = ends - starts
     sizes = np.bincount(groups, lengths, n_groups).astype(np.int64)
     counts = np.bincount(groups, minlength=n_groups)
-    largest = block_size(int(sizes.max(initial=0)), int(counts.max(initial=0)))
-    if largest > LARGEST_BLOCK:
-        raise InputError(
-            f"history of {int(sizes.max()):,} tokens in one suffix automaton: at most about 100 million fit; "
-            "use a smaller --window, or --scope problem"
-        )
+    room = int(sizes.max(initial=0)), int(counts.max(initial=0))
     order = np.argsort(groups, kind="stable")
     ends_of = np.cumsum(counts)
     at = np.full(n_groups, -1, np.int64)
@@ -134,10 +152,11 @@ def build_forest(
     blocks: dict[int, Int32] = {}
 
     def run(part: Int64) -> int:
-        scratch = np.empty(largest, np.int32)
+        scratch = new_block(*room)
         for group in known[part].tolist():
             rows = order[ends_of[group] - counts[group] : ends_of[group]]
-            _grow(tokens, starts[rows], ends[rows], weights[rows], int(sizes[group]), depth, address(scratch))
+            start(address(scratch), int(sizes[group]), rows.size)
+            grow(tokens, starts[rows], ends[rows], weights[rows], depth, address(scratch))
             blocks[group] = np.empty(_compact_size(address(scratch)), np.int32)
             _compact(address(scratch), address(blocks[group]))
             at[group] = address(blocks[group]) // 4

@@ -10,12 +10,14 @@ none of them learns what is yet to be emitted.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiled
+from simulator.drafting.ahead import drafted_alone
 from simulator.drafting.automaton import (
     ACTIVE,
     ACTIVE_LEN,
@@ -26,6 +28,7 @@ from simulator.drafting.automaton import (
     plant,
     shorten,
 )
+from simulator.drafting.drafter import offsets_of
 from simulator.drafting.history import LARGEST_BLOCK, Forest, transplant
 from simulator.drafting.longest import draft_along, right_of
 from simulator.drafting.memory import address, load, store
@@ -43,6 +46,10 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
+ALONE = -1
+"""In place of how many tokens are drafted: as many as from own output alone."""
+
+
 class Sibling:
     """A rollout of the index; what is at an address are int32 words."""
 
@@ -51,7 +58,8 @@ class Sibling:
     length: int
     prompt: int  # address of its prompt
     prompt_length: int
-    own: int  # address of the automaton of its own prompt and output
+    own: int  # address of the automaton of its own prompt and output, or
+    alone: int  # of what is drafted from it at every position (`ahead.drafted_alone`); 0: it is not known before
     begun: bool
     learnt: int  # tokens of its output that the index has
     last: int  # where it stands in the group's automaton
@@ -100,7 +108,7 @@ def begin(siblings: Siblings, rollout: int) -> None:
         else:
             transplant(group.history, group.automaton, group.tokens, group.sequences)
     one.last, one.active, one.active_length = ROOT, ROOT, 0
-    if siblings.use_own:
+    if siblings.use_own and one.alone == 0:
         plant(one.own, one.length + one.prompt_length, 1)
         for p in range(one.prompt_length):
             observe(one.own, load(one.prompt, p), 1, depth)
@@ -117,7 +125,7 @@ def learn(siblings: Siblings, rollout: int, emitted: int, count: int) -> None:
     for p in range(emitted, min(emitted + count, one.length)):
         token = load(one.tokens, p)
         observe(shared, token, 1, depth)
-        if siblings.use_own:
+        if siblings.use_own and one.alone == 0:
             observe(one.own, token, 1, depth)
     one.last, one.active, one.active_length = load(shared, LAST), load(shared, ACTIVE), load(shared, ACTIVE_LEN)
     one.learnt = min(emitted + count, one.length)
@@ -137,14 +145,21 @@ def catch_up(siblings: Siblings, rollout: int, emitted: int) -> None:
 def propose(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
     """Draft for a rollout that has emitted `emitted` tokens: (drafted, accepted)."""
     one = rollouts_of(siblings)[rollout]
-    drafted, tokens = draft(siblings, rollout, emitted, budget)
+    alone = matched = 0
+    if one.alone != 0:
+        alone = load(one.alone, emitted)
+        matched = alone >> 16
+    drafted, tokens = draft(siblings, rollout, emitted, budget, matched)
+    if drafted == ALONE:
+        return min((alone >> 8) & 255, budget), min(alone & 255, budget)
     return drafted, right_of(tokens, one.tokens + 4 * emitted, min(drafted, one.length - emitted))
 
 
 @compiled
-def draft(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[int, int]:
+def draft(siblings: Siblings, rollout: int, emitted: int, budget: int, alone: int = 0) -> tuple[int, int]:
     """Draft at most `budget` tokens for a rollout that has emitted `emitted`: (how many, their address in the scratch).
 
+    alone: tokens that its own prompt and output match, where that is known before: ALONE where no match is longer.
     The group's automaton has learnt the rollout itself too, so it is the history and own output together; matches there
     begin with the rollout's first token, matches in its own automaton with its prompt.
     """
@@ -156,7 +171,7 @@ def draft(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[
     known = min(one.active_length, depth - 1)
     state = shorten(shared, one.active, known) if known > 0 else ROOT
     own_state, own_known = ROOT, 0
-    if siblings.use_own:
+    if siblings.use_own and one.alone == 0:
         own_known = min(load(own, ACTIVE_LEN), depth - 1)
         own_state = shorten(own, load(own, ACTIVE), own_known) if own_known > 0 else ROOT
     if siblings.scored:
@@ -165,7 +180,9 @@ def draft(siblings: Siblings, rollout: int, emitted: int, budget: int) -> tuple[
             siblings, shared, state, min(known, longest), own, own_state, min(own_known, longest), budget
         )
     state, known = continued(shared, state, known)
-    if siblings.use_own:
+    if alone >= known and alone > 0:
+        return ALONE, scratch
+    if siblings.use_own and one.alone == 0:
         own_state, own_known = continued(own, own_state, own_known)
         if own_known >= known:
             shared, state, known = own, own_state, own_known
@@ -207,14 +224,17 @@ def siblings_record(drafter: "Suffix", rollouts: "npt.NDArray[Any]", groups: "np
 @dataclass(frozen=True, eq=False)
 class SiblingIndex:
     """The rollouts in `rows` of `trace`, in queue order, to be drafted for by `drafter`; `history` is what it learnt.
+    ahead: all of them will be drafted for, so that the longest matches in own output can be found before.
 
-    Memory per replica grows to about 90 bytes per token of history and of output, twice that with own output.
+    Memory per replica grows to about 90 bytes per token of history and of output, twice that with own output that is not known
+    ahead.
     """
 
     drafter: "Suffix"
     trace: Trace
     rows: Int64
     history: Forest
+    ahead: bool = False
     memory: dict[tuple[int, str], Int32] = field(default_factory=dict)
     shared: list[Pointing] = field(default_factory=list)
 
@@ -245,9 +265,17 @@ class SiblingIndex:
         if drafter.prompt and trace.has_prompts:
             ones["prompt"] = address(trace.prompt_token_ids_flat) + 4 * trace.prompt_offsets[rows]
             ones["prompt_length"] = trace.prompt_tokens[rows]
-        if drafter.own:
+        if self._alone is not None:
+            ones["alone"] = address(self._alone) + 4 * offsets_of(trace, rows)[:-1]
+        elif drafter.own:
             ones["own"] = self._blocks((number, "own"), lengths + ones["prompt_length"], np.ones(rows.size, np.int64))
         return siblings_record(drafter, ones, self._groups(number, ones))
+
+    @cached_property
+    def _alone(self) -> Int32 | None:
+        """What is drafted from own output alone, where that does not depend on the budget."""
+        known = self.ahead and self.drafter.own and self.drafter.match == "longest"
+        return drafted_alone(self.drafter, self.trace, self.rows) if known else None
 
     def _groups(self, number: int, ones: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """The groups of the rollouts, each with room for its history and for all that they will emit."""

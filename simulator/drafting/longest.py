@@ -3,7 +3,7 @@
 from simulator.compiled import compiled, entry
 from simulator.drafting.automaton import BEST_STATE, BEST_TOKEN, COUNT, NONE, STATE, shorten
 from simulator.drafting.memory import load, store
-from simulator.drafting.replay import Replay, accepted_of, begin_rollout, drafted_of, offsets_of, standing_of, starts_of
+from simulator.drafting.replay import Replay, begin_rollout, matched_of, offsets_of, standing_of, table_of
 from simulator.drafting.standing import longest_match, take
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array
@@ -42,23 +42,29 @@ def right_of(draft: int, actual: int, tokens: int) -> int:
     return right
 
 
+@compiled
+def accept_rollout(replay: Replay, i: int) -> None:
+    """Fill, for every position of rollout i, how many tokens are drafted there and how many of them are right."""
+    standing, table, offset, depth = standing_of(replay), table_of(replay), offsets_of(replay)[i], replay.depth
+    factor, min_prob, scratch, lengths = replay.factor, replay.min_prob, replay.scratch, matched_of(replay)
+    actual, n, _ = begin_rollout(replay, i)
+    history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
+    for p in range(n):
+        at, state, length = longest_match(history, matched, matching, own, depth)
+        n_drafted = right = 0
+        if length > 0:
+            limit = min(int(factor * length + 1e-9), LARGEST_BUDGET)
+            n_drafted = draft_along(at, state, length, limit, depth, min_prob, scratch)
+            right = right_of(scratch, actual + 4 * p, min(n_drafted, n - p))
+        if lengths.size > 0:
+            lengths[offset + p] = length
+        table[offset + p].drafted, table[offset + p].accepted = n_drafted, right
+        matched, matching = take(history, matched, matching, own, load(actual, p), depth)
+
+
 @entry
-def accept_longest(replays: Array[Replay]) -> int:
-    """Fill, for every position of every rollout, how many tokens are drafted there and how many of them are right."""
-    replay = replays[0]
-    standing, offsets, depth = standing_of(replay), offsets_of(replay), replay.depth
-    factor, min_prob, scratch = replay.factor, replay.min_prob, replay.scratch
-    accepted, drafted = accepted_of(replay), drafted_of(replay)
-    for i in range(starts_of(replay).size):
-        actual, n, _ = begin_rollout(replay, i)
-        history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
-        for p in range(n):
-            at, state, length = longest_match(history, matched, matching, own, depth)
-            n_drafted = right = 0
-            if length > 0:
-                limit = min(int(factor * length + 1e-9), LARGEST_BUDGET)
-                n_drafted = draft_along(at, state, length, limit, depth, min_prob, scratch)
-                right = right_of(scratch, actual + 4 * p, min(n_drafted, n - p))
-            drafted[offsets[i] + p], accepted[offsets[i] + p] = n_drafted, right
-            matched, matching = take(history, matched, matching, own, load(actual, p), depth)
+def accept_longest(replays: Array[Replay], first: int, end: int) -> int:
+    """Do so for the rollouts from `first` on that come before `end`."""
+    for i in range(first, end):
+        accept_rollout(replays[0], i)
     return 0

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from simulator.compiled import entry
 from simulator.drafting.acceptance import Acceptance, Draft, count_each
-from simulator.drafting.drafter import Drafter, accepted
+from simulator.drafting.drafter import Asked, Drafter, accepted
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Array, as_int, read_only
 from traces.trace import Trace
@@ -38,8 +38,8 @@ class DraftCurve:
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
-def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> DraftCurve:
-    """Replay up to 256 rollouts of the latest past RL step, drafted from all other rollouts in the history.
+def asked_for_curve(trace: Trace, past: Int64) -> Asked:
+    """Up to 256 rollouts of the latest past RL step, to be drafted for from all other rollouts in the history.
 
     Leaving the replayed rollouts out makes a single past step enough: their siblings stand for an earlier step.
     """
@@ -47,11 +47,20 @@ def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> Draft
     replayed = latest[np.unique(np.linspace(0, latest.size - 1, CURVE_ROLLOUTS).round().astype(np.int64))]
     if replayed.size == past.size:
         replayed = replayed[::2]
-    others = past[~np.isin(past, replayed)]
-    acceptance = accepted(drafter, trace, replayed, others, seed)
+    return Asked(replayed, past[~np.isin(past, replayed)])
+
+
+def draft_curve(drafter: Drafter, trace: Trace, past: Int64, seed: int) -> DraftCurve:
+    """What comes of the rollouts of `asked_for_curve`."""
+    asked = asked_for_curve(trace, past)
+    return curve_of(trace, asked, accepted(drafter, trace, *asked, seed))
+
+
+def curve_of(trace: Trace, asked: Asked, acceptance: Acceptance) -> DraftCurve:
+    """The curve from what is drafted and accepted for those who asked."""
     counts = np.array([count_each(acceptance, budget) for budget in CURVE_BUDGETS])
     return DraftCurve(
-        np.array(CURVE_BUDGETS), trace.output_tokens[replayed].astype(np.int64), counts[:, 1], counts[:, 2]
+        np.array(CURVE_BUDGETS), trace.output_tokens[asked.rows].astype(np.int64), counts[:, 1], counts[:, 2]
     )
 
 
@@ -92,6 +101,13 @@ class DraftProfile:
 
     def add(self, acceptance: Acceptance) -> None:
         """Count the positions of one RL step."""
+        if acceptance.blank:
+            lengths = np.diff(acceptance.offsets)
+            self._by_emitted[0] += [int((np.clip(lengths, low, 2 * low) - low).sum()) for low in 2 ** np.arange(62)] + [
+                0,
+                0,
+            ]
+            return
         acceptance.serve([LARGEST_BUDGET])
         _add(acceptance.offsets, acceptance.drafts(LARGEST_BUDGET), self._depths, self._by_length, self._by_emitted)
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cost.draft_cost import DraftCost
-from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.acceptance import Acceptance, no_drafts
 from simulator.drafting.drafter import Source, offsets_of
 from traces.trace import Trace
 
@@ -28,6 +28,5 @@ class Nothing:
         return "none"
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int) -> Acceptance:
-        """Tables of zeros."""
-        offsets = offsets_of(trace, rows)
-        return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True)
+        """Zeros."""
+        return no_drafts(offsets_of(trace, rows))

@@ -1,9 +1,26 @@
 """Rollouts that a compiled suffix drafter replays: its settings, where it reads, and where it writes what it finds."""
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
 from simulator.compiled import compiled
-from simulator.drafting.memory import load
+from simulator.drafting.acceptance import DRAFT, Draft
+from simulator.drafting.automaton import block_size
+from simulator.drafting.layout import prompts_of
+from simulator.drafting.memory import address, load
 from simulator.drafting.standing import STANDING, Standing, begin, take
-from simulator.records import FLOAT, INT, UINT8, Array, array_field, layout, record_field
+from simulator.limits import LARGEST_BUDGET
+from simulator.records import FLOAT, INT, UINT8, Array, Pointing, array_field, layout, record_field, records
+from traces.trace import Trace
+
+if TYPE_CHECKING:
+    from simulator.drafting.suffix import Suffix
+
+Int64 = npt.NDArray[np.int64]
+
+NO_HISTORY = -1
 
 
 class Node:
@@ -42,8 +59,8 @@ class Replay:
     prompt_ends: Array[int]
     histories: Array[int]  # `Forest.at` of each rollout's; -1 for none
     offsets: Array[int]  # where each rollout's positions begin
-    accepted: Array[int]  # uint8, by position
-    drafted: Array[int]
+    table: Array[Draft]  # by position
+    matched: Array[int]  # uint8, tokens of the longest match, by position; none: not asked for
     scores: Array[float]  # expected accepted tokens of the drafts, by position; none: not asked for
 
 
@@ -53,7 +70,8 @@ tree_of, other_tree_of = array_field("tree", NODE), array_field("other_tree", NO
 starts_of, ends_of, offsets_of = array_field("starts", INT), array_field("ends", INT), array_field("offsets", INT)
 prompt_starts_of, prompt_ends_of = array_field("prompt_starts", INT), array_field("prompt_ends", INT)
 histories_of, scores_of = array_field("histories", INT), array_field("scores", FLOAT)
-accepted_of, drafted_of = array_field("accepted", UINT8), array_field("drafted", UINT8)
+matched_of = array_field("matched", UINT8)
+table_of = array_field("table", DRAFT)
 
 
 @compiled
@@ -70,3 +88,28 @@ def begin_rollout(replay: Replay, i: int) -> tuple[int, int, int]:
         matched, length = take(standing.history, matched, length, standing.own, token, replay.depth)
     standing.matched, standing.length = matched, length
     return replay.tokens + 4 * start, tokens, last - first
+
+
+def share_of(
+    drafter: "Suffix", trace: Trace, rows: Int64, histories: Int64, offsets: Int64, table: "npt.NDArray[Any]",
+    budget: int = LARGEST_BUDGET, everywhere: bool = True, scores: "npt.NDArray[Any] | None" = None,
+    matched: "npt.NDArray[Any] | None" = None,
+) -> Pointing:  # fmt: skip
+    """What one thread replays, a `Replay`: rollouts in `rows` of a trace, whose positions begin at `offsets` of uint8[p, 2]."""
+    starts, ends, prompts = trace.offsets[rows], trace.offsets[rows + 1], prompts_of(trace, rows, drafter.prompt)
+    standing = Pointing(STANDING)
+    if drafter.own:
+        longest = int((ends - starts + prompts.ends - prompts.starts).max())
+        standing.point(own=np.empty(block_size(longest, 1), np.int32))
+    share = Pointing(
+        REPLAY, depth=drafter.depth, factor=drafter.factor, min_prob=drafter.min_prob, budget=budget, everywhere=everywhere,
+        tokens=address(trace.tokens), prompts=address(prompts.tokens),
+    )  # fmt: skip
+    share.point(
+        standing=standing, starts=starts, ends=ends, prompt_starts=prompts.starts, prompt_ends=prompts.ends,
+        histories=histories, offsets=offsets, table=table.view(DRAFT)[:, 0], scores=np.empty(0) if scores is None else scores,
+        matched=np.empty(0, np.uint8) if matched is None else matched,
+        scratch=np.empty(max(2 * drafter.depth, LARGEST_BUDGET), np.int32), tree=records(NODE, max(budget, 1)),
+        other_tree=records(NODE, max(budget, 1)),
+    )  # fmt: skip
+    return share

@@ -27,13 +27,12 @@ from simulator.drafting.longest import right_of
 from simulator.drafting.memory import load, store
 from simulator.drafting.replay import (
     Replay,
-    accepted_of,
     begin_rollout,
-    drafted_of,
     offsets_of,
     scores_of,
     standing_of,
     starts_of,
+    table_of,
 )
 from simulator.drafting.standing import take
 from simulator.records import Array
@@ -154,7 +153,7 @@ def accept_scored(replays: Array[Replay]) -> int:
         standing_of(replay), offsets_of(replay), replay.depth, replay.budget, replay.scratch
     )  # fmt: skip
     factor, min_prob, everywhere = replay.factor, replay.min_prob, replay.everywhere
-    accepted, drafted, scores = accepted_of(replay), drafted_of(replay), scores_of(replay)
+    table, scores = table_of(replay), scores_of(replay)
     for i in range(starts_of(replay).size):
         actual, n, n_prompt = begin_rollout(replay, i)
         history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
@@ -166,7 +165,7 @@ def accept_scored(replays: Array[Replay]) -> int:
                     history, matched, known, own, o, own_known, budget, depth, factor, min_prob, scratch, scratch + 4 * depth
                 )  # fmt: skip
                 right = right_of(draft, actual + 4 * p, min(found, n - p))
-                drafted[offsets[i] + p], accepted[offsets[i] + p] = found, right
+                table[offsets[i] + p].drafted, table[offsets[i] + p].accepted = found, right
                 if scores.size > 0:
                     scores[offsets[i] + p] = score
                 if p == turn:

@@ -1,5 +1,6 @@
 """The suffix drafter: continue as earlier rollouts, or this one so far, continued (arXiv 2511.13841; 2411.04975)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,19 +8,16 @@ import numpy.typing as npt
 
 from simulator.cost.draft_cost import FREE, DraftCost
 from simulator.drafting.acceptance import Acceptance, AcceptanceCounts, count_at
-from simulator.drafting.automaton import block_size
-from simulator.drafting.drafter import Source, offsets_of
+from simulator.drafting.ahead import drafted_ahead
+from simulator.drafting.drafter import Asked, Source, offsets_of
 from simulator.drafting.history import Forest, build_forest
-from simulator.drafting.layout import THREADS, each_part, prompts_of
+from simulator.drafting.layout import THREADS, each_part
 from simulator.drafting.live import SiblingIndex
 from simulator.drafting.longest import accept_longest
-from simulator.drafting.memory import address
-from simulator.drafting.replay import NODE, REPLAY
+from simulator.drafting.replay import NO_HISTORY, share_of
 from simulator.drafting.scored import accept_scored
-from simulator.drafting.standing import STANDING
 from simulator.drafting.tree import accept_tree
 from simulator.limits import LARGEST_BUDGET, SUFFIX, Match, Scope, Shape, Siblings
-from simulator.records import Pointing, records
 from traces.errors import InputError
 from traces.trace import Trace
 
@@ -91,14 +89,28 @@ class Suffix:
         rows = rows[:0] if self.scope == "request" else rows
         groups = trace.prompt[rows].astype(np.int64) if self.scope == "problem" else np.zeros(rows.size, np.int64)
         n_groups = len(trace.prompt_ids) if self.scope == "problem" else 1
-        newest = np.unique(trace.step[rows])[-self.newest :] if self.newest else np.empty(0, np.int32)
-        weights = np.where(np.isin(trace.step[rows], newest), self.newest_weight, 1).astype(np.int64)
-        starts, ends = trace.offsets[rows], trace.offsets[rows + 1]
+        starts, ends, weights = trace.offsets[rows], trace.offsets[rows + 1], self.weights(trace, rows)
         return build_forest(trace.tokens, starts, ends, groups, n_groups, self.depth, weights, threads)
+
+    def weights(self, trace: Trace, past: Int64) -> Int64:
+        """How much an occurrence in each of these past rollouts counts."""
+        newest = np.unique(trace.step[past])[-self.newest :] if self.newest else np.empty(0, np.int32)
+        return np.where(np.isin(trace.step[past], newest), self.newest_weight, 1).astype(np.int64)
 
     def accept(self, trace: Trace, rows: Int64, past: Int64, seed: int = 0) -> Acceptance:
         """Draft at every position of the rollouts in `rows` from the frozen history in `past` and their own output."""
-        return self.accept_from(trace, rows, self.learn(trace, past))
+        each = self.accept_each(trace, [Asked(rows, past)], seed)
+        return self.accept_from(trace, rows, self.learn(trace, past)) if each is None else each[0]
+
+    def accept_each(self, trace: Trace, asked: Sequence[Asked], seed: int) -> list[Acceptance] | None:
+        """Do what `accept` does for each who asks, of longest matches problem by problem."""
+        if self.scope != "problem" or self.match != "longest":
+            return None
+        tables = drafted_ahead(self, trace, asked)
+        return [
+            Acceptance(offsets_of(trace, one.rows), lambda budget, table=table: table, prefix=True)  # type: ignore[misc]
+            for one, table in zip(asked, tables, strict=True)
+        ]
 
     def accept_from(self, trace: Trace, rows: Int64, history: Forest, threads: int = THREADS) -> Acceptance:
         """Do what `accept` does from a history that is built already."""
@@ -126,7 +138,7 @@ class Suffix:
             return count_at(self.accept_from(trace, rows, history, threads), budget)
         replay = SuffixReplay(self, trace, rows, history, threads)
         steps = replay.run(budget, everywhere=False)
-        drafted, accepted = int(replay.drafted.sum()), int(replay.accepted.sum())
+        accepted, drafted = replay.table.sum(axis=0, dtype=np.int64).tolist()
         return AcceptanceCounts(rows.size, int(replay.offsets[-1]), steps, drafted, accepted)
 
 
@@ -141,47 +153,26 @@ class SuffixReplay:
         elif drafter.scope == "global":
             self.at = np.repeat(history.at, rows.size)
         else:
-            self.at = np.full(rows.size, -1, np.int64)
-        self.prompts = prompts_of(trace, rows, drafter.prompt)
-        self.accepted, self.drafted = np.zeros(self.offsets[-1], np.uint8), np.zeros(self.offsets[-1], np.uint8)
+            self.at = np.full(rows.size, NO_HISTORY)
+        self.table: UInt8 = np.zeros((int(self.offsets[-1]), 2), np.uint8)
+        """What was accepted and drafted."""
         self.scores = np.empty(0)
-
-    @property
-    def table(self) -> UInt8:
-        """What was accepted and drafted, uint8[positions, 2]."""
-        return np.stack([self.accepted, self.drafted], axis=1)
 
     def run(self, budget: int = LARGEST_BUDGET, everywhere: bool = True, scores: bool = False) -> int:
         """Draft with a budget, at every position or where decode steps begin; returns the decode steps of scored drafts."""
-        kernel = accept_longest if self.drafter.match == "longest" else accept_scored
-        if self.drafter.shape == "tree":
-            kernel = accept_tree
         if scores:
             self.scores = np.zeros(self.offsets[-1])
 
         def run_part(part: Int64) -> int:
-            share = self._share(part, budget, everywhere)  # lives as long as the kernel reads what it points at
-            return kernel(share.record)
+            at, offsets = (
+                self.at[part],
+                self.offsets[part],
+            )  # the share lives as long as the kernel reads what it points at
+            share = share_of(
+                self.drafter, self.trace, self.rows[part], at, offsets, self.table, budget, everywhere, self.scores
+            )
+            if self.drafter.match == "longest":
+                return accept_longest(share.record, 0, part.size)
+            return (accept_tree if self.drafter.shape == "tree" else accept_scored)(share.record)
 
         return each_part(self.offsets, run_part, self.threads)
-
-    def _share(self, part: Int64, budget: int, everywhere: bool) -> Pointing:
-        """What one thread replays."""
-        d, rows, prompts = self.drafter, self.rows[part], self.prompts
-        starts, ends = self.trace.offsets[rows], self.trace.offsets[rows + 1]
-        first, last = prompts.starts[part], prompts.ends[part]
-        standing = Pointing(STANDING)
-        if d.own:
-            longest = int((ends - starts + last - first).max())
-            standing.point(own=np.empty(block_size(longest, 1), np.int32))
-        share = Pointing(
-            REPLAY, depth=d.depth, factor=d.factor, min_prob=d.min_prob, budget=budget, everywhere=everywhere,
-            tokens=address(self.trace.tokens), prompts=address(prompts.tokens),
-        )  # fmt: skip
-        share.point(
-            standing=standing, starts=starts, ends=ends, prompt_starts=first, prompt_ends=last, histories=self.at[part],
-            offsets=self.offsets[part], accepted=self.accepted, drafted=self.drafted, scores=self.scores,
-            scratch=np.empty(max(2 * d.depth, LARGEST_BUDGET), np.int32), tree=records(NODE, max(budget, 1)),
-            other_tree=records(NODE, max(budget, 1)),
-        )  # fmt: skip
-        return share

@@ -28,13 +28,12 @@ from simulator.drafting.memory import load
 from simulator.drafting.replay import (
     Node,
     Replay,
-    accepted_of,
     begin_rollout,
-    drafted_of,
     offsets_of,
     other_tree_of,
     standing_of,
     starts_of,
+    table_of,
     tree_of,
 )
 from simulator.drafting.scored import count_of, known_lengths, next_of
@@ -204,7 +203,7 @@ def accept_tree(replays: Array[Replay]) -> int:
         standing_of(replay), offsets_of(replay), replay.depth, tree_of(replay), other_tree_of(replay)
     )  # fmt: skip
     budget, factor, min_prob, everywhere = replay.budget, replay.factor, replay.min_prob, replay.everywhere
-    accepted, drafted = accepted_of(replay), drafted_of(replay)
+    table = table_of(replay)
     for i in range(starts_of(replay).size):
         actual, n, n_prompt = begin_rollout(replay, i)
         history, own, matched, matching = standing.history, standing.own, standing.matched, standing.length
@@ -216,7 +215,7 @@ def accept_tree(replays: Array[Replay]) -> int:
                     history, matched, known, own, o, own_known, budget, depth, factor, min_prob, one, other
                 )
                 right = taken_path(other if in_other else one, nodes, actual + 4 * p, n - p)
-                drafted[offsets[i] + p], accepted[offsets[i] + p] = nodes, right
+                table[offsets[i] + p].drafted, table[offsets[i] + p].accepted = nodes, right
                 if p == turn:
                     steps += 1
                     turn += right + 1

@@ -93,15 +93,18 @@ class Replica:
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
+        self._asked, self._chooses = asked, isinstance(policy, Chooses)
+        self._draws = policy.draw if isinstance(policy, Draws) else None  # found once: a protocol is slow to look at
         slots = min(deployment.max_num_seqs, ledger.rollouts.size)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
-            due=asked, chooses=isinstance(policy, Chooses), uneven=deployment.cost.packed["uneven"],
+            due=asked, chooses=self._chooses, uneven=deployment.cost.packed["uneven"],
             trees=bool(deployment.strategies), stages=table.budgets.shape[1],
             widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True,
             on=switch.on, few=switch.live, patience=switch.patience, counted=-1, reprefill=switch.reprefill, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
+        self._budgets = self._slots["budget"]
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
         self._logs: list[Records] = []
         self.core.point(
@@ -220,18 +223,19 @@ class Replica:
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy, have it draw random numbers, or drafts be made."""
         core = self.core
-        if core["reason"] == LOG_FULL:
+        reason, chooses = core["reason"], self._chooses
+        if reason == LOG_FULL:
             self._logs.append(core.target("log"))
             self._log_anew()
-        elif core["reason"] == ASK and isinstance(self.policy, Draws):
-            self.policy.draw(self.number, int(core["steps"]))
-        elif core["reason"] == ASK and core["chooses"]:
+        elif reason == ASK and self._draws is not None:
+            self._draws(self.number, int(core["steps"]))
+        elif reason == ASK and chooses:
             self._serve(self.live_slots["budget"])
-        elif core["reason"] == ASK:
+        elif reason == ASK:
             core["due"] = True
-        if core["reason"] in (LOG_FULL, ASK):
+        if reason in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if core["asked"] and core["on"] and core["due"] and not core["chooses"]:
+        if self._asked and not chooses and core["due"] and core["on"]:
             self._ask()
             core["due"] = False
 
@@ -240,7 +244,7 @@ class Replica:
         core, live = self.core, int(self.core["live"])
         seen = self._seen[:live].T.copy()
         return BatchView(
-            int(core["number"]), max(self.now_s, self.resume_s), self.max_num_seqs, int(core["tail"] - core["head"]),
+            self.number, max(self.now_s, self.resume_s), self.max_num_seqs, int(core["tail"] - core["head"]),
             int(core["steps"]), seen, self.workload.requests,
         )  # fmt: skip
 
@@ -316,7 +320,7 @@ class Replica:
     def _ask(self) -> None:
         """Show the policy the batch, with what is admitted at once where nothing can hold it back, and take its budgets."""
         core = self.core
-        if core["plain"]:
+        if self.plain:
             admit_all(core.record)
         live = int(core["live"])
         if not live:
@@ -327,7 +331,7 @@ class Replica:
             raise InputError(f"policy {name_of(self.policy)} raised {told(error)}: mend the policy") from error
         core["asked_at"], core["stale"] = core["steps"], True
         budgets = checked(answer, live, self.policy)
-        self._slots["budget"][:live] = budgets
+        self._budgets[:live] = budgets
         acceptance = self.workload.acceptance
         if not acceptance.prefix:  # else there is one table, and `shift` stays 0
             self._serve(budgets)

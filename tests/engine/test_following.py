@@ -25,10 +25,10 @@ FEW = {"deadline": None, "derandomize": True, "suppress_health_check": list(Heal
 
 
 class Asked:
-    """The rule of `adaptive:low=..,high=..,rho=..,delta=..`."""
+    """A rule, and what becomes of it."""
 
-    def __init__(self, low: int, high: int, rho: float, delta: int, compare: str) -> None:
-        self.rule = rules.Adaptive(low, high, rho, delta, average=compare == "average")
+    def __init__(self, rule: rules.Adaptive | rules.Aimd) -> None:
+        self.rule = rule
         self.given: set[int] = set()
         self.replicas: dict[int, set[int]] = {}
 
@@ -50,6 +50,10 @@ def lengths(draw: st.DrawFn) -> tuple[int, int, float, int, str]:
     )  # fmt: skip
 
 
+def rule_of(low: int, high: int, rho: float, delta: int, compare: str) -> rules.Adaptive:
+    return rules.Adaptive(low, high, rho, delta, average=compare == "average")
+
+
 def spec_of(low: int, high: int, rho: float, delta: int, compare: str) -> str:
     return f"adaptive:low={low},high={high},rho={rho},delta={delta},compare={compare}"
 
@@ -65,7 +69,7 @@ def test_lengths_are_those_of_the_rule_whatever_a_placement_does(drawn: object, 
     requests, limits, replicas, begun, arrivals, seed = drawn  # type: ignore[misc]
     alike = limits.async_scheduling or is_plain(limits, requests, arrivals)
     outcomes = []
-    for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), Asked(*chosen)):  # type: ignore[misc]
+    for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), Asked(rule_of(*chosen))):  # type: ignore[misc]
         rule = Rule(seed, replicas * ranks, alike, any(request.turns for request in requests))
         outcomes.append(simulated(requests, limits, replicas * ranks, rule, begun, arrivals, ranks, policy)[1])
     assert_equal(*outcomes)
@@ -89,18 +93,27 @@ def test_lengths_are_those_of_the_rule_under_every_dispatch(
     drawn: object, chosen: object, ranks: int, dispatch: str
 ) -> None:
     requests, limits, replicas, _, arrivals, _ = drawn  # type: ignore[misc]
-    policies = resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), Asked(*chosen)  # type: ignore[misc]
+    policies = resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), Asked(rule_of(*chosen))  # type: ignore[misc]
     assert_equal(
         *(decoded(requests, limits, replicas * ranks, ranks, dispatch, arrivals, policy) for policy in policies)
     )
 
 
-@pytest.mark.parametrize("compare", ["last", "average"])
+def drawn_rule(rng: random.Random, kind: str) -> tuple[str, rules.Adaptive | rules.Aimd]:
+    """A policy's name and its rule; kind: what averages are compared, or a window's variant."""
+    if kind in ("add", "double"):
+        start, cap = rng.randint(1, 3), rng.choice([4, 32])
+        return f"aimd:variant={kind},start={start},cap={cap}", rules.Aimd(kind, start, cap)
+    chosen = rng.choice([(1, 9, 0.5, 4, kind), (20, 30, 0.5, 10, kind), (0, 255, 0.7, 3, kind)])
+    return spec_of(*chosen), rule_of(*chosen)
+
+
+@pytest.mark.parametrize("kind", ["last", "average", "add", "double"])
 @pytest.mark.parametrize("seed", range(20))
-def test_long_rollouts_that_move_and_are_preempted(compare: str, seed: int) -> None:
+def test_long_rollouts_that_move_and_are_preempted(kind: str, seed: int) -> None:
     """Hundreds of steps each; after every few tokens a rollout may be on another replica."""
     rng = random.Random(seed)
-    chosen = rng.choice([(1, 9, 0.5, 4, compare), (20, 30, 0.5, 10, compare), (0, 255, 0.7, 3, compare)])
+    spec, rule = drawn_rule(rng, kind)
     rollouts = [random_rollout(rng, rng.randint(0, 30), rng.randint(1, 400)) for _ in range(24)]
     limited = Serving(
         num_gpu_blocks=160, block_size=4, enable_prefix_caching=bool(seed % 2), async_scheduling=seed % 3 == 0
@@ -108,10 +121,10 @@ def test_long_rollouts_that_move_and_are_preempted(compare: str, seed: int) -> N
     where = Deployment(
         PROFILE, 5, 3, rng.choice(["divided:stay=7", "divided:stay=40"]), serving=rng.choice([ANYTHING, limited])
     )
-    asked = Asked(*chosen)
+    asked = Asked(rule)
     outcomes = [
         simulate(workload_of(rollouts, np.arange(24) // 4), policy, where, check=True)
-        for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 5)), asked)
+        for policy in (resolve_policy(spec, context_of(PROFILE, 5)), asked)
     ]
     assert_equal(*outcomes)
     assert len(asked.given) > 1, "lengths moved"
@@ -125,7 +138,7 @@ def test_drafts_that_depend_on_their_budget_are_made_when_it_is_chosen(seed: int
     assert set(range(4)) <= set(BUDGETS)
     chosen = (rng.randint(0, 1), rng.randint(2, 3), 0.5, 1, rng.choice(["last", "average"]))
     where = Deployment(PROFILE, 4, 2, rng.choice(["divided:stay=9", "static"]), data_parallel_size=1 + seed % 2)
-    asked = Asked(*chosen)
+    asked = Asked(rule_of(*chosen))
     workloads = [workload_of(rollouts) for _ in range(2)]
     policies = resolve_policy(spec_of(*chosen), context_of(PROFILE, 4)), asked
     assert_equal(*(simulate(load, policy, where, check=True) for load, policy in zip(workloads, policies, strict=True)))
@@ -141,7 +154,7 @@ def test_a_rollout_that_comes_back_is_known_by_what_it_did_elsewhere(compare: st
         return [Place(event.rollouts, 1 - max(event.replica, 0), 9)] if event.kind in ("start", "left") else []
 
     chosen = (1, 9, 0.5, 4, compare)
-    asked = Asked(*chosen)
+    asked = Asked(rule_of(*chosen))
     outcomes = [
         simulate(workload_of(rollouts), policy, Deployment(PROFILE, 1, 2, to_and_fro), check=True)
         for policy in (resolve_policy(spec_of(*chosen), context_of(PROFILE, 1)), asked)

@@ -33,12 +33,12 @@ def random_case(rng: random.Random) -> Case:
     return Case([[NAMES[rng.randrange(3)] for _ in range(rng.randint(0, 4))] for _ in range(prompts)], past, now)
 
 
-def workload_of(trace: Trace, drafter: Suffix, live: bool) -> Workload:
+def workload_of(trace: Trace, drafter: Suffix, live: bool, ahead: bool = False) -> Workload:
     rows = np.flatnonzero(trace.step == 1)
     past = past_rows(trace, 1, drafter.window)
     columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
     lengths = trace.output_tokens[rows].astype(np.int64)
-    siblings = SiblingIndex(drafter, trace, rows, drafter.learn(trace, past)) if live else None
+    siblings = SiblingIndex(drafter, trace, rows, drafter.learn(trace, past), ahead) if live else None
     return Workload(*columns, lengths, drafter.accept(trace, rows, past), siblings)
 
 
@@ -130,7 +130,7 @@ def assert_is_the_lock_step(scope: str, own: bool, waits: bool) -> None:
         rollouts = [(prompt, case.prompts[prompt], output) for prompt, group in enumerate(case.now) for output in group]
         switch = Switch(rng.randint(1, 3), rng.randint(1, 9), rng.random() < 0.5) if waits else ALWAYS
         ended = simulate(
-            workload_of(trace, drafter, live=True),
+            workload_of(trace, drafter, live=True, ahead=rng.random() < 0.5),
             replace(by_live([budget]), switch=switch),
             Deployment(UNIT, slots, replicas, "static", data_parallel_size=rng.choice((1, replicas))),
             check=True,

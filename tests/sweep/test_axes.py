@@ -14,7 +14,7 @@ from traces.errors import InputError
     ("policy='das:window=4,k=2',none", ("das:window=4,k=2", "none")),
     ('policy="a,b"', ("a,b",)),
     ("engine.arrivals=true,false", (True, False)),
-    ("drafter.factor=0.5,1e0", (0.5, "1e0")),
+    ("drafter.factor=0.5,1e0", (0.5, 1.0)),
     ("drafter.window=1..32", Range(1, 32)),
     ("engine.max_num_seqs=32..512:log", Range(32, 512, log=True)),
     ("engine.block_size=16..64:16", Range(16, 64, step=16)),
