@@ -23,7 +23,7 @@ $(VENV)/.ready: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/rolloutsim replay traces/data/countdown.parquet --profile h100-llama-3.1-8b-published --drafter suffix \
-		--policy none --policy fixed:4 --policy unlimited --policy das --steps 20 --max-num-seqs 64 --out out/demo
+		--policy none --policy fixed:4 --policy unlimited --policy das --steps 20 --max-num-seqs 64 --out out/demo --html out/demo/page.html
 
 lint: setup
 	$(BIN)/ruff check .
