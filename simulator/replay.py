@@ -22,7 +22,7 @@ from simulator.deployed import (
 )
 from simulator.draft_cache import DraftCache
 from simulator.drafting.alone import chosen_steps
-from simulator.drafting.drafter import strategies_of
+from simulator.drafting.drafter import Target, strategies_of
 from simulator.drafting.measure import DraftProfile
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.deployment import Deployment, profile_of
@@ -56,18 +56,8 @@ def run(scenario: Scenario, trace: Trace | None = None, cache: DraftCache | None
         with doing("reading"):
             trace = read(scenario.trace)
     (cost, from_where), steps = costs_of(scenario), chosen_steps(trace, scenario.steps)
-    target = target_of(scenario, cost)
-    engine = _Ready()
-    shared = Shared(cache=cache)
-    served, left_out = _served(scenario, trace, steps)
-    begun = []
-    for one in served:
-        try:
-            begun.append(begin(scenario, one, trace, target, steps, shared, engine))
-        except UnfitTraceError as error:
-            if one is served[0]:
-                raise
-            left_out[one.name] = str(error)
+    engine, shared = _Ready(), Shared(cache=cache)
+    begun, left_out = _begun(scenario, trace, target_of(scenario, cost), steps, shared, engine)
     runs, played = [run_ for run_, _ in begun], [one for _, one in begun]
     drafts, rl_steps = _play(scenario, runs, played, shared, engine)
     runs, played, left_out = _ended(trace, runs, played, left_out)
@@ -107,6 +97,22 @@ def run(scenario: Scenario, trace: Trace | None = None, cache: DraftCache | None
         },
         _compared(scenario, rl_steps, deployment, {one.system.name for one in played if not one.lossless}),
     )
+
+
+def _begun(
+    scenario: Scenario, trace: Trace, target: Target, steps: list[int], shared: Shared, engine: "_Ready"
+) -> tuple[list[tuple[SystemRun, Played]], dict[str, str]]:
+    """The run of each system before anything moves, and why others cannot be run; the first must be."""
+    served, left_out = _served(scenario, trace, steps)
+    begun = []
+    for one in served:
+        try:
+            begun.append(begin(scenario, one, trace, target, steps, shared, engine))
+        except UnfitTraceError as error:
+            if one is served[0]:
+                raise
+            left_out[one.name] = str(error)
+    return begun, left_out
 
 
 def _served(scenario: Scenario, trace: Trace, steps: list[int]) -> tuple[list[System], dict[str, str]]:
