@@ -55,6 +55,12 @@ class Candidate:
         return f"{self.family} {self.policy}"
 
     @property
+    def fills(self) -> int:
+        """Drafts that the engine verifies of every sequence in every step, found or not; 0: those that were found."""
+        config = self.settings.config
+        return int(config["speculative_num_draft_tokens"]) - 1 if config.get("speculative_algorithm") == "NGRAM" else 0
+
+    @property
     def system(self) -> System:
         """As the simulator plays it."""
         return System(name=self.name, policy=self.policy, drafter=self.drafter)

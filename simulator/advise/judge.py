@@ -9,8 +9,8 @@ import numpy as np
 import scipy  # loads its parts when they are first used
 
 from simulator.advise.candidates import Candidate
-from simulator.advise.free import most_speedup
-from simulator.advise.search import Told, against_nothing
+from simulator.advise.repriced import most_speedup
+from simulator.advise.search import Told, against_nothing, slowed
 from simulator.advise.split import Part
 from simulator.compare import bootstrap
 from simulator.cost.errors import LEVEL
@@ -28,8 +28,8 @@ class Judged:
     """A candidate's speed-up over no drafts, on a log scale as far as it is uncertain.
 
     sampled: half of its 90 % interval over draws of prompts; below, above: how far costs within their 90 % ranges move it, and
-    never above what free drafts would gain (`free.most_speedup`). closed: share of the gap from no drafts to the least time that
-    any budgets need, None where that is not known; drafted_share: drafts over emitted tokens.
+    never above what free drafts would gain (`repriced.most_speedup`). closed: share of the gap from no drafts to the least time
+    that any budgets need, None where that is not known; drafted_share: drafts over emitted tokens.
     """
 
     candidate: Candidate
@@ -76,10 +76,11 @@ def judge(
     for one, row in zip(found, rows, strict=True):
         told(f"drawing prompts for {one.name}")
         moved = compared(base, part, one, resamples, error)
-        most = log(most_speedup(result, cost, none["system"], one.name) / row["speedup"])
+        makespan_s = row["makespan_s"] * slowed(result, cost, one)
+        most = log(most_speedup(result, cost, none["system"], one.name) * makespan_s / none["makespan_s"])
         moved = moved._replace(above=max(min(moved.above, most), 0.0))
         drafted_share = row["drafted_tokens"] / row["output_tokens"]
-        judged.append(Judged(one, row["makespan_s"], none["makespan_s"], *moved, drafted_share))
+        judged.append(Judged(one, makespan_s, none["makespan_s"], *moved, drafted_share))
     return judged, result
 
 

@@ -4,8 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from simulator.advise.candidates import Candidate, Place, refined
+from simulator.advise.repriced import filled
 from simulator.advise.split import Part
+from simulator.cost.model import Profile
+from simulator.deployed import costs_of
 from simulator.replay import run
+from simulator.results import Result
 from simulator.scenario import Scenario
 
 NEAR = 0.9
@@ -45,6 +49,11 @@ def against_nothing(base: Scenario, steps: list[int], found: Sequence[Candidate]
 
 
 def _tried(base: Scenario, part: Part, steps: list[int], found: Sequence[Candidate]) -> list[Tried]:
-    rows = run(against_nothing(base, steps, found), part.trace).runs.to_pylist()
-    speedups = {row["system"]: row["speedup"] for row in rows}
-    return [Tried(one, speedups[one.name], len(steps)) for one in found]
+    result, cost = run(against_nothing(base, steps, found), part.trace), costs_of(base)[0]
+    speedups = {row["system"]: row["speedup"] for row in result.runs.to_pylist()}
+    return [Tried(one, speedups[one.name] / slowed(result, cost, one), len(steps)) for one in found]
+
+
+def slowed(result: Result, cost: Profile, one: Candidate) -> float:
+    """How many times as long a candidate takes as was simulated, for what the engine verifies in vain."""
+    return filled(result, cost, one.name, one.fills) if one.fills else 1.0

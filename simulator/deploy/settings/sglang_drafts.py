@@ -81,9 +81,7 @@ def _ngram(choice: Choice, budgets: Budgets | None, engine: Engine) -> Arguments
     if budgets is None or budgets.varies:
         text = f"NGRAM drafts as many tokens for every request in every step, not by {choice.policy}: the settings are those of "
         checks.append(Check("refused", f"{text}fixed:{most}", NGRAM))
-    text = (
-        f"NGRAM verifies {most} drafts of every request in every step, found or not: steps take longer than simulated"
-    )
+    text = f"NGRAM verifies {most} drafts of every request in every step, found or not: advise prices them, replay does not"
     checks.append(Check("warning", text, f"{NGRAM}, _prepare_draft_tokens"))
     text = "a flush of the cache, as after a weight sync, empties the trie: nothing of earlier RL steps is drafted from"
     if engine.since(CORPUS_SINCE):
