@@ -20,7 +20,7 @@ def test_settings_are_read_in_any_order_and_default_where_absent() -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("shorty=3", "has setting 'shorty=3': use short="),
+        ("shorty=3", "has setting 'shorty=3': did you mean short=? use short="),
         ("short", "has setting 'short'"),
         ("=3", "has setting '=3'"),
         ("short=-1", "short=-1: give a whole number"),

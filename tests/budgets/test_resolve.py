@@ -14,8 +14,8 @@ from traces.errors import InputError
 
 BAD = [
     ("", "is unknown: use none, fixed"),
-    ("fixd:4", "did you mean 'fixed'?"),
-    ("thresold:4@8", "did you mean 'threshold'?"),
+    ("fixd:4", "did you mean 'fixed:4'?"),
+    ("thresold:4@8", "did you mean 'threshold:4@8'?"),
     ("none:1", "none takes no argument: write 'none'"),
     ("unlimited:", "takes no argument"),
     ("fixed", "needs an argument: write fixed:K"),

@@ -196,7 +196,7 @@ def test_a_device_is_read_from_a_users_own_file(tmp_path):
         ("4.0e+14", "fast", "peak_flops_per_s = 'fast': give a number"),
         ("4.0e+14", "true", "peak_flops_per_s = True: give a number"),
         ("2.0e-5", "-1", "link_latency_s = -1: give a number"),
-        ("48e9", "1e999", "memory_bytes = '1e999': give a number"),
+        ("48e9", "1e999", "memory_bytes = inf: give a number"),
         ("name: My GPU\n", "", "name is missing: say what it is called"),
         ("source: measured here\n", "", "source is missing: say where the figures are from"),
         ("name: My GPU", "name: 4090", "name = '4090' is not text: quote it"),

@@ -167,7 +167,7 @@ def test_recorded_steps_are_cut_at_the_cap() -> None:
         ("lookahead:depth=3,acceptance=0.5,step=9.5,spread=none,draft_s=1,judge_s=0", "give step in whole tokens"),
         ("lookahead:depth=3,acceptance=0.5,step=9,cap=8,spread=none,draft_s=1,judge_s=0", "at most cap"),
         ("lookahead:depth=3,acceptance=0.5,step=9,draft_s=0,judge_s=0", "has draft_s=0: give a number from 1e-09"),
-        ("lookahead:depth=3,width=2", "has setting 'width=2': use depth="),
+        ("lookahead:depth=3,width=2", "has setting 'width=2': did you mean depth=? use depth="),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(spec: str, told: str) -> None:

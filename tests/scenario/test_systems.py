@@ -144,7 +144,7 @@ def test_what_cannot_be_played_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave systems out, or compare"):
         played({"name": "s"}, compare={})
     with pytest.raises(
-        InputError, match=r"^systems.0.loop: loop 'partal:rollouts=3' is unknown: did you mean 'partial'"
+        InputError, match=r"^systems.0.loop: loop 'partal:rollouts=3' is unknown: did you mean 'partial:rollouts=3'"
     ):
         build({"trace": "t", "profile": PROFILE, "systems": [{"name": "s", "loop": "partal:rollouts=3"}]})
     file = tmp_path / "mine.yaml"

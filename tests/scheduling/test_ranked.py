@@ -264,7 +264,7 @@ def test_about_the_share_that_it_names_moves_where_lengths_are_drawn_alike(split
         ("migrate=1.5", "has migrate=1.5: give a number from 0 to 1"),
         ("migrate=nan", "has migrate=nan: give a number from 0 to 1"),
         ("kv=move", "has kv=move: use recompute or pull"),
-        ("defer=1", "has setting 'defer=1': use order="),
+        ("defer=1", "has setting 'defer=1': did you mean order=[?] use order="),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(argument: str, told: str) -> None:

@@ -250,7 +250,7 @@ def test_log_probs_that_are_none_are_refused() -> None:
         ("verify:remaining=none", "remaining=none: use recorded or previous"),
         ("verify:accept=1.1", "accept=1.1: give a number from 0 to 1"),
         ("verify:accept=0.5,column=now", "has accept and column: one says how tokens are accepted"),
-        ("verify:lenience=1", "has setting 'lenience=1': use leniency="),
+        ("verify:lenience=1", "has setting 'lenience=1': did you mean leniency=[?] use leniency="),
         ("verify:seconds=-1", "seconds=-1: give a number from 0"),
         ("verifi", "is unknown: did you mean 'verify'"),
     ],

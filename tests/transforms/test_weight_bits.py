@@ -148,7 +148,7 @@ def test_an_estimate_is_a_need_that_scenarios_may_lack() -> None:
         ("weight_bits:bits=3.5", "bits=3.5: give a whole number"),
         ("weight_bits:group=0", "group=0"),
         ("weight_bits:rank=-1", "rank=-1"),
-        ("weight_bits:bit=3", "has setting 'bit=3': use bits=, group=, rank=, sparse_rank="),
+        ("weight_bits:bit=3", "has setting 'bit=3': did you mean bits=[?] use bits=, group=, rank=, sparse_rank="),
         ("weight_bits:bits=3,bits=4", "sets bits twice"),
         ("weight_bits:3", "write key=value"),
     ],
