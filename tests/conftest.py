@@ -7,9 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-if not Path(
-    "/dev/nvidiactl"
-).exists():  # before anything imports triton, as some modules of torch do
+if not Path("/dev/nvidiactl").exists():  # before anything imports triton, as some modules of torch do
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
