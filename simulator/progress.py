@@ -49,6 +49,11 @@ def works() -> tuple[Work, ...]:
     return tuple(_works)
 
 
+def forget() -> None:
+    """Forget work that an error has left in the middle: its loop is not over as long as somebody holds on to the error."""
+    _works.clear()
+
+
 @contextmanager
 def doing(what: str, total: int | None = None) -> Iterator[Work]:
     """Say what the block does while it runs, to whoever watches; `total`: how many times it counts up `done`."""
@@ -59,9 +64,11 @@ def doing(what: str, total: int | None = None) -> Iterator[Work]:
     try:
         yield work
     finally:
-        _works.remove(work)
-        if not _works:
-            _tell(0)
+        left = [one for one in _works if one is not work]
+        if len(left) < len(_works):  # it was not forgotten
+            _works[:] = left
+            if not left:
+                _tell(0)
 
 
 def each(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -24,6 +24,7 @@ KEPT, LOST = (
 def told() -> Iterator[None]:
     """Tell of it while the block runs, once it is worth a word: on a terminal in place, else that compiling begins."""
     clock = _Clock(sys.stderr.isatty())
+    progress.forget()
     progress.watch(clock.tell)
     try:
         yield

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.advise.advice import advise
 from simulator.advise.candidates import Place
-from simulator.advise.free import most_speedup
+from simulator.advise.repriced import most_speedup
 from simulator.cli import cli
 from simulator.cost import Affine
 from simulator.cost.model import Profile

@@ -111,6 +111,7 @@ def test_parts_of_the_work_count_towards_the_whole() -> None:
 
 
 def test_work_that_is_left_early_is_over() -> None:
+    progress.forget()  # what errors of other tests hold on to
     for number in progress.each(range(5), "resample"):
         assert [work.what for work in progress.works()] == ["resample"]
         if number == 2:
@@ -119,3 +120,15 @@ def test_work_that_is_left_early_is_over() -> None:
     with pytest.raises(ValueError, match="stop"), progress.doing("reading"):
         raise ValueError("stop")
     assert progress.works() == ()
+
+
+def test_work_that_an_error_holds_on_to_is_forgotten_by_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
+    held = progress.each([1, 2], "system")
+    assert next(held) == 1
+    with waiting.told():
+        assert progress.works() == ()
+        with progress.doing("reading"):
+            held.close()
+            assert [work.what for work in progress.works()] == ["reading"]
+    assert progress.works() == ()
+    assert capsys.readouterr().err == ""
