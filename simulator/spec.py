@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from simulator.limits import LARGEST_BUDGET
 from traces.errors import InputError
+from traces.plain import is_plain
 
 Reader = Callable[[str], Any]
 """From the text of a value to the value; ValueError says what to give instead."""
@@ -152,9 +153,9 @@ BUDGET = whole(0, LARGEST_BUDGET)
 
 
 def _number(text: str) -> float:
-    """The number that a text is; NaN for none, and for what only Python takes for one: `1_0`, digits of other scripts."""
+    """The number that a text is; NaN for none."""
     try:
-        return float(text) if text.isascii() and "_" not in text else float("nan")
+        return float(text) if is_plain(text) else float("nan")
     except ValueError:
         return float("nan")
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from traces.plain import is_plain
+
 
 class Count(click.IntRange):
     """A whole number within a range."""
@@ -29,5 +31,5 @@ class Finite(click.FloatRange):
 def _check_plain(
     kind: click.IntRange | click.FloatRange, value: Any, param: click.Parameter | None, ctx: click.Context | None
 ) -> None:
-    if isinstance(value, str) and not (value.isascii() and "_" not in value):
+    if isinstance(value, str) and not is_plain(value):
         kind.fail(f"{value!r} is not a number in digits 0 to 9", param, ctx)

@@ -87,7 +87,7 @@ def processes(study: Study, traces: dict[str, Trace], count: int, folder: Path) 
     for trace in traces.values():
         _touch(trace)
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir()
+    folder.mkdir(0o700)  # what is in it is unpickled
     pool = ProcessPoolExecutor(count, multiprocessing.get_context(START), _begin, (study, traces, Files(folder)))
     try:
         yield Processes(count, pool)

@@ -95,15 +95,6 @@ TYPES: tuple[pa.DataType, ...] = (
     pa.list_(pa.float64()), pa.list_(pa.string()), pa.list_(pa.list_(pa.int32())), pa.list_(pa.int32(), 2),
     pa.struct([("a", pa.int32())]), pa.map_(pa.string(), pa.int32()), pa.list_(pa.struct([("a", pa.int32())])),
 )  # fmt: skip
-SAMPLES: dict[str, Any] = {
-    "int": 7,
-    "uint": 7,
-    "float": 7.0,
-    "halffloat": None,
-    "bool": True,
-    "str": "7",
-    "other": None,
-}
 
 
 def _filled(kind: pa.DataType, rows: int) -> "pa.Array[Any]":

@@ -26,10 +26,6 @@ COMMAND = [sys.executable, "-c", "from simulator.cli import command; command()"]
 POLICIES = ("--profile", PROFILE, "--policy", "none", "--policy", "fixed:4")
 
 
-def _parquet(path: Path) -> None:
-    assert pq.read_table(path).num_rows > 0
-
-
 def _trace(path: Path) -> None:
     assert len(io.read(path)) > 0
 

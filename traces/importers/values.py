@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from traces.errors import InputError
+from traces.plain import is_plain
 
 
 def whole(value: Any, place: str, least: int | None = None) -> int:
@@ -16,7 +17,7 @@ def whole(value: Any, place: str, least: int | None = None) -> int:
         number = value
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
-    elif isinstance(value, str) and _is_plain(value):
+    elif isinstance(value, str) and is_plain(value):
         try:
             number = int(value)
         except ValueError:
@@ -75,13 +76,8 @@ def value_at(row: Any, name: str, absent: Any = None) -> Any:
     return row
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a number so written is one to everybody: to Python alone `1_0` and digits of other scripts are, too."""
-    return text.isascii() and "_" not in text
-
-
 def _float(text: str | float) -> float | None:
-    if isinstance(text, str) and not _is_plain(text):
+    if isinstance(text, str) and not is_plain(text):
         return None
     try:
         return float(text)
