@@ -5,7 +5,11 @@ import pyarrow as pa
 import pytest
 
 from simulator import load_profile, run
+from simulator.advise.candidates import Place, candidates
+from simulator.advise.judge import judge
 from simulator.advise.repriced import filled
+from simulator.advise.split import Part
+from simulator.deploy.settings import parse_engine
 from simulator.results import Result
 from simulator.scenario import build
 from tests.cli.conftest import PROFILE
@@ -36,3 +40,16 @@ def test_drafts_that_are_verified_unfound_cost_what_drafts_cost_that_are_never_a
     ratio = filled(found_none, load_profile(PROFILE), first["system"], drafts)
     np.testing.assert_allclose(first["makespan_s"] * ratio, second["makespan_s"], rtol=1e-9)
     assert ratio > 1
+
+
+def test_what_sglang_verifies_in_vain_is_in_its_gain_and_in_no_other() -> None:
+    trace = from_table(synth(prompts=4, samples=4, steps=2, median_tokens=60, max_tokens=200, vocabulary=9, seed=5))
+    base = build({"trace": "t", "profile": PROFILE, "policies": ["none"], "drafter": {"kind": "none"}})
+    for engine, fills in (("sglang", 4), ("vllm==0.33", 0)):
+        found, _ = candidates(Place(base, parse_engine(engine)), [{"kind": "ngram"}], ["fixed:4"])
+        assert [one.fills for one in found] == [fills]
+        told, result = judge(base, Part(trace, [1]), found, 2, None, lambda what: None)
+        simulated_s = result.runs.to_pylist()[1]["makespan_s"]
+        in_vain = filled(result, load_profile(PROFILE), found[0].name, fills) if fills else 1.0
+        assert told[0].makespan_s == simulated_s * in_vain
+        assert (in_vain > 1) == bool(fills)

@@ -101,12 +101,20 @@ def test_a_run_that_looks_ahead_is_one_that_does_not(monkeypatch: pytest.MonkeyP
         asked.append(len(args[2]))  # type: ignore[arg-type]
         return each(*args)  # type: ignore[arg-type]
 
+    singly, one = list[object](), prepared.accepted
+
+    def counted_one(*args: object) -> Acceptance:
+        singly.append(args[1])
+        return one(*args)  # type: ignore[arg-type]
+
     monkeypatch.setattr(prepared, "accepted_each", counted)
-    ahead = run(scenario, made(1)).steps
+    monkeypatch.setattr(prepared, "accepted", counted_one)
+    ahead, first = run(scenario, made(1)).steps, len(singly)
     assert asked == [8], "RL steps 2 to 5, and what das measures before each of them"
     monkeypatch.setattr(prepared, "accepted_each", lambda *args: None)
     alone = run(scenario, made(1)).steps
     assert ahead.equals(alone)
+    assert len(singly) - first == first + 8, "what was made together is not made again"
 
 
 def test_no_drafts_count_like_zeros() -> None:
