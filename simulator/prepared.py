@@ -1,5 +1,6 @@
 """What a system run is made of before anything moves: rollouts, their drafts, and what policies and placements know."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -87,8 +88,10 @@ class Shared:
 
     made: dict[Any, Any] = field(default_factory=dict)
     cache: DraftCache | None = None
-    ahead: dict[Any, Acceptance] = field(default_factory=dict)
-    """Of RL steps to come."""
+    ahead: dict[Any, list[Acceptance]] = field(default_factory=dict)
+    """Of RL steps to come, as often as it will be asked for."""
+    foreseen: set[Any] = field(default_factory=set)
+    """What was made ahead by any of them, and is in use or was."""
 
     def get(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under this key, or make it."""
@@ -174,8 +177,8 @@ class Preparing:
         """What is drafted and accepted for these rows."""
 
         def make() -> Acceptance:
-            found = self.shared.ahead.pop(self._asked(rows, past, seed), None)
-            return accepted(self.drafter, self.trace, rows, past, seed) if found is None else found
+            ahead = self.shared.ahead.get(self._asked(rows, past, seed))
+            return ahead.pop() if ahead else accepted(self.drafter, self.trace, rows, past, seed)
 
         if (cache := self._cache) is None:
             return make()
@@ -208,8 +211,8 @@ class Preparing:
     def _tokens(self, rows: Int64) -> int:
         return int(self.trace.output_tokens[rows].sum(dtype=np.int64))
 
-    def _asked(self, rows: Int64, past: Int64, seed: int) -> Any:
-        return id(self.trace), self._drafts, rows.tobytes(), past.tobytes(), seed
+    def _asked(self, rows: Int64, past: Int64, seed: int) -> str:
+        return key_of(id(self.trace), self._drafts, rows.tobytes(), past.tobytes(), seed)
 
     @property
     def _drafts(self) -> str:
@@ -253,8 +256,12 @@ class Preparing:
                 asked.append(asked_for_curve(trace, past_rows(trace, step, max(self.drafter.window, POLICY_WINDOW))))
         if (drafts := self._cache) is not None:
             asked = [one for one in asked if not drafts.has(self._key("accepted", *one, seed))]
-        made = (accepted_each(self.drafter, trace, asked, seed) or []) if asked else []
-        self.shared.ahead |= {self._asked(*one, seed): found for one, found in zip(asked, made, strict=False)}
+        keys = [self._asked(*one, seed) for one in asked]
+        uses = Counter(key for key in keys if key not in self.shared.foreseen)
+        each = {key: one for key, one in zip(keys, asked, strict=True) if key in uses}
+        made = (accepted_each(self.drafter, trace, [*each.values()], seed) or []) if each else []
+        self.shared.ahead |= {key: [found] * uses[key] for key, found in zip(each, made, strict=False)}
+        self.shared.foreseen |= each.keys()
 
     def _watched(self, j: int, learnt: Bool) -> Phase:
         step, stream, trace = self.steps[j], self.stream, self.trace

@@ -110,7 +110,7 @@ def test_a_run_that_looks_ahead_is_one_that_does_not(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(prepared, "accepted_each", counted)
     monkeypatch.setattr(prepared, "accepted", counted_one)
     ahead, first = run(scenario, made(1)).steps, len(singly)
-    assert asked == [8], "RL steps 2 to 5, and what das measures before each of them"
+    assert asked == [6], "RL steps 2 to 5, and what das measures before each of them: twice what was asked for already"
     monkeypatch.setattr(prepared, "accepted_each", lambda *args: None)
     alone = run(scenario, made(1)).steps
     assert ahead.equals(alone)
@@ -123,3 +123,20 @@ def test_no_drafts_count_like_zeros() -> None:
     blank.add(no_drafts(offsets))
     zeros.add(Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True))
     assert list(blank.blocks()) == list(zeros.blocks())
+
+
+def test_policies_that_draft_alike_share_what_is_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(
+        trace="made", profile="h100-llama-3.1-8b-published", policies=["fixed:1", "fixed:4", "das", "unlimited"],
+        engine={"max_num_seqs": 4}, drafter={"kind": "suffix", "window": 3},
+    )  # type: ignore[arg-type]  # fmt: skip
+    made_for, each = list[tuple[bytes, bytes]](), prepared.accepted_each
+
+    def counted(*args: object) -> list[Acceptance] | None:
+        made_for.extend((one.rows.tobytes(), one.past.tobytes()) for one in args[2])  # type: ignore[attr-defined]
+        return each(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepared, "accepted_each", counted)
+    run(scenario, made(1))
+    assert len(made_for) > 3
+    assert len(made_for) == len(set(made_for))
