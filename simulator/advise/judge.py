@@ -70,7 +70,7 @@ def judge(
 ) -> tuple[list[Judged], Result]:  # fmt: skip
     """Each candidate on the part that judges, and the run that they were all in. error: of the costs, in place of their own."""
     told(f"judging {', '.join(one.name for one in found)} on {len(part.steps)} RL step(s)")
-    result, cost = run(against_nothing(base, part.steps, found), part.trace), costs_of(base)[0]
+    result, cost = run(against_nothing(base, part.steps, found), part.trace, part.drafts), costs_of(base)[0]
     none, *rows = result.runs.to_pylist()
     judged = []
     for one, row in zip(found, rows, strict=True):
@@ -103,7 +103,7 @@ def compared(base: Scenario, part: Part, one: Candidate, resamples: int, error: 
         "policies": ["none", one.policy], "drafter": _frozen(one.drafter), "steps": part.steps,
         "compare": CompareSettings(bootstrap=resamples, profile_error=error),
     })  # fmt: skip
-    found = run(scenario, part.trace).comparison
+    found = run(scenario, part.trace, part.drafts).comparison
     assert found is not None, "it was asked for"
     row = found.table.to_pylist()[1]
     below, above = (log(row[name] / row["speedup"]) for name in ("profile_low", "profile_high"))

@@ -49,7 +49,7 @@ def against_nothing(base: Scenario, steps: list[int], found: Sequence[Candidate]
 
 
 def _tried(base: Scenario, part: Part, steps: list[int], found: Sequence[Candidate]) -> list[Tried]:
-    result, cost = run(against_nothing(base, steps, found), part.trace), costs_of(base)[0]
+    result, cost = run(against_nothing(base, steps, found), part.trace, part.drafts), costs_of(base)[0]
     speedups = {row["system"]: row["speedup"] for row in result.runs.to_pylist()}
     return [Tried(one, speedups[one.name] / slowed(result, cost, one), len(steps)) for one in found]
 

@@ -1,11 +1,13 @@
 """Two parts of a trace: one to choose on, one to judge on, so that no gain is told of rollouts that the choice was made for."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from simulator.draft_cache import DraftCache
 from simulator.drafting.alone import chosen_steps
 from traces.errors import InputError
 from traces.trace import Trace
@@ -24,6 +26,11 @@ class Part:
     trace: Trace
     steps: list[int]
     copies: int = 1
+
+    @cached_property
+    def drafts(self) -> DraftCache:
+        """Drafts for it, from run to run."""
+        return DraftCache([self.trace])
 
 
 @dataclass(frozen=True, eq=False)
