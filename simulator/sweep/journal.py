@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import TypeAdapter, ValidationError
+
 from simulator.sweep.axes import Cell, canonical
 from simulator.sweep.worker import Outcome
 from traces.errors import InputError
 
 NAME = "cells.jsonl"
+OUTCOME = TypeAdapter(Outcome)
 
 
 class Journal:
@@ -82,9 +85,10 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 def _outcome(path: Path, number: int, line: bytes) -> Outcome:
     try:
-        return Outcome(**_object(path, number, line))
-    except TypeError as error:
-        raise InputError(f"{path}: line {number} is no cell ({error}): it is damaged: choose another --out") from None
+        return OUTCOME.validate_python(_object(path, number, line))
+    except ValidationError as error:
+        what = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise InputError(f"{path}: line {number} is no cell ({what}): it is damaged: choose another --out") from None
 
 
 def _check_same(folder: Path, was: Any, now: Any) -> None:

@@ -142,7 +142,14 @@ def test_what_changed_is_said(trace: Path, tmp_path: Path) -> None:
         swept(asked(document(trace), *keys), tmp_path)
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", '{"cell": {}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense", "[]", '{"cell": {}}', '{"cell": {}, "seconds": 1, "cpu_s": {}}',
+        '{"cell": {}, "seconds": 1, "cpu_s": 1, "left_out": 5}',
+        '{"cell": {}, "seconds": 1, "cpu_s": 1, "reason": {"a": 1}}',
+    ],
+)  # fmt: skip
 def test_damage_is_said_with_its_line(trace: Path, tmp_path: Path, line: str) -> None:
     swept(asked(document(trace), "engine.max_num_seqs=2,4"), tmp_path)
     journal = tmp_path / NAME
