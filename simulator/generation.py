@@ -84,10 +84,10 @@ class Generation:
             return
         self._ended = True
         self._step.end_s = self._run.clock.now
-        if self._run.beside is not None:
-            self._run.beside.leave()
         if self._cluster is not None:
             self._late = np.array(self._cluster.stop(), np.int64)
+        if self._run.beside is not None:
+            self._run.beside.leave()
 
     def _steps_under_way(self, cluster: Cluster) -> Process:
         """Let the steps end that were under way when the phase did, and what finishes in them finish then."""

@@ -146,6 +146,8 @@ class Cluster:
         """
         now_s, finished = self.clock.now, list[int]()
         self._stopped = True
+        for replica in self.replicas:
+            replica.settle(now_s)
         self.quiet_s = max([now_s, *(replica.now_s for replica in self.replicas)])
         while self.router.fleet.told_s < np.inf:
             finished += self.router.fleet.hear()[2]

@@ -22,6 +22,9 @@ def coast(core: Core) -> int:
     """
     log, pool, first = log_of(core), pool_of(core), core.logged
     last, next_s = first + quiet_steps(core) - 1, quiet_until_s(core)
+    if core.quiet_until_s > core.until_s:
+        last = min(last, first + core.reach)
+        core.settled_s = core.extrapolated_s
     due = blocks_due(core, pool) if core.paged else np.empty((2, 1), np.int64)
     core.asking = core.longest_draft = 0
     at = 0
@@ -43,7 +46,36 @@ def coast(core: Core) -> int:
         wait_on(core, done)
     if done > 0:
         move_on(core, pool, done)
+    if core.quiet_until_s > core.until_s:
+        core.ahead = done
+        core.reach += core.reach * (done == core.reach)
     return done
+
+
+@compiled
+def withdraw(core: Core, time_s: float) -> None:
+    """Take back the steps that it took ahead and that do not begin before `time_s`, when something happens to it."""
+    log, slots, steps = log_of(core), slots_of(core), 0
+    while steps < core.ahead and log[core.logged - 1 - steps].start_s >= time_s:
+        steps += 1
+    kept, core.ahead = core.ahead - steps, 0
+    if steps == 0:
+        return
+    core.reach = kept  # at least one: the first of them had begun before anything could happen
+    core.logged -= steps
+    core.steps -= steps
+    core.now_s, core.visible_s = log[core.logged].start_s, log[core.logged - 1].start_s
+    core.next_s = max(core.now_s, core.resume_s)
+    core.context_tokens -= steps * core.live
+    core.longest_context -= steps * core.uneven
+    core.extrapolated_s = core.settled_s
+    for i in range(core.logged - kept, core.logged):
+        if log[i].extrapolated:
+            core.extrapolated_s += log[i].duration_s
+    if not core.on and core.live <= core.few:
+        core.calm -= steps
+    for i in range(core.live):
+        slots[i].position -= steps
 
 
 @compiled
@@ -76,9 +108,10 @@ def quiet_steps(core: Core) -> int:
 def quiet_until_s(core: Core) -> float:
     """When the next rollout arrives, or somebody else must know."""
     arrivals = arrivals_of(core)
+    until_s = max(core.until_s, core.quiet_until_s)
     if core.next_arrival == arrivals.size:
-        return core.until_s
-    return min(core.until_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
+        return until_s
+    return min(until_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
 
 
 @compiled

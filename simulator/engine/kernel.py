@@ -52,7 +52,7 @@ def decode(core: Core, live: bool | None) -> int:
     never) after `asked_at`.
     """
     log = log_of(core)
-    core.evicted = 0
+    core.evicted = core.ahead = 0
     while True:
         if core.logged == log.size:
             return LOG_FULL
@@ -78,7 +78,7 @@ def decode(core: Core, live: bool | None) -> int:
         if live is None and quiet and coast(core) > 0 and looks(core):
             continue
 
-        step = log[core.logged]
+        step, core.ahead = log[core.logged], 0
         run_step(core, step, live)
         price(core, step)
         book(core, step)

@@ -8,6 +8,7 @@ rollout in queue order.
 import numpy as np
 
 from simulator.compiled import compiled, entry
+from simulator.engine.coasting import withdraw
 from simulator.engine.lookahead_begin import DRAFT, JUDGE, TARGET, begin_rollouts, core_of, go_on, start
 from simulator.engine.lookahead_state import (
     ASKED,
@@ -208,9 +209,12 @@ def end_lane(fleet: Fleet, look: Look, number: int, step: int) -> None:
     rollout = rollouts_of(core)[at]
     if not lane.done:
         chain.cancelled += 1
+        withdraw(core, look.now_s)
         remove(core, at, look.left > 0 and core.now_s > look.now_s)  # somebody may begin when its step ends
     if lane.verdict == ASKED:
-        remove(core_of(fleet, look, JUDGE, chain.replica), look.verdicts + at, False)
+        judge = core_of(fleet, look, JUDGE, chain.replica)
+        withdraw(judge, look.now_s)
+        remove(judge, look.verdicts + at, False)
     if not np.isnan(rollout.admitted_s):
         chain.new_tokens += lane.new_tokens
         if step == 0:
@@ -226,6 +230,7 @@ def give_up_draft(fleet: Fleet, look: Look, number: int) -> None:
         bounds_of(look),
         core_of(fleet, look, DRAFT, chains_of(look)[number].replica),
     )
+    withdraw(core, look.now_s)
     remove(core, look.drafts + number, False)
     if not np.isnan(rollouts_of(core)[look.drafts + number].admitted_s):
         chain.computed = max(chain.computed, bounds[chain.first + min(chain.drafted, chain.mismatch)])

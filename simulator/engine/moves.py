@@ -8,6 +8,7 @@ import numpy.typing as npt
 from simulator.budgets.choosing import NOTHING
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import release
+from simulator.engine.coasting import withdraw
 from simulator.engine.schedule import expect, leave
 from simulator.engine.state import (
     GOING,
@@ -50,6 +51,7 @@ def join(core: Core, number: int, time_s: float, stay_tokens: int, pulled: int) 
     rollouts, queue = rollouts_of(core), queue_of(core)
     if queue.size - core.tail - (arrivals_of(core).size - core.next_arrival) <= turns_of(core).size:
         return False
+    withdraw(core, time_s)
     rollout = rollouts[number]
     rollout.stay_end = min(rollout.position + stay_tokens, rollout.end) if stay_tokens > 0 else rollout.end
     rollout.pulled, rollout.noted = pulled, NOTHING
@@ -77,9 +79,16 @@ def pause(cores: Array[Core], time_s: float, seconds: float) -> float:
     Returns when that is.
     """
     core = cores[0]
+    withdraw(core, time_s)
     core.resume_s = max(core.now_s, core.resume_s, time_s) + seconds
     core.next_s = max(core.next_s, core.resume_s)
     return core.resume_s
+
+
+@entry
+def settle(cores: Array[Core], time_s: float) -> None:
+    """Keep only steps that begin before `time_s`, when something happens to the replica."""
+    withdraw(cores[0], time_s)
 
 
 @entry

@@ -18,7 +18,7 @@ from simulator.drafting.acceptance import DRAFT, Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
-from simulator.engine.moves import hear, look, pause, place, take_out
+from simulator.engine.moves import hear, look, pause, place, settle, take_out
 from simulator.engine.schedule import admit_all
 from simulator.engine.state import (
     ASK,
@@ -45,6 +45,7 @@ Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
 LOG_STEPS = 65_536
+FIRST_REACH = 32
 NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
@@ -100,7 +101,7 @@ class Replica:
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
             due=asked, chooses=self._chooses, uneven=deployment.cost.packed["uneven"],
             trees=bool(deployment.strategies), stages=table.budgets.shape[1],
-            widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True,
+            widths=table.budgets.shape[2], trailing=table.trailing, watched=watched, reason=GOING, stale=True, reach=FIRST_REACH,
             on=switch.on, few=switch.live, patience=switch.patience, counted=-1, reprefill=switch.reprefill, **limits,
         )  # fmt: skip
         self._slots = records(SLOT, slots)
@@ -199,10 +200,14 @@ class Replica:
         if self.plain:
             self.core["due"] = True  # it is admitted before the next step
 
+    def settle(self, time_s: float) -> None:
+        """Keep only steps that begin before `time_s`, when something happens to it."""
+        settle(self.core.record, time_s)
+
     def take_out(self, rollout: int, under_way: bool = False) -> bool:
         """Take a rollout out, wherever it is, with what it has emitted; False where it is not here (any more).
 
-        under_way: whether its step is, at the end of which its slot is free.
+        under_way: whether its step is, at the end of which its slot is free. It has been `settle`d.
         """
         self.core["due"] = True
         return take_out(self.core.record, rollout, under_way)

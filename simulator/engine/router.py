@@ -139,6 +139,7 @@ class Router:
 
     def _take_out(self, rollout: int, number: int) -> bool:
         replica = self.replicas[number]
+        replica.settle(self.now_s)
         told = replica.now_s == self.now_s and number <= self._heard
         found = replica.take_out(rollout, replica.now_s >= self.now_s and not told)
         self.fleet.look()

@@ -40,7 +40,8 @@ from simulator.records import Array
 def advance(fleets: Array[Fleet], live: bool | None) -> int:
     """Let replicas decode, whoever is furthest behind first, until somebody must know or all have reached `until_s`.
 
-    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended.
+    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended, but for
+    steps in which nothing happens, which are withdrawn where something does.
     Returns the number of a replica whose policy must be asked or whose log is full, or NOBODY. live: see `kernel.decode`.
     """
     fleet = fleets[0]
@@ -58,6 +59,7 @@ def advance(fleets: Array[Fleet], live: bool | None) -> int:
         core.until_s = until_s
         if fleet.watched:
             core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
+            core.quiet_until_s = np.inf if core.plain and live is None else 0.0
         if core.now_s < core.resume_s:
             go_on_at(core, core.resume_s)
         core.reason = decode(core, live)
