@@ -65,7 +65,7 @@ class Generation:
         first = 0 if self._ended or self._has_enough() else self._take(self._offer())
         cluster = self._cluster = Cluster(
             run.clock, phase.workload, self._policy, run.preparing.placed(phase),
-            listener=self._finished, submitted=np.arange(first),
+            listener=self._finished, submitted=np.arange(first), groups=self._groups(),
         )  # fmt: skip
         if not self._ended:
             if run.beside is not None:
@@ -77,6 +77,20 @@ class Generation:
         if self._ended:
             self._close(cluster)
             self._cluster = None  # it tells this one what finishes: together they would outlive the phase
+
+    def _groups(self) -> tuple[Int64, Int64] | None:
+        """The group of each rollout, and how many of each are missing, where only whole groups make a difference."""
+        run = self._run
+        if (
+            not self._by_group
+            or self._loop.interrupts
+            or run.beside is not None
+            or run.judging.stages
+            or run.learning.stages
+        ):
+            return None
+        known, group = np.unique(self._stream.group[self._phase.numbers], return_inverse=True)
+        return group.astype(np.int64), np.array(self._stream.left, np.int64)[known]
 
     def stop(self) -> None:
         """End the phase now."""

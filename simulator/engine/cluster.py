@@ -79,13 +79,16 @@ class Cluster:
     """Equal replicas that decode a workload, from when `decode` begins, where the deployment's placement puts its rollouts.
 
     listener: is told which rollouts finished, when all that happens at an instant has been done; it may `submit` more, or
-    `stop`. Without one, and with a placement that acts at the start alone, each replica goes ahead of the clock. begin_s:
-    float64[replicas], seconds after which each is free to begin (None: at once).
+    `stop`. groups: int64[n], the group of each, and int64[groups], how many of each are missing; then the listener may be told
+    of all that finished when a group is whole or something else happens. Without a listener, and with a placement that acts at
+    the start alone, each replica goes ahead of the clock. begin_s: float64[replicas], seconds after which each is free to begin
+    (None: at once).
     """
 
     def __init__(
         self, clock: Clock, workload: Workload, policy: BudgetPolicy, deployment: Deployment, check: bool = False,
         listener: Callable[[list[int]], None] | None = None, submitted: Int64 | None = None, begin_s: Float64 | None = None,
+        groups: tuple[Int64, Int64] | None = None,
     ) -> None:  # fmt: skip
         placement = placement_of(deployment.placement, deployment.replicas)
         self.clock, self.workload, self._listener, self._checks = clock, workload, listener, check
@@ -104,6 +107,8 @@ class Cluster:
             for number in range(deployment.replicas)
         ]
         self.router = Router(workload, self.replicas, watched, placement, deployment)
+        if groups is not None and not events & {"left", "finished"}:
+            self.router.fleet.tell_groups(*groups)
         self._begin_s = np.zeros(deployment.replicas) if begin_s is None else begin_s
         self._stopped = False
         self.quiet_s = 0.0
@@ -222,15 +227,18 @@ class Cluster:
                 continue
             until_s = min(others_s, router.next_landing_s, coming[-1][0] if coming else np.inf)
             fleet.advance(until_s)
-            at_s = min(until_s, fleet.told_s)
+            whole_s, finished = fleet.whole_group()
+            at_s = min(until_s, fleet.told_s, whole_s)
             if at_s == np.inf:
+                self._tell(finished)
                 self._check_all_done()
                 return
             if at_s < others_s:
                 clock.skip(at_s)
             else:
                 yield clock.at(at_s, OWN)
-            finished = self._ends(at_s) if fleet.watched else []
+            if fleet.watched:
+                finished += self._ends(at_s)
             router.at(at_s)
             router.land(at_s)
             if coming and coming[-1][0] <= at_s:
@@ -238,8 +246,11 @@ class Cluster:
                 router.serve()
             if self._checks:
                 self.check()
-            if finished and self._listener is not None:
-                self._listener(finished)
+            self._tell(finished)
+
+    def _tell(self, finished: list[int]) -> None:
+        if finished and self._listener is not None:
+            self._listener(finished)
 
     def _coming(self) -> list[tuple[float, Int64]]:
         """Who arrives when, the last ones first; empty where everybody is there."""
@@ -271,7 +282,7 @@ class Cluster:
                 f"placement {router.name} leaves {left.size} rollouts without a replica, the first of them {left[0]}: "
                 "place each that it is told of"
             )
-        assert not router.queue, "who has room takes from the common queue"
+        assert not router.queued, "who has room takes from the common queue"
 
     def check(self) -> None:
         """Assert what must hold between events."""

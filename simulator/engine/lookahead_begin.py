@@ -16,8 +16,8 @@ from simulator.engine.lookahead_state import (
     tails_of,
     target_tokens_of,
 )
-from simulator.engine.moves import join
-from simulator.engine.state import NOBODY, Core, Fleet, arrivals_of, core_at, cores_of, queue_of, rollouts_of, slots_of
+from simulator.engine.moves import close_up, join
+from simulator.engine.state import NOBODY, Core, Fleet, arrivals_of, core_at, cores_of, rollouts_of
 
 TARGET, DRAFT, JUDGE = range(3)
 """Which of a replica's three."""
@@ -88,15 +88,6 @@ def start(core: Core, look: Look, number: int, new_tokens: int) -> None:
     if not join(core, number, look.now_s, 0, new_tokens):
         close_up(core)
         join(core, number, look.now_s, 0, new_tokens)
-
-
-@compiled
-def close_up(core: Core) -> None:
-    """Move the queue to the beginning of its array, with room for those who are preempted."""
-    queue, first = queue_of(core), slots_of(core).size if core.paged or core.reprefill else 0
-    for i in range(core.tail - core.head):
-        queue[first + i] = queue[core.head + i]
-    core.head, core.tail = first, first + core.tail - core.head
 
 
 @compiled

@@ -88,7 +88,6 @@ def look_ahead(
         1,
         True,
         np.zeros(ledger.rollouts.size, np.int64),
-        np.zeros(ledger.rollouts.size, np.int64),
     )
     fleet.core["until_s"] = np.inf
     look = _look(workload, deployment, drawn, lookahead, whole)

@@ -9,6 +9,7 @@ from simulator.budgets.choosing import NOTHING
 from simulator.compiled import compiled, entry
 from simulator.engine.blocks import release
 from simulator.engine.coasting import withdraw
+from simulator.engine.next_up import furthest_behind
 from simulator.engine.schedule import expect, leave
 from simulator.engine.state import (
     GOING,
@@ -17,12 +18,17 @@ from simulator.engine.state import (
     Core,
     Fleet,
     arrivals_of,
+    common_of,
     core_at,
     cores_of,
     departures_of,
     emitted_of,
     finished_of,
+    group_of,
+    last_of,
     left_of,
+    missing_of,
+    on_the_way_of,
     pool_of,
     queue_of,
     rollouts_of,
@@ -31,9 +37,8 @@ from simulator.engine.state import (
     turns_of,
     where_of,
 )
-from simulator.engine.together import furthest_behind
 from simulator.records import Array
-from simulator.scheduling.placement import CANCELLED, FINISHED, HELD
+from simulator.scheduling.placement import ANY, CANCELLED, FINISHED, HELD
 
 
 @entry
@@ -149,27 +154,76 @@ def evict(core: Core, i: int) -> None:
 
 @entry
 def count(fleets: Array[Fleet], time_s: float, heard: int, counts: "npt.NDArray[Any]") -> None:
-    """What each replica has at `time_s`, int64[5, replicas]: rollouts in its batch, those that leave with a step under way
+    """What each replica has at `time_s`, int64[4, replicas]: rollouts in its batch, those that leave with a step under way
     included; in its queue, those that it has not looked at yet included; that it has slots for besides; KV blocks that nobody
-    refers to. The last row is given: rollouts on their way to it. heard: up to which replica the ends of steps of this very
-    moment have been told.
+    refers to. heard: up to which replica the ends of steps of this very moment have been told.
     """  # fmt: skip
-    cores = cores_of(fleets[0])
+    fleet = fleets[0]
+    cores = cores_of(fleet)
     for i in range(cores.size):
-        core = core_at(cores[i])
-        rollouts, arrivals = rollouts_of(core), arrivals_of(core)
-        running, waiting, at = core.live, core.tail - core.head, core.next_arrival
-        while at < arrivals.size and rollouts[arrivals[at]].arrival_s <= time_s:
-            waiting += 1
-            at += 1
-        if core.now_s > time_s:
-            running += core.completed + core.evicted
-        elif core.now_s == time_s and i > heard:
-            running += core.completed + core.evicted
-            waiting -= core.returned
-        counts[0, i], counts[1, i] = running, waiting
-        counts[2, i] = core.max_num_seqs - running - waiting - counts[4, i]
-        counts[3, i] = pool_of(core).free
+        counts[0, i], counts[1, i] = load(core_at(cores[i]), time_s, i <= heard)
+        counts[2, i] = room(fleet, i, time_s, heard)
+        counts[3, i] = pool_of(core_at(cores[i])).free
+
+
+@compiled
+def load(core: Core, time_s: float, heard: bool) -> tuple[int, int]:
+    """Rollouts in its batch and in its queue, as `count` says."""
+    rollouts, arrivals = rollouts_of(core), arrivals_of(core)
+    running, waiting, at = core.live, core.tail - core.head, core.next_arrival
+    while at < arrivals.size and rollouts[arrivals[at]].arrival_s <= time_s:
+        waiting += 1
+        at += 1
+    if core.now_s > time_s:
+        running += core.completed + core.evicted
+    elif core.now_s == time_s and not heard:
+        running += core.completed + core.evicted
+        waiting -= core.returned
+    return running, waiting
+
+
+@compiled
+def room(fleet: Fleet, i: int, time_s: float, heard: int) -> int:
+    """Slots that replica i has for others, those on their way to it counted."""
+    core = core_at(cores_of(fleet)[i])
+    running, waiting = load(core, time_s, i <= heard)
+    return core.max_num_seqs - running - waiting - on_the_way_of(fleet)[i]
+
+
+@entry
+def served(fleets: Array[Fleet], preferred: int, time_s: float, heard: int) -> int:
+    """Who takes the head of the common queue: the preferred replica if it has room, else who has most; ANY where nobody can."""
+    return taker(fleets[0], preferred, time_s, heard)
+
+
+@compiled
+def taker(fleet: Fleet, preferred: int, time_s: float, heard: int) -> int:
+    """`served`."""
+    if fleet.queued == 0:
+        fleet.full = False
+        return ANY
+    if preferred != ANY:
+        if room(fleet, preferred, time_s, heard) > 0:
+            return preferred
+        if fleet.full:
+            return ANY
+    most, chosen = 0, ANY
+    for i in range(cores_of(fleet).size):
+        free = room(fleet, i, time_s, heard)
+        if free > most:
+            most, chosen = free, i
+    fleet.full = chosen == ANY and not fleet.returning
+    return chosen
+
+
+@compiled
+def popped(fleet: Fleet) -> int:
+    """Take the head out of the common queue."""
+    queue = common_of(fleet)
+    number = queue[fleet.first]
+    fleet.first = (fleet.first + 1) % queue.size
+    fleet.queued -= 1
+    return number
 
 
 @entry
@@ -185,21 +239,69 @@ def hear(fleets: Array[Fleet]) -> tuple[int, int, int]:
     Those cancelled meanwhile have not left. It may go on then, and the next one may tell.
     """
     fleet = fleets[0]
-    number = fleet.teller
+    number, leaving, _ = note_end(fleet)
+    finishing, fleet.finishing = fleet.finishing, 0
+    return number, leaving, finishing
+
+
+@compiled
+def note_end(fleet: Fleet) -> tuple[int, int, bool]:
+    """Note what the teller has to tell, after what was noted before: (its number, how many left, whether a group is whole)."""
+    number, whole = fleet.teller, False
     core = core_at(cores_of(fleet)[number])
     rollouts, news = rollouts_of(core), told_of(core)
     left, finished, where, emitted = left_of(fleet), finished_of(fleet), where_of(fleet), emitted_of(fleet)
-    leaving = finishing = 0
+    leaving = 0
     for i in range(core.telling):
         rollout = rollouts[news[i]]
         if not np.isnan(rollout.finished_s):
             emitted[news[i]], where[news[i]] = rollout.end - rollout.start, FINISHED
-            finished[finishing] = news[i]
-            finishing += 1
+            finished[fleet.finishing] = news[i]
+            fleet.finishing += 1
+            if fleet.by_group:
+                missing_of(fleet)[group_of(fleet)[news[i]]] -= 1
+                whole |= missing_of(fleet)[group_of(fleet)[news[i]]] == 0
         elif where[news[i]] != CANCELLED:
             emitted[news[i]], where[news[i]] = rollout.position - rollout.start, HELD
             left[leaving] = news[i]
             leaving += 1
-    core.telling, core.reason = 0, GOING
+    core.telling, core.reason, core.due = 0, GOING, True
     furthest_behind(fleet)
-    return number, leaving, finishing
+    return number, leaving, whole
+
+
+@compiled
+def goes_on_unheard(fleet: Fleet) -> bool:
+    """Note the steps that ended first and serve the common queue, as when each is told of, unless a group is whole by now."""
+    time_s = fleet.told_s
+    if not fleet.by_group or fleet.whole_s <= time_s or time_s >= fleet.until_s:
+        return False
+    while fleet.told_s <= time_s:
+        number, _, whole = note_end(fleet)
+        if whole:
+            fleet.whole_s = time_s
+        replica = taker(fleet, number, time_s, number)
+        while replica != ANY:
+            send_on(fleet, popped(fleet), replica, time_s)
+            replica = taker(fleet, number, time_s, number)
+    return fleet.whole_s > time_s
+
+
+@compiled
+def send_on(fleet: Fleet, number: int, replica: int, time_s: float) -> None:
+    """Let a rollout from the common queue join a replica, to its end and without its KV."""
+    core = core_at(cores_of(fleet)[replica])
+    where_of(fleet)[number] = last_of(fleet)[number] = replica
+    if not join(core, number, time_s, 0, 0):
+        close_up(core)
+        join(core, number, time_s, 0, 0)
+    core.due = core.due or core.plain
+
+
+@compiled
+def close_up(core: Core) -> None:
+    """Move the queue to the beginning of its array, with room for those who are preempted."""
+    queue, first = queue_of(core), slots_of(core).size if core.paged or core.reprefill else 0
+    for i in range(core.tail - core.head):
+        queue[first + i] = queue[core.head + i]
+    core.head, core.tail = first, first + core.tail - core.head

@@ -39,6 +39,7 @@ from simulator.engine.together import advance
 from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.records import Pointing, joined, records
+from simulator.scheduling.placement import ANY, HELD
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -266,6 +267,10 @@ class Replica:
         assert (slots["position"] < slots["limit"])[: core["decoding"]].all()
         assert ((slots["budget"] >= 0) & (slots["budget"] <= UNLIMITED)).all()
         assert np.isnan(mine["finished_s"]).all()
+        beyond = np.cumsum(np.append(0.0, self.log["duration_s"][self.log["extrapolated"] > 0]))
+        assert beyond[-1] == self.extrapolated_s, (
+            "seconds outside the valid range are those of the log, added in its order"
+        )
         if alone:
             self._check_tokens(slots)
         if core["paged"]:
@@ -346,25 +351,65 @@ class Replica:
 class Fleet:
     """Replicas that one clock moves together.
 
-    ranks: as many consecutive ones share experts, and step as one. where, emitted_tokens: int64[n], of every rollout, are kept as
-    far as was heard.
+    ranks: as many consecutive ones share experts, and step as one. begun_tokens: int64[n], of every rollout, that it has emitted
+    before.
     """
 
     def __init__(
-        self, replicas: Sequence[Replica], ranks: int = 1, watched: bool = False, where: Int64 = NONE,
-        emitted_tokens: Int64 = NONE,
+        self, replicas: Sequence[Replica], ranks: int = 1, watched: bool = False, begun_tokens: Int64 = NONE,
     ) -> None:  # fmt: skip
         self.replicas, self.watched = replicas, watched
-        self.core = Pointing(FLEET, ranks=ranks, watched=watched, teller=NOBODY, told_s=np.inf)
-        most = max(replica.core.target("told").size for replica in replicas)
-        self._left, self._finished = np.empty(most, np.int64), np.empty(most, np.int64)
+        self.core = Pointing(FLEET, ranks=ranks, watched=watched, teller=NOBODY, told_s=np.inf, whole_s=np.inf)
+        n, most = begun_tokens.size, max(replica.core.target("told").size for replica in replicas)
+        self._left, self._finished, self._queue = (
+            np.empty(most, np.int64),
+            np.empty(max(n, most), np.int64),
+            np.empty(n, np.int64),
+        )
         self.core.point(
             cores=np.array([replica.core.record.ctypes.data for replica in replicas], np.int64),
-            left=self._left, finished=self._finished, where=where, emitted=emitted_tokens,
+            left=self._left, finished=self._finished, queue=self._queue, where=np.full(n, HELD), last=np.full(n, ANY),
+            emitted=begun_tokens.copy(), on_the_way=np.zeros(len(replicas), np.int64),
         )  # fmt: skip
         self._told_s, self._until_s = self.core.record["told_s"], self.core.record["until_s"]
+        self._finishing, self._whole_s = self.core.record["finishing"], self.core.record["whole_s"]
         self._live = replicas[0].live
         self._asked = [replica for replica in replicas if replica.core["asked"]]
+
+    def tell_groups(self, group: Int64, missing: Int64) -> None:
+        """Tell of rollouts that finish when a group is whole, where nothing else could come of it.
+
+        group: int64[n], of each rollout; missing: int64[groups], rollouts of each that have not finished, which is kept.
+        """
+        if self.replicas[0].plain and not self._asked and self._live is None:
+            self.core["by_group"] = True
+            self.core.point(group=group, missing=missing)
+
+    def queue_up(self, rollouts: Int64) -> None:
+        """Let rollouts wait at the end of the common queue."""
+        core = self.core
+        self._queue[(core["first"] + core["queued"] + np.arange(rollouts.size)) % self._queue.size] = rollouts
+        core["queued"] += rollouts.size
+
+    def pop(self) -> int:
+        """Take the head out of the common queue."""
+        core, rollout = self.core, int(self._queue[self.core["first"]])
+        core["first"] = (core["first"] + 1) % self._queue.size
+        core["queued"] -= 1
+        return rollout
+
+    def leave_queue(self, rollout: int) -> None:
+        """Take a rollout out of the common queue."""
+        core, queue = self.core, self._queue
+        waiting = np.roll(queue, -core["first"])[: core["queued"]]
+        core["first"], core["queued"] = 0, core["queued"] - 1
+        queue[: core["queued"]] = waiting[waiting != rollout]
+
+    def whole_group(self) -> tuple[float, list[int]]:
+        """When a group was whole, infinite where none is; and who has finished, group or not, that nobody was told of."""
+        whole_s, finished = float(self._whole_s[0]), self._finished[: self._finishing[0]].tolist()
+        self._whole_s[0], self._finishing[0] = np.inf, 0
+        return whole_s, finished
 
     @property
     def told_s(self) -> float:
@@ -396,7 +441,6 @@ class Fleet:
     def hear(self) -> tuple[int, Int64, list[int]]:
         """(the replica whose step ended first, who left it, who finished); those cancelled meanwhile have not left."""
         number, left, finished = hear(self.core.record)
-        self.replicas[number].core["due"] = True
         return number, self._left[:left].copy(), self._finished[:finished].tolist()
 
 

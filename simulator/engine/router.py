@@ -2,14 +2,13 @@
 
 import itertools
 import weakref
-from collections import deque
 from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.deployment import Deployment
-from simulator.engine.moves import count
+from simulator.engine.moves import count, served
 from simulator.engine.replica import Fleet, Replica
 from simulator.engine.workload import Workload
 from simulator.plugins import told
@@ -41,29 +40,31 @@ class Router:
     ) -> None:
         self.replicas, self.deployment = replicas, deployment
         self.placement, self.events, self.name = placement, events_of(placement), name_of(placement)
-        self.queue: deque[tuple[int, int, bool]] = deque()
+        self._terms: dict[
+            int, tuple[int, bool]
+        ] = {}  # stay_tokens and pulled of those in the common queue that have any
         self.requests, self.now_s = workload.requests, 0.0
         limited = deployment.serving.num_gpu_blocks is not None
         self.block_size = deployment.serving.block_size if limited else 0
-        self._turns, self._prompt_tokens = workload.turns is not None, workload.prompt_tokens
-        self._where = np.full(len(workload), HELD)
-        self._emitted = workload.begun_tokens.copy()
-        self._counts: Int64 = np.zeros((5, len(self.replicas)), np.int64)
-        self._transit = self._counts[4]
-        self.fleet = Fleet(replicas, deployment.data_parallel_size, watched, self._where, self._emitted)
+        self._prompt_tokens = workload.prompt_tokens
+        self.fleet = Fleet(replicas, deployment.data_parallel_size, watched, workload.begun_tokens)
+        self.fleet.core["returning"] = workload.turns is not None
+        self._where, self._last, self._emitted, self._on_the_way = (
+            self.fleet.core.target(name) for name in ("where", "last", "emitted", "on_the_way")
+        )
         self.where, self.emitted_tokens = _shown(self._where), _shown(self._emitted)
-        running, waiting, room, free, _ = (_shown(one) for one in self._counts)
+        self._counts: Int64 = np.zeros((4, len(self.replicas)), np.int64)
+        running, waiting, room, free = (_shown(one) for one in self._counts)
         self._shown = running, waiting, room, free
-        self._last = [ANY] * len(workload)
         self._landings: list[tuple[float, int, int, int]] = []  # (at_s, nth sent, rollout, stay_tokens)
         self._sent = itertools.count()
-        self._full, self._heard = False, len(self.replicas)
+        self._heard = len(self.replicas)
         self._view = View(weakref.proxy(self), len(self.replicas), deployment.max_num_seqs)
 
     @property
     def queued(self) -> int:
         """Rollouts in the common queue."""
-        return len(self.queue)
+        return int(self.fleet.core["queued"])
 
     def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Running, waiting, room and free KV blocks of each replica, now."""
@@ -96,7 +97,7 @@ class Router:
             self._where[part] = replica.number
             replica.expect(part)
         self._where[queue] = QUEUED
-        self.queue.extend((rollout, 0, False) for rollout in queue.tolist())
+        self.fleet.queue_up(queue)
 
     def at(self, now_s: float, replica: int = ANY) -> None:
         """It is `now_s`, and the ends of steps at this moment have been told up to this replica, or all of them."""
@@ -104,24 +105,10 @@ class Router:
 
     def serve(self, preferred: int = ANY) -> None:
         """Hand the common queue's head to the preferred replica while it has room, then to whoever has the fewest rollouts."""
-        queue = self.queue
-        if queue and preferred != ANY:
-            free = int(self.counts()[2][preferred])
-            while queue and free > 0:
-                rollout, stay_tokens, pulled = queue.popleft()
-                self._send(rollout, preferred, stay_tokens, pulled)
-                free -= 1
-        if not queue or (self._full and preferred != ANY):
-            self._full = bool(queue)
-            return
-        room = self.counts()[2].copy()
-        while queue and room.max() > 0:
-            chosen = int(room.argmax())
-            rollout, stay_tokens, pulled = queue.popleft()
-            self._send(rollout, chosen, stay_tokens, pulled)
-            room[chosen] -= 1
-        # who leaves for a turn frees a slot, and nobody is told
-        self._full = bool(queue) and not self._turns
+        fleet = self.fleet
+        while (replica := served(fleet.core.record, preferred, self.now_s, self._heard)) != ANY:
+            rollout = fleet.pop()
+            self._send(rollout, replica, *self._terms.pop(rollout, (0, False)))
 
     def cancel(self, rollout: int) -> None:
         """Stop a rollout, wherever it is."""
@@ -129,13 +116,14 @@ class Router:
         if where in (FINISHED, CANCELLED):
             return
         self._where[rollout] = CANCELLED
-        self._full = False
+        self.fleet.core["full"] = False
         if where == QUEUED:
-            self.queue = deque(one for one in self.queue if one[0] != rollout)
+            self.fleet.leave_queue(rollout)
+            self._terms.pop(rollout, None)
         elif where >= 0 and not self._take_out(rollout, where):
             on_the_way = [one for one in self._landings if one[2] == rollout]
             self._landings = sorted(one for one in self._landings if one[2] != rollout)
-            self._transit[where] -= len(on_the_way)
+            self._on_the_way[where] -= len(on_the_way)
 
     def _take_out(self, rollout: int, number: int) -> bool:
         replica = self.replicas[number]
@@ -147,9 +135,9 @@ class Router:
 
     def stop(self, rollouts: list[int]) -> None:
         """Stop these, which are all that there are."""
-        self.queue.clear()
+        self.fleet.core["queued"] = 0
         self._landings.clear()
-        self._transit[:] = 0
+        self._on_the_way[:] = 0
         for rollout in rollouts:
             where = int(self._where[rollout])
             self._where[rollout] = CANCELLED
@@ -166,7 +154,7 @@ class Router:
         while self._landings and self._landings[0][0] <= now_s:
             at_s, _, rollout, stay_tokens = heappop(self._landings)
             replica = int(self._where[rollout])
-            self._transit[replica] -= 1
+            self._on_the_way[replica] -= 1
             self.replicas[replica].place(rollout, at_s, stay_tokens, True)
 
     def _place(self, place: Place) -> None:
@@ -178,24 +166,38 @@ class Router:
                 f"placement {self.name} pulls KV, at a price that nothing says: name a model and a device, or recompute"
             )
         rollouts, replicas = _numbers(place.rollout), _numbers(place.replica)
+        if replicas == [ANY]:
+            self._queue_up(rollouts, stay_tokens, pulled)
+            return
         if len(replicas) != len(rollouts):
             replicas = np.broadcast_to(replicas, len(rollouts)).tolist()
         for rollout, replica in zip(rollouts, replicas, strict=True):
-            self._check(rollout)
-            if self._where[rollout] != HELD:
-                raise InputError(
-                    f"placement {self.name}: places rollout {rollout} twice: place one when it starts, arrives or has left"
-                )
             if replica == ANY:
-                self._where[rollout] = QUEUED
-                self.queue.append((rollout, stay_tokens, pulled))
+                self._queue_up([rollout], stay_tokens, pulled)
             elif 0 <= replica < len(self.replicas):
+                self._check_held(rollout)
                 self._send(rollout, replica, stay_tokens, pulled)
             else:
                 most = len(self.replicas) - 1
                 raise InputError(
                     f"placement {self.name}: replica {replica}: use 0 to {most}, or ANY for the common queue"
                 )
+
+    def _queue_up(self, rollouts: list[int], stay_tokens: int, pulled: bool) -> None:
+        for rollout in rollouts:
+            self._check_held(rollout)
+            self._where[rollout] = QUEUED
+        self.fleet.queue_up(np.array(rollouts, np.int64))
+        if stay_tokens or pulled:
+            self._terms.update(dict.fromkeys(rollouts, (stay_tokens, pulled)))
+            self.fleet.core["by_group"] = False
+
+    def _check_held(self, rollout: int) -> None:
+        self._check(rollout)
+        if self._where[rollout] != HELD:
+            raise InputError(
+                f"placement {self.name}: places rollout {rollout} twice: place one when it starts, arrives or has left"
+            )
 
     def _check(self, rollout: int) -> None:
         if not 0 <= rollout < self._where.size:
@@ -207,7 +209,7 @@ class Router:
         pulled = pulled and last != ANY and emitted > 0
         if pulled and last != replica and (per_token_s := self.deployment.pull_s_per_token):
             known = max(int(self._prompt_tokens[rollout]), 1) + emitted - 1
-            self._transit[replica] += 1
+            self._on_the_way[replica] += 1
             heappush(self._landings, (self.now_s + known * per_token_s, next(self._sent), rollout, stay_tokens))
         else:
             self.replicas[replica].place(rollout, self.now_s, stay_tokens, pulled)

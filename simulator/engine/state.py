@@ -249,9 +249,23 @@ class Fleet:
     teller: int  # of those that have to tell of a step's end, whose ended first; NOBODY if none has
     told_s: float  # when that was
     left: Array[int]  # who left in it
-    finished: Array[int]  # who finished in it
+    finished: Array[int]  # who finished, and was not told of yet: so many
+    finishing: int
     where: Array[int]  # of every rollout, where it is, and
+    last: Array[int]  # where it was last, and
     emitted: Array[int]  # how many tokens it has emitted, as far as was told
+    on_the_way: Array[int]  # rollouts, to each replica
+    # the common queue is a ring
+    queue: Array[int]
+    first: int
+    queued: int
+    full: bool  # whether nobody had room for its head when last looked at
+    returning: bool  # whether rollouts leave for a turn, which frees a slot, and nobody is told
+    # where only whole groups are told of
+    by_group: bool
+    group: Array[int]  # of every rollout
+    missing: Array[int]  # rollouts of each group that have not finished
+    whole_s: float  # when one was whole that nobody was told of; infinite while none is
 
 
 SLOT, ROLLOUT, TURN, DEPARTURE, STEP = layout(Slot), layout(Rollout), layout(Turn), layout(Departure), layout(Step)
@@ -282,6 +296,8 @@ pool_of, cost_of, draft_cost_of = (
 cores_of, core_at, told_of = array_field("cores", INT), record_at(CORE), array_field("told", INT)
 left_of, finished_of = array_field("left", INT), array_field("finished", INT)
 where_of, emitted_of = array_field("where", INT), array_field("emitted", INT)
+last_of, on_the_way_of, common_of = array_field("last", INT), array_field("on_the_way", INT), array_field("queue", INT)
+group_of, missing_of = array_field("group", INT), array_field("missing", INT)
 siblings_of = record_field("siblings", SIBLINGS)
 chooser_of, follower_of = record_field("chooser", CHOOSER), record_field("chooser", FOLLOWER)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)

@@ -12,16 +12,16 @@ import numpy as np
 from simulator.compiled import compiled, entry
 from simulator.engine.choosing import lacks_choice
 from simulator.engine.kernel import begin_step, decode, end_step, looks_again, run_step
+from simulator.engine.moves import goes_on_unheard
+from simulator.engine.next_up import furthest_behind, next_start
 from simulator.engine.pricing import book, price
 from simulator.engine.schedule import release_departed
 from simulator.engine.state import (
     ASK,
-    FREED,
     GOING,
     IDLE,
     LOG_FULL,
     NOBODY,
-    TOLD,
     Core,
     Fleet,
     Step,
@@ -30,7 +30,6 @@ from simulator.engine.state import (
     cores_of,
     log_of,
     padding_of,
-    rollouts_of,
 )
 from simulator.engine.switching import switch_off, switches_on
 from simulator.records import Array
@@ -40,14 +39,17 @@ from simulator.records import Array
 def advance(fleets: Array[Fleet], live: bool | None) -> int:
     """Let replicas decode, whoever is furthest behind first, until somebody must know or all have reached `until_s`.
 
-    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended, but for
-    steps in which nothing happens, which are withdrawn where something does.
+    Where nobody is watched each goes ahead by itself. Else none begins a step after one that somebody must know of has ended (one
+    that makes a group whole, where only those are told of), but for steps in which nothing happens: they are withdrawn where
+    something does.
     Returns the number of a replica whose policy must be asked or whose log is full, or NOBODY. live: see `kernel.decode`.
     """
     fleet = fleets[0]
     cores = cores_of(fleet)
     while True:
         first, until_s, others_s = furthest_behind(fleet)
+        if first == NOBODY and goes_on_unheard(fleet):
+            continue
         if first == NOBODY:
             return NOBODY
         core = core_at(cores[first])
@@ -66,38 +68,6 @@ def advance(fleets: Array[Fleet], live: bool | None) -> int:
         core.next_s = next_start(core)
         if core.reason in (ASK, LOG_FULL):
             return first
-
-
-@compiled
-def furthest_behind(fleet: Fleet) -> tuple[int, float, float]:
-    """Who may begin the earliest step, NOBODY if none before the clock must stop; when that is; when the next one begins one."""
-    cores = cores_of(fleet)
-    until_s = fleet.until_s
-    fleet.teller, fleet.told_s = NOBODY, np.inf
-    first, next_s, others_s = NOBODY, np.inf, np.inf
-    for i in range(cores.size):
-        core = core_at(cores[i])
-        if core.reason in (TOLD, FREED):
-            until_s = min(until_s, core.now_s)
-            if core.now_s < fleet.told_s:
-                fleet.teller, fleet.told_s = i, core.now_s
-        elif core.reason != IDLE:
-            if core.next_s < next_s:
-                first, next_s, others_s = i, core.next_s, next_s
-            else:
-                others_s = min(others_s, core.next_s)
-    return first if next_s < until_s else NOBODY, until_s, others_s
-
-
-@compiled
-def next_start(core: Core) -> float:
-    """When its next step may begin: now, after a pause, or with the next arrival where it has nothing to do."""
-    now_s = max(core.now_s, core.resume_s)
-    if core.live == 0 and core.head == core.tail:
-        arrivals = arrivals_of(core)
-        if core.next_arrival < arrivals.size:
-            return max(now_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)
-    return now_s
 
 
 @compiled

@@ -1,5 +1,6 @@
 """Clusters whose placement moves, holds and cancels rollouts, against the plain reference cluster, bit for bit."""
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -309,6 +310,40 @@ def test_replicas_that_go_ahead_and_together_agree(seed: int) -> None:
     )
     assert ahead.rollouts["finished_s"].tolist() == together.rollouts["finished_s"].tolist()
     assert ahead.rollouts["replica"].tolist() == together.rollouts["replica"].tolist()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_who_is_told_of_groups_alone_sees_what_who_is_told_of_each_rollout_does(seed: int) -> None:
+    """Rollouts of 8 groups, stopped when half of the groups are whole, and at no event before."""
+    rng = np.random.default_rng(seed)
+    group = rng.permutation(np.repeat(np.arange(8), 12))
+    requests = [Request(2, int(n)) for n in rng.integers(1, 60, group.size)]
+
+    def played(by_group: bool) -> tuple[Outcome, list[set[int]], int]:
+        clock, missing, told, seen, calls = Clock(), np.bincount(group), set[int](), list[set[int]](), itertools.count()
+
+        def listener(finished: list[int]) -> None:
+            next(calls)
+            whole = (missing == 0).sum()
+            told.update(finished)
+            np.subtract.at(missing, group[finished], 1)
+            if (missing == 0).sum() > whole:
+                seen.append(set(told))
+            if (missing == 0).sum() >= 4:
+                cluster.stop()
+
+        where, load = Deployment(PROFILE, 3, 4, "shared"), workload_of(requests, arrivals=False)
+        groups = (group, np.bincount(group)) if by_group else None
+        cluster = Cluster(clock, load, by_live([0]), where, True, listener, groups=groups)
+        clock.process(cluster.decode())
+        clock.run()
+        return cluster.outcome(), seen, next(calls)
+
+    (each, seen, calls), (by_group, seen_by_group, calls_by_group) = played(False), played(True)
+    assert each.rollouts.tobytes() == by_group.rollouts.tobytes()
+    assert [log.tobytes() for log in each.logs] == [log.tobytes() for log in by_group.logs]
+    assert seen == seen_by_group
+    assert calls_by_group == len(seen) < calls
 
 
 def test_pulled_rollouts_that_land_together_join_in_the_order_sent() -> None:
