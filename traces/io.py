@@ -15,6 +15,7 @@ from traces.casting import canonical
 from traces.errors import InputError
 from traces.files import check_is_no_device
 from traces.schema import METADATA_KEY, SCHEMA_VERSION
+from traces.shipped import file_of
 from traces.trace import Trace
 from traces.validation import validate
 
@@ -24,7 +25,7 @@ ROW_GROUP_ROWS = 65_536
 def read(path: str | os.PathLike[str]) -> Trace:
     """The trace in a Parquet file, cast to the schema and validated; rows keep the order of the file.
 
-    Raises InputError for a missing, truncated or foreign file, and for whatever canonical() and validate() refuse.
+    A name of a shipped trace (`countdown`) stands for its file. Raises InputError for a missing, truncated or foreign file, and for whatever canonical() and validate() refuse.
     """
     table, sha256 = load(path)
     return _checked(table, str(path), sha256)
@@ -33,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> Trace:
 def load(path: str | os.PathLike[str]) -> tuple[pa.Table, str]:
     """The table in a Parquet file as it is, unchecked, and the SHA-256 of the file; InputError where it is none."""
     path = Path(path)
-    content = read_bytes(path)
+    content = read_bytes(file_of(path))
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_size(file.metadata, path)
