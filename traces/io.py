@@ -25,7 +25,8 @@ ROW_GROUP_ROWS = 65_536
 def read(path: str | os.PathLike[str]) -> Trace:
     """The trace in a Parquet file, cast to the schema and validated; rows keep the order of the file.
 
-    A name of a shipped trace (`countdown`) stands for its file. Raises InputError for a missing, truncated or foreign file, and for whatever canonical() and validate() refuse.
+    A name of a shipped trace (`countdown`) stands for its file. Raises InputError for a missing, truncated or foreign file, and
+    for whatever canonical() and validate() refuse.
     """
     table, sha256 = load(path)
     return _checked(table, str(path), sha256)
