@@ -106,10 +106,10 @@ def digest_of(function: Callable[..., Any]) -> str:
 
 @contextmanager
 def _helper(*what: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that imports what this one may, is told what to compile, prints nothing, and ends with the block."""
+    """A process that may import what this one may (-P: no more), is told what to compile, and ends with the block."""
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
-        [sys.executable, "-c", HELPER], env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE,
+        [sys.executable, "-P", "-c", HELPER], env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         assert process.stdin is not None

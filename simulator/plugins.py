@@ -4,9 +4,12 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from traces.errors import InputError
@@ -28,7 +31,8 @@ def only_named_in(texts: Sequence[str]) -> Iterator[None]:
 def check_named(spec: str, what: str) -> None:
     """Refuse module:attr where a file names code that its user does not; InputError."""
     named = _named.get()
-    if ":" in spec and named is not None and not any(spec in text for text in named):
+    whole = rf"(?<![\w.:]){re.escape(spec)}(?![\w.:])"
+    if ":" in spec and named is not None and not any(re.search(whole, text) for text in named):
         raise InputError(f"{what} {spec!r} is code that the file names: look at it, then allow it with --allow-code")
 
 
@@ -40,6 +44,8 @@ def load(spec: str, group: str, what: str, built_in: Sequence[str] = ()) -> Any:
             return plugins[spec].load()
     module, colon, attribute = spec.partition(":")
     check_named(spec, what)
+    if colon:
+        _look_here()
     if not (colon and module and attribute and _importable(module, spec, what)):
         names = [*built_in, *sorted(plugins.names)]
         near = difflib.get_close_matches(module, names, 1)
@@ -69,6 +75,13 @@ def calling(what: str, fix: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise InputError(f"{what} raised {told(error)}: {fix}") from error
+
+
+def _look_here() -> None:
+    """Look for modules in the current folder, too, behind all others: once code is named, as libraries try to import much."""
+    with suppress(OSError):  # of a folder that is gone
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
 
 
 def _importable(module: str, spec: str, what: str) -> bool:

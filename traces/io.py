@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from traces.atomic import replacing
 from traces.casting import canonical
 from traces.errors import InputError
-from traces.files import check_is_no_device
+from traces.files import check_fits, check_is_no_device
 from traces.schema import METADATA_KEY, SCHEMA_VERSION
+from traces.shipped import file_of
 from traces.trace import Trace
 from traces.validation import validate
 
@@ -24,7 +25,8 @@ ROW_GROUP_ROWS = 65_536
 def read(path: str | os.PathLike[str]) -> Trace:
     """The trace in a Parquet file, cast to the schema and validated; rows keep the order of the file.
 
-    Raises InputError for a missing, truncated or foreign file, and for whatever canonical() and validate() refuse.
+    A name of a shipped trace (`countdown`) stands for its file. Raises InputError for a missing, truncated or foreign file, and
+    for whatever canonical() and validate() refuse.
     """
     table, sha256 = load(path)
     return _checked(table, str(path), sha256)
@@ -33,7 +35,7 @@ def read(path: str | os.PathLike[str]) -> Trace:
 def load(path: str | os.PathLike[str]) -> tuple[pa.Table, str]:
     """The table in a Parquet file as it is, unchecked, and the SHA-256 of the file; InputError where it is none."""
     path = Path(path)
-    content = read_bytes(path)
+    content = read_bytes(file_of(path))
     try:
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_size(file.metadata, path)
@@ -115,18 +117,7 @@ def _check_size(declared: pq.FileMetaData, path: Path) -> None:
     What it says of single columns is not looked at: Arrow ends the process where that is damaged.
     """
     pages_bytes = sum(declared.row_group(index).total_byte_size for index in range(declared.num_row_groups))
-    size_bytes, memory_bytes = max(4 * declared.num_rows * declared.num_columns, pages_bytes), _memory_bytes()
-    if size_bytes > memory_bytes:
-        raise InputError(
-            f"{path}: unpacks to {size_bytes / 1e9:,.1f} GB, and this machine has {memory_bytes / 1e9:,.1f}: use fewer RL steps"
-        )
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # Windows does not tell
-        return 1 << 40
+    check_fits(path, max(4 * declared.num_rows * declared.num_columns, pages_bytes), "use fewer RL steps")
 
 
 def read_bytes(path: Path) -> bytes:

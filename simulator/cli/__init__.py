@@ -5,8 +5,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
@@ -121,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> Any:
     from simulator.cli.waiting import told
 
-    with suppress(OSError):  # of a folder that is gone
-        sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
     try:
         with told():
             return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from simulator.cli.existing import force_option, refuse_existing
 from simulator.cli.numbers import Count, Finite
 from simulator.limits import KvDtype
 
@@ -46,15 +47,18 @@ def import_group() -> None:
     help="Charge batches of uneven contexts what skew.csv says; auto: if its authors do.",
 )  # fmt: skip
 @out_option
+@force_option
 def llmservingsim(
     folder: Path, model: str, tp: int, link_bandwidth: float | None, link_latency: float | None, ep: int, skew: Any,
-    out: Path,
+    out: Path, force: bool,
 ) -> None:  # fmt: skip
     """Import the kernels that LLMServingSim measured: FOLDER holds meta.yaml and tp1/."""
     from calibration.imports.llmservingsim import import_llmservingsim
     from simulator.catalogue import load_model
 
-    _write(lambda: import_llmservingsim(folder, load_model(model), tp, link_bandwidth, link_latency, skew, ep), out)
+    _write(
+        lambda: import_llmservingsim(folder, load_model(model), tp, link_bandwidth, link_latency, skew, ep), out, force
+    )
 
 
 @import_group.command("aiconfigurator")
@@ -75,9 +79,10 @@ def llmservingsim(
     "--kv-cache-dtype", type=click.Choice(get_args(KvDtype)), help="Of keys and values [default: what the config says]."
 )
 @out_option
+@force_option
 def aiconfigurator(
     folder: Path | None, model: str, system: str, engine: str, engine_version: str | None, tp: int, ep: int,
-    moe_distribution: str | None, kv_cache_dtype: KvDtype | None, out: Path,
+    moe_distribution: str | None, kv_cache_dtype: KvDtype | None, out: Path, force: bool,
 ) -> None:  # fmt: skip
     """Import the kernels that aiconfigurator measured: FOLDER holds <system>.yaml; left out, aiconfigurator-core's own."""
     from calibration.imports.aic_tables import system_of
@@ -96,6 +101,7 @@ def aiconfigurator(
             moe_distribution,
         ),
         out,
+        force,
     )
 
 
@@ -105,11 +111,12 @@ def aiconfigurator(
 @device_option
 @click.option("--tp", type=Count(1), help="Which of the measured ones; may be left out where there is one.")
 @out_option
-def table(csv: Path, model: str, device: str, tp: int | None, out: Path) -> None:
+@force_option
+def table(csv: Path, model: str, device: str, tp: int | None, out: Path, force: bool) -> None:
     """Import measured step times: CSV has the columns num_reqs, tokens_per_req, context_len, tp and latency_ms."""
     from calibration.imports.step_table import import_step_table
 
-    _write(lambda: import_step_table(csv, model, device, tp), out)
+    _write(lambda: import_step_table(csv, model, device, tp), out, force)
 
 
 @import_group.command("vllm-log")
@@ -117,11 +124,12 @@ def table(csv: Path, model: str, device: str, tp: int | None, out: Path) -> None
 @model_option
 @device_option
 @out_option
-def vllm_log(log: Path, model: str, device: str, out: Path) -> None:
+@force_option
+def vllm_log(log: Path, model: str, device: str, out: Path, force: bool) -> None:
     """Fit step times in the log of a vLLM server that ran with --enable-logging-iteration-details."""
     from calibration.imports.iteration_log import import_iteration_log
 
-    _write(lambda: import_iteration_log(log, model, device), out)
+    _write(lambda: import_iteration_log(log, model, device), out, force)
 
 
 @import_group.command("dspark")
@@ -129,11 +137,12 @@ def vllm_log(log: Path, model: str, device: str, out: Path) -> None:
 @model_option
 @device_option
 @out_option
-def dspark(json_file: Path, model: str, device: str, out: Path) -> None:
+@force_option
+def dspark(json_file: Path, model: str, device: str, out: Path, force: bool) -> None:
     """Import SGLang's additive cost table of DSpark."""
     from calibration.imports.dspark import import_dspark
 
-    _write(lambda: import_dspark(json_file, model, device), out)
+    _write(lambda: import_dspark(json_file, model, device), out, force)
 
 
 @click.group("export")
@@ -148,8 +157,15 @@ def export_group() -> None:
 @click.option("--requests", type=Count(1), multiple=True, help="Probes by requests; repeatable.")
 @click.option("--tokens", type=Count(1), multiple=True, help="Probes by query tokens; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+@force_option
 def export(
-    name: str, context: int, most_drafts: int, requests: tuple[int, ...], tokens: tuple[int, ...], out: Path
+    name: str,
+    context: int,
+    most_drafts: int,
+    requests: tuple[int, ...],
+    tokens: tuple[int, ...],
+    out: Path,
+    force: bool,
 ) -> None:
     """Fit SGLang's additive cost table of DSpark to the decode steps of a profile at one context."""
     import numpy as np
@@ -158,6 +174,7 @@ def export(
     from simulator.cost import load_profile
     from traces.atomic import replacing
 
+    refuse_existing(out, force)
     document, errors = export_dspark(load_profile(name), context, most_drafts, requests, tokens)
     with replacing(out) as file:
         file.write(json.dumps(document, indent=1).encode())
@@ -169,12 +186,13 @@ def export(
     click.echo(f"wrote {out}")
 
 
-def _write(read: Callable[[], Profile], out: Path) -> None:
+def _write(read: Callable[[], Profile], out: Path, force: bool) -> None:
     """Import, write, and say what was written and what to know of it."""
     from simulator.cli.profile_show import uncertainty
     from simulator.cost.profiles import check_suffix, write_profile
 
     check_suffix(out)
+    refuse_existing(out, force)
     start = time.perf_counter()
     one = read()
     write_profile(one, out)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from simulator.cli.trace_import import import_, refuse_existing
+from simulator.cli.existing import force_option, refuse_existing
+from simulator.cli.trace_import import import_
 from simulator.progress import doing
 from simulator.report.grid import PIPED, Column, grid
 from traces.errors import InputError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 TRACE = click.argument("path", metavar="TRACE", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace file to write (Parquet).")
-FORCE = click.option("--force", is_flag=True, help="Replace the file that is there.")
 
 
 @click.group("trace")
@@ -31,7 +31,7 @@ def trace() -> None:
 @TRACE
 @JSON
 @click.option("--out", type=click.Path(path_type=Path), help="Also draw the response lengths to this PNG.")
-@FORCE
+@force_option
 def describe(path: Path, as_json: bool, out: Path | None, force: bool) -> None:
     """Show sizes, response lengths, the tail and the columns of a trace."""
     from traces import io
@@ -96,7 +96,7 @@ trace.add_command(import_)
 @click.option("--history-reuse", default=0.4, show_default=True, help="Probability that it copies an earlier step.")
 @click.option("--span-tokens", default=24.0, show_default=True, help="Mean length of a span.")
 @OUT
-@FORCE
+@force_option
 def synth(out: Path, force: bool, **settings: Any) -> None:
     """Make up a trace with a heavy tail and controlled repetition."""
     from traces.synthesis import synth as make_up

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simulator.cli.existing import force_option, refuse_existing
 from traces.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _column_map(context: click.Context, option: click.Parameter, pairs: tuple[st
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The model's tokenizer.json, for dumps of text.")
 @click.option("--drop-empty", is_flag=True, help="Leave out rollouts of 0 tokens, and say how many.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Trace file to write (Parquet).")
-@click.option("--force", is_flag=True, help="Replace the file that is there.")
+@force_option
 def import_(
     paths: tuple[Path, ...],
     file_format: str | None,
@@ -100,12 +101,6 @@ def import_(
             paths, out, file_format, column_map=column_map, tokenizer=tokenizer, drop_empty=drop_empty, tell=tell
         )
     _report(written, out, detected=file_format is None)
-
-
-def refuse_existing(out: Path, force: bool) -> None:
-    """Raise InputError where the file to write is there already."""
-    if out.exists() and not force:
-        raise InputError(f"{out}: already exists: choose another name, or pass --force to replace it")
 
 
 def _report(written: "Written", out: Path, *, detected: bool) -> None:

@@ -31,7 +31,7 @@ def launch_time(core: Core, step: Step) -> float:
     """Seconds that launching a step's kernels takes longer than replaying one CUDA graph."""
     if 0 < padding_of(core).size <= step.query_tokens:
         return core.eager_step_s
-    if step.prefill_seqs > 0 or step.drafted_tokens < max(core.longest_draft, core.asking > 0) * step.live:
+    if step.prefill_seqs > 0 or step.drafted_tokens < max(core.longest_draft, 1 if core.asking > 0 else 0) * step.live:
         return core.uneven_step_s
     return 0.0
 

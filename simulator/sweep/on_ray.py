@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -85,7 +84,6 @@ class RayWorker:
             found: Job = ray.get(job[0])
             if Path(found.folder).is_dir():
                 os.chdir(found.folder)
-            sys.path.append(found.folder)
             self._worker = Worker(found.study, found.traces, ObjectStore(found.directory))
         return self._worker.run(cells)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from simulator.drafting.draws import levels, rollout_keys
 from simulator.spec import Reader, number, one_of, read, refuse, whole
 from simulator.training.stage import Per, Prices, Rollouts
 from traces.errors import InputError
+from traces.io import read_bytes
 from traces.trace import Trace
 
 Int64 = npt.NDArray[np.int64]
@@ -153,9 +155,10 @@ def _each_s(trace: Trace, source: str, value: "str | float") -> Float64:
     if source == "column":
         found = _numbers(trace, str(value), "seconds")
     else:
+        content = read_bytes(Path(str(value)))
         try:
-            found = np.loadtxt(Path(str(value)), ndmin=1)
-        except (OSError, ValueError) as error:
+            found = np.loadtxt(BytesIO(content), ndmin=1)
+        except ValueError as error:
             told = " ".join(str(error).split())[:100]
             raise InputError(f"stage reward: {value}: cannot be read ({told}): give a number a line") from None
         if found.shape != (len(trace),):

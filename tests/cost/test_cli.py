@@ -1,6 +1,7 @@
 """`rolloutsim profile list`, `show`, `import` and `export`."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from matplotlib.image import imread
 from calibration.imports.llmservingsim import import_llmservingsim
 from simulator.catalogue import load_model
 from simulator.cli.profile import profile
+from simulator.cli.profile_import import import_group
 from simulator.cost import FEATURES, StepWork, list_profiles, load_profile
 from simulator.cost.document import parse
 from simulator.cost.profiles import write_profile
@@ -178,6 +180,27 @@ def test_import_refuses_before_it_reads(tmp_path):
     with pytest.raises(InputError, match=r"absent\.json: cannot be read"):
         run(*flags, str(tmp_path / "a.yaml"))
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_replaced_without_force(tmp_path):
+    csv, kept = tmp_path / "steps.csv", tmp_path / "kept.yaml"
+    csv.write_text("num_reqs,tokens_per_req,context_len,tp,latency_ms\n1,1,100,1,5\n8,1,100,1,6\n")
+    kept.write_text("mine")
+    for words in (("import", "table", str(csv), "--model", "m", "--device", "d"), ("export", "dspark", LLAMA)):
+        with pytest.raises(InputError, match=r"kept\.yaml: already exists: choose another name, or pass --force"):
+            run(*words, "--out", str(kept))
+        assert kept.read_text() == "mine"
+        run(*words, "--out", str(kept), "--force")
+        assert kept.read_text() != "mine"
+        kept.write_text("mine")
+    with pytest.raises(InputError, match="is a device or pipe, no file to replace"):
+        run("export", "dspark", LLAMA, "--out", os.devnull, "--force")
+    assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("command", import_group.commands.values(), ids=str)
+def test_every_import_says_how_to_replace(command):
+    assert "--force" in {name for option in command.params for name in option.opts}
 
 
 @pytest.mark.parametrize("name", [LLAMA, "h100-r1-distill-qwen-7b-published"])

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.hostile.cases import Case, fault
+from tests.hostile.dumps import dumps
 from tests.hostile.files import damaged, texts, types, values
 from tests.hostile.settings import keys, options
 from tests.hostile.theirs import drafters, policies
 
 KINDS: dict[str, Callable[[int, int], Iterator[Case]]] = {
-    "damaged": damaged, "types": types, "values": values, "texts": texts, "keys": keys, "options": options,
+    "damaged": damaged, "types": types, "values": values, "texts": texts, "dumps": dumps, "keys": keys, "options": options,
     "policies": policies, "drafters": drafters,
 }  # fmt: skip
 COUNTS = {
@@ -18,6 +19,7 @@ COUNTS = {
     "types": 450,
     "values": 300,
     "texts": 250,
+    "dumps": 400,
     "keys": 500,
     "options": 500,
     "policies": 42,

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.conftest import PROFILE, Shell
-from traces import io
+from traces import files, io
 
 
 def test_a_parquet_bomb_is_refused_by_what_it_declares(
     tmp_path: Path, shell: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Less than a megabyte that stand for 200 million values, on a machine of half a gigabyte."""
-    monkeypatch.setattr(io, "_memory_bytes", lambda: 2**29)
+    monkeypatch.setattr(files, "memory_bytes", lambda: 2**29)
     bomb = tmp_path / "bomb.parquet"
     with pq.ParquetWriter(bomb, pa.schema([("step", pa.int32())]), compression="zstd") as writer:
         for _ in range(20):

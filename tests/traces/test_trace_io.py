@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from traces import io
 from traces.errors import InputError
 from traces.schema import REQUIRED, SCHEMA, columns
+
+DATA = Path(__file__).parents[2] / "traces" / "data"
 
 
 @st.composite
@@ -217,6 +220,16 @@ def test_files_that_are_no_trace(make_table, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a whole Parquet file"):
         io.read(path)
+
+
+def test_a_shipped_trace_goes_by_its_name_unless_a_file_has_it(make_table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = io.read("demo")
+    assert (shipped.source, shipped.sha256) == ("demo", io.read(DATA / "demo.parquet").sha256)
+    io.write(make_table(), "demo", {})
+    assert len(io.read("demo")) == make_table().num_rows != len(shipped)
+    with pytest.raises(InputError, match="countdwn: no such file: check the path"):
+        io.read("countdwn")
 
 
 def test_damaged_bytes_never_pass_for_a_trace(make_table, tmp_path):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.errors import InputError
-from traces.importers.source import Source
+from traces.importers.source import BLOCK_BYTES, Source
 
 FIRST_LINE_BYTES = 256 << 20
 Kind = Literal["json", "csv", "parquet", "zip", "text"]
@@ -71,22 +71,29 @@ def _cells(line: str) -> list[str]:
 
 def _first_object(source: Source) -> dict[str, Any]:
     """The object of the first line; where that is not whole, the one that the file is; else an empty one."""
-    begun = b""
-    for block in Source(source.path).blocks():
-        begun += block
-        line, end, _ = begun.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
-        if end or len(begun) > FIRST_LINE_BYTES:
-            break
+    line = _first_line(source)
     contents: tuple[Callable[[], bytes], ...] = (lambda: line, source.content)
     for content in contents:
         try:
             value = json.loads(content())
+        except InputError:
+            raise
         except (ValueError, RecursionError):
             continue
         if isinstance(value, list) and value:
             value = value[0]
         return value if isinstance(value, dict) else {}
     return {}
+
+
+def _first_line(source: Source) -> bytes:
+    """The first line of a text that begins in its first block, or about FIRST_LINE_BYTES of it."""
+    blocks: list[bytes] = []
+    for block in Source(source.path).blocks():
+        blocks.append(block if blocks else block.removeprefix(b"\xef\xbb\xbf").lstrip())
+        if b"\n" in blocks[-1] or len(blocks) * BLOCK_BYTES > FIRST_LINE_BYTES:
+            break
+    return b"".join(blocks).partition(b"\n")[0]
 
 
 def _columns(path: Path) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from traces.errors import InputError
-from traces.files import check_is_no_device
+from traces.files import check_fits, check_is_no_device
 
 BLOCK_BYTES = 1 << 20
+JSON_TIMES = 24
+"""How much larger the objects of a JSON document are than its text: `{},` is a dictionary."""
 PACKED: dict[bytes, Literal["gzip", "zstd"]] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 REFUSED = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the file that it stands for: run `git lfs pull` first"),
@@ -61,8 +63,16 @@ class Source:
         return found[:size]
 
     def content(self) -> bytes:
-        """All of the unpacked file."""
-        return b"".join(self.blocks())
+        """All of the unpacked file; InputError where that is more than may be read as one JSON document."""
+        blocks = []
+        for block in self.blocks():
+            blocks.append(block)
+            check_fits(
+                self.path,
+                JSON_TIMES * self.unpacked_bytes,
+                "write a line for each rollout (JSON Lines), or less in a file",
+            )
+        return b"".join(blocks)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[IO[bytes], Any]]:
