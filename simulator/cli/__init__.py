@@ -20,7 +20,7 @@ def command() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word until there is somebody to say one
     from simulator.cli.ending import BySignals
 
-    with BySignals():
+    with BySignals() as signals:
         import gc
         import sys
 
@@ -28,7 +28,7 @@ def command() -> None:
         from simulator.cli.commands import main
 
         try:
-            main()
+            main(signals=signals)
         finally:
             if "torch" not in sys.modules:  # parts of it complain of what is left when the process ends
                 gc.freeze()  # nobody needs to look for garbage in what was imported

@@ -3,14 +3,14 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from simulator.cli.ending import Signalled
+from simulator.cli.ending import BySignals, Signalled
 
 COMMANDS = {
     "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies and whole systems."),
@@ -45,12 +45,15 @@ class _Lazy(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line."""
+        with _aborting(extra.get("obj")):
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; click would make another line of an interruption."""
-        try:
+        """Run the command."""
+        with _aborting(ctx.obj):
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:
-            raise click.Abort from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -69,6 +72,19 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
+@contextmanager
+def _aborting(signals: BySignals | None) -> Iterator[None]:
+    """Make an Abort of a signal, of which click says more than a line, and which may become another error where modules load."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise click.Abort from error
+    except BaseException:
+        if signals is None or signals.taken is None:
+            raise
+        raise click.Abort from signals.taken
+
+
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rolloutsim", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -79,15 +95,15 @@ def cli() -> None:
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every error that is the user's to mend is one line on stderr."""
+def main(arguments: Sequence[str] | None = None, signals: BySignals | None = None) -> None:
+    """Run the command line; every error that is the user's to mend is one line on stderr. signals: by which it may end."""
     from traces.errors import InputError
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal has no letters for is shown in others
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(arguments)
+        code = _run(arguments, signals)
         if sys.stdout is not None:
             sys.stdout.flush()  # here a pipe that nobody reads can still be told of
     except click.exceptions.NoArgsIsHelpError as error:
@@ -99,8 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, Signalled):
-            error.__cause__.leave()
+        for one in (error, error.__cause__):
+            if isinstance(one, Signalled):
+                one.leave()
         _fail("interrupted", INTERRUPTED)
     except InputError as error:
         _fail(str(error), INVALID)
@@ -118,14 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _run(arguments: Sequence[str] | None) -> Any:
+def _run(arguments: Sequence[str] | None, signals: BySignals | None) -> Any:
     from simulator.cli.waiting import told
 
     with suppress(OSError):  # of a folder that is gone
         sys.path.append(str(Path.cwd()))  # so that module:attr finds what lies in the current folder
     try:
         with told():
-            return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
+            return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False, obj=signals)
     except SystemExit as ending:
         if ending.code == 1:  # so click and rich end where nobody reads what they print
             raise BrokenPipeError from ending

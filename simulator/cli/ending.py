@@ -36,14 +36,16 @@ class BySignals:
     """In the block signals raise Signalled, or end the process GRACE_S later where that does not; afterwards they are ignored.
 
     For the main thread of a process of its own. A signal that is ignored when the block begins, as by nohup, stays so.
+    taken: what was raised, which may have become another error on its way.
     """
 
     def __init__(self) -> None:
+        self.taken: Signalled | None = None
         numbers = [getattr(signal, name) for name in TOLD if hasattr(signal, name)]
         self._numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
         self._last = threading.Lock()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> BySignals:
         """Take signals over."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -54,18 +56,20 @@ class BySignals:
         sys.unraisablehook = _quiet
         for number in self._numbers:
             signal.signal(number, self._raise)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave, where a signal got this far, and let nothing disturb the end otherwise."""
         self._ignore()
-        if isinstance(error, Signalled):  # before anybody else could tell
-            error.leave()
+        if self.taken is not None and error is not None and not isinstance(error, SystemExit):
+            self.taken.leave()  # nobody else could tell
 
     def _raise(self, number: int, frame: FrameType | None) -> NoReturn:
         self._ignore()  # a second one finds that it is ending
-        raise Signalled(number, self._last)
+        self.taken = Signalled(number, self._last)
+        raise self.taken
 
     def _ignore(self) -> None:
         for number in self._numbers:
