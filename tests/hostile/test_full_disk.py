@@ -1,4 +1,4 @@
-"""A disk without room, for every command that writes: one line that names the output, the old one as it was, nothing else left."""
+"""A disk without room, for every command that writes: one line that names the output, the old one stays, nothing is left."""
 
 import resource
 from collections.abc import Iterator
