@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,9 +83,9 @@ class Tried:
     faults: list[str] = field(default_factory=list)
 
 
-def try_kills(kills: int, seed: int, folder: Path, of: Sequence[Writer]) -> Tried:
+def try_kills(kills: int, seed: int, folder: Path, of: Sequence[Writer], found: Tried) -> None:
     """Kill commands, one after another; each must leave what is whole, and run as if nothing had been at the end."""
-    draw, found, took = random.Random(seed), Tried(), dict[Writer, float]()
+    draw, took = random.Random(seed), dict[Writer, float]()
     fill(folder)
 
     def check(writer: Writer, number: int) -> None:
@@ -108,14 +109,19 @@ def try_kills(kills: int, seed: int, folder: Path, of: Sequence[Writer]) -> Trie
         assert not kill(writer, number, folder, 600.0), "it goes on as if nothing had been"
         assert (folder / writer.target).exists()
         check(writer, number)
-    return found
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         count, first = (int(sys.argv[1]) if len(sys.argv) > 1 else 500), (int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-        done = try_kills(count, first, Path(scratch), writers())
+        done = Tried()
+        with suppress(KeyboardInterrupt):  # it then says what it has found
+            try_kills(count, first, Path(scratch), writers(), done)
         for name, of_name in done.tried.items():
             print(f"{done.hit[name]:>4} of {of_name:>3}  {name}")
-        print(f"{done.hit.total()} of {count} killed while they ran; {len(done.faults)} faults", *done.faults, sep="\n")
+        print(
+            f"{done.hit.total()} of {done.tried.total()} killed while they ran; {len(done.faults)} faults",
+            *done.faults,
+            sep="\n",
+        )
         sys.exit(bool(done.faults))

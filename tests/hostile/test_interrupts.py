@@ -68,11 +68,12 @@ def test_it_can_be_made_again() -> None:
 
 
 def test_a_signal_that_became_another_error_is_still_one() -> None:
-    """As extensions make one where they load; and after it the process of the command is at an end, too."""
+    """As extensions make one where they load, and as somebody's policy may."""
     code = (
         "import os, signal\nfrom simulator.cli import commands\nfrom simulator.cli.ending import BySignals\n"
+        "from traces.errors import InputError\n"
         "def becomes():\n    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        signal.pause()\n"
-        "    except BaseException:\n        raise RuntimeError('while it was loaded') from None\n"
+        "    except BaseException:\n        raise InputError('while it was loaded') from None\n"
         "commands.importlib.import_module = lambda name: becomes()\n"
         "with BySignals() as signals:\n    commands.main(['policies'], signals)\n"
     )

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from simulator.cli import cli
-from tests.hostile.kills import kill_before, try_kills
+from tests.hostile.kills import Tried, kill_before, try_kills
 from tests.hostile.writers import NO_WRITER, WRITERS, Writer, fill, writers
 
 QUICK = [one for one in writers() if not one.slow]
@@ -16,8 +16,8 @@ TOGETHER = [one for one in QUICK if one.name in ("validate log --out", "advise -
 
 
 def test_killed_commands_leave_whole_outputs(tmp_path: Path) -> None:
-    some = QUICK[::4]
-    tried = try_kills(len(some), 1, tmp_path, some)
+    some, tried = QUICK[::4], Tried()
+    try_kills(len(some), 1, tmp_path, some, tried)
     assert not tried.faults
     assert tried.hit.total() >= len(some) // 3
 
