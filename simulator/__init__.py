@@ -4,9 +4,11 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # that of typing, which takes longer to load than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from simulator.cost.profiles import load_profile
     from simulator.replay import run
     from simulator.results import Result
@@ -26,7 +28,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

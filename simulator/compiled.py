@@ -13,6 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,9 @@ serialize: Any = importlib.import_module("numba.core.serialize")  # and these ar
 
 KEPT = 4
 """Versions of one function whose machine code is kept."""
+PART_DIGITS = len(uuid.uuid4().hex)
+YOUNG_S = 60
+"""What is younger may be being written."""
 OPTIONS = {"nopython": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 """Divisions by zero follow IEEE 754, as numpy's do; nobody calls from C."""
 HELPER = """
@@ -188,12 +192,18 @@ class _Cache(caching.NullCache):
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{uuid.uuid4().hex}")
-            part.write_bytes(serialize.dumps(data._reduce()))
-            part.replace(path)
+            try:
+                part.write_bytes(serialize.dumps(data._reduce()))
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)  # of a disk that is full
             self._forget_old()
 
     def _forget_old(self) -> None:
-        """Delete all but the last few versions."""
+        """Delete all but the last few versions, and what killed processes had begun."""
+        for part in cache_folder().glob(f"{self._name}-*.{'?' * PART_DIGITS}"):
+            if time.time() - part.stat().st_mtime > YOUNG_S:
+                part.unlink(missing_ok=True)
         files: dict[str, list[Path]] = {}
         for path in sorted(cache_folder().glob(f"{self._name}-*.code"), key=lambda path: -path.stat().st_mtime):
             files.setdefault(path.stem.split("-")[-2], []).append(path)

@@ -20,6 +20,8 @@ except ImportError:  # not on Windows, where what a killed writer left has to be
 
 YOUNG_S = 60
 """What is younger may belong to a writer that has not locked it yet."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What is told where nothing more can be written."""
 AT_CWD, RENAME_EXCHANGE = -100, 2
 
 
@@ -36,8 +38,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     scratch = _scratch(path)
     try:
         _remove_left(path)
-        file = scratch.open("xb")
+        with _staying(path.parent):
+            file = scratch.open("xb")
     except OSError as error:
+        if _name(error, path):
+            raise
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}): create the folder or choose another") from error
     try:
@@ -46,9 +51,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            scratch.replace(path)
-    except BaseException:
+            with _staying(path.parent):
+                scratch.replace(path)
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        _name(error, path)
         raise
     _sync_folder(path.parent)
 
@@ -70,30 +77,80 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         held = os.open(scratch, os.O_RDONLY)
     except OSError as error:
+        if _name(error, folder):
+            raise
         reason = error.strerror or str(error)
         raise InputError(f"{folder}: cannot be written ({reason}): choose another folder") from error
     try:
-        _lock(held)
+        _lock(held, shared=True)
         yield scratch
         for path in scratch.iterdir():
             if (folder / path.name).is_dir():
                 raise InputError(
                     f"{folder / path.name}: is a folder where a file belongs: remove it, or choose another folder"
                 )
+            _sync(path)
         _sync_folder(scratch)
         if fixed:
             for path in scratch.iterdir():
                 path.replace(folder / path.name)
-        elif folder.exists():
-            _keep_others(folder, scratch)
-            shutil.copymode(folder, scratch)
-            _exchange(scratch, folder)
         else:
-            scratch.rename(folder)
+            _put(scratch, folder)
+    except OSError as error:
+        inside = Path(error.filename).name if str(error.filename).startswith(str(scratch)) else ""
+        _name(error, folder / inside if inside != scratch.name else folder)
+        raise
     finally:
         os.close(held)
         shutil.rmtree(scratch, ignore_errors=True)
     _sync_folder(folder.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have errors of the block that say that no more can be written, and not where, name a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            _name(error, path)
+        raise
+
+
+def _name(error: BaseException, path: Path) -> bool:
+    """Where an error says that no more can be written, which may come without a name, have it name the file; whether it does."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return False
+    error.filename, error.strerror = str(path), os.strerror(error.errno)
+    return True
+
+
+def _put(scratch: Path, folder: Path) -> None:
+    """Have a new folder take the place of the old one at once, and keep what else that holds by then."""
+    if not folder.exists():
+        with suppress(OSError):  # another has made it meanwhile
+            scratch.rename(folder)
+            return
+    with _staying(folder, replaced=True):
+        _keep_others(folder, scratch)
+        shutil.copymode(folder, scratch)
+        _exchange(scratch, folder)
+
+
+@contextmanager
+def _staying(folder: Path, replaced: bool = False) -> Iterator[None]:
+    """Nobody else puts another folder in the place of this one meanwhile; replaced: nor gives a file in it its name."""
+    while fcntl is not None:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX if replaced else fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                yield
+                return
+        finally:
+            os.close(handle)
+    yield
 
 
 def _is_fixed(folder: Path) -> bool:
@@ -143,11 +200,14 @@ def _scratch(path: Path) -> Path:
     return path.parent / f".{path.name[:100]}.{secrets.token_hex(4)}.tmp"
 
 
-def _lock(handle: int) -> None:
-    """Hold a scratch for as long as this process lives: what nobody holds was left by one that was killed."""
+def _lock(handle: int, shared: bool = False) -> None:
+    """Hold a scratch for as long as this process lives: what nobody holds was left by one that was killed.
+
+    shared: with those who write a file in it.
+    """
     if fcntl is not None:
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _remove_left(path: Path) -> None:
@@ -170,6 +230,11 @@ def _remove_left(path: Path) -> None:
                     left.unlink()
             finally:
                 os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

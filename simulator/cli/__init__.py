@@ -1,137 +1,57 @@
-"""The `rolloutsim` command: the only package that prints. Commands load when they are called, so that help is instant."""
+"""The `rolloutsim` command: the only package that prints. `command` is what is installed; `main` runs the command line anywhere.
 
-import gc
-import importlib
-import os
-import sys
-from collections.abc import Sequence
-from typing import Any
+`import simulator.cli` loads nothing: Ctrl-C is answered before anything is that takes time.
+"""
 
-import click
+TYPE_CHECKING = False  # that of typing, which takes longer to load than all else here
+if TYPE_CHECKING:
+    from typing import Any
 
-COMMANDS = {
-    "replay": ("simulator.cli.replay", "replay", "Simulate recorded rollouts under speculation policies and whole systems."),
-    "run": ("simulator.cli.replay", "run_command", "Do what `replay` does, from a scenario file."),
-    "advise": ("simulator.cli.advise", "advise", "Say whether to draft, with what, and the settings for an engine."),
-    "validate": ("simulator.cli.validate", "validate", "Simulate a measured serving run, and say how far off that is."),
-    "sweep": ("simulator.cli.sweep", "sweep", "Run a scenario with every combination of some values, or search for the best."),
-    "acceptance": ("simulator.cli.acceptance", "acceptance", "Replay a drafter alone: what it proposes and what is accepted."),
-    "policies": ("simulator.cli.policies", "policies", "List the budget policies and how to name them."),
-    "systems": ("simulator.cli.systems", "systems", "List the published ways of doing RL rollouts that are built in."),
-    "catalogue": ("simulator.cli.catalogue", "catalogue", "List the models and devices that have names."),
-    "trace": ("simulator.cli.trace", "trace", "Describe, validate, import or synthesise traces of rollouts."),
-    "calibrate": ("simulator.cli.calibrate", "calibrate", "Measure costs on this machine."),
-    "profile": ("simulator.cli.profile", "profile", "List and show cost profiles: what a decode step takes."),
-}  # fmt: skip
+    from simulator.cli.commands import COMMANDS, cli, main
 
-USAGE, INVALID, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
-LONGEST_ERROR = 1500
-"""Letters of an error line: more of what was given tells nobody more."""
-
-
-class _Lazy(click.Group):
-    """A group that knows its commands' one-line help without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; where there is none, name those like it, which click knows of loaded ones alone."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            raise click.UsageError(f"{error.message}{f' Did you mean {near[0]!r}?' if near else ''}", ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rolloutsim", message="%(prog)s %(version)s")
-def cli() -> None:
-    """Which speculation policy, on my rollouts, on my GPU, and how sure are we.
-
-    Exit codes: 0 done, 2 the command line is wrong, 3 the input cannot be used, 4 beyond what the profile measured, 5 no
-    gain (advise --fail-if-no-gain).
-    """
+__all__ = ["COMMANDS", "cli", "command", "main"]
 
 
 def command() -> None:
-    """Be the installed command: `main` in a process of its own, which need not look for garbage in what it imported."""
+    """Be the installed command: `main` in a process of its own, which signals end, and which keeps what it imported."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word until there is somebody to say one
+    from simulator.cli.ending import BySignals
+
+    with BySignals() as signals:
+        import gc
+        import sys
+
+        _settle()
+        from simulator.cli.commands import main
+
+        try:
+            main(signals=signals)
+        finally:
+            if "torch" not in sys.modules:  # parts of it complain of what is left when the process ends
+                gc.freeze()  # nobody needs to look for garbage in what was imported
+
+
+def _settle() -> None:
+    """Have this process be as the command needs it."""
+    import gc
+    import logging
+    import os
+    import sys
+
     gc.set_threshold(100_000)
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's own backend may not be installed here
-    try:
-        main()
-    finally:
-        gc.freeze()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its fonts, for one, is nobody's concern
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it is closed, and the next file would be taken for it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - for as long as the process lives
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every error that is the user's to mend is one line on stderr."""
-    from traces.errors import InputError
+def __getattr__(name: str) -> "Any":
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal has no letters for is shown in others
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a pipe that nobody reads can still be told of
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(USAGE)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "rolloutsim"
-        _fail(f"{error.format_message()} (see {command} --help)", USAGE)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", INTERRUPTED)
-    except InputError as error:
-        _fail(str(error), INVALID)
-    except MemoryError as error:
-        _fail(
-            f"out of memory ({error}): simulate fewer RL steps (--steps), or fewer rollouts, or on a larger machine",
-            INVALID,
-        )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more when it ends
-        sys.exit(BROKEN_PIPE)
-    except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}: free space, or choose another place", INVALID)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _run(arguments: Sequence[str] | None) -> Any:
-    from simulator.cli.waiting import told
-
-    try:
-        with told():
-            return cli.main(args=arguments, prog_name="rolloutsim", standalone_mode=False)
-    except SystemExit as ending:
-        if ending.code == 1:  # so click and rich end where nobody reads what they print
-            raise BrokenPipeError from ending
-        raise
-
-
-def _fail(message: str, code: int) -> None:
-    """Say in one line what is wrong; what a terminal would act on is shown, not sent."""
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
-    if len(line) > LONGEST_ERROR:
-        line = f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
-    click.echo(f"error: {line}", err=True)
-    sys.exit(code)
+    return globals().setdefault(name, getattr(import_module("simulator.cli.commands"), name))

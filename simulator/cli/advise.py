@@ -86,10 +86,10 @@ def advise(
     from simulator.advise.advice import advise as advised
     from simulator.advise.candidates import Place
     from simulator.deploy.settings import parse_engine
-    from simulator.report.folder import check_folder, write_folder
+    from simulator.report.folder import check_folder, write_files
     from simulator.report.page.write import write as write_page
     from simulator.scenario import build
-    from traces.atomic import replacing
+    from traces.atomic import replacing_folder
     from traces.io import read
 
     name, limits = _engine(engines)
@@ -115,10 +115,12 @@ def advise(
 
         found = advised(place, read(trace), drafters, policies, bootstrap, profile_error, told)
     if out is not None:
-        if found.result is not None and found.scenario is not None:
-            write_folder(found.result, found.scenario, out)
-        with replacing(out / "advice.json") as file:
-            file.write((json.dumps(found.document(), allow_nan=False, indent=1) + "\n").encode())
+        with replacing_folder(out) as scratch:
+            if found.result is not None and found.scenario is not None:
+                write_files(found.result, found.scenario, scratch)
+            (scratch / "advice.json").write_text(
+                json.dumps(found.document(), allow_nan=False, indent=1) + "\n", "utf-8"
+            )
     if html is not None and found.result is not None and found.scenario is not None:
         write_page(found.result, found.scenario, html, found.command or "")
     click.echo(json.dumps(found.document(), allow_nan=False, indent=1) if as_json else "\n".join(_lines(found)))

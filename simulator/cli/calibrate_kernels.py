@@ -60,13 +60,14 @@ def limit_options(command: Command) -> Command:
 
 
 def progress_of(doing: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
-    """A bar on stderr over what is to be done."""
+    """A bar over what is to be done, where stderr is a terminal."""
 
     def bar(things: Iterable[Any]) -> Iterator[Any]:
         from rich.console import Console
         from rich.progress import track
 
-        yield from track(list(things), doing, console=Console(stderr=True))
+        console = Console(stderr=True)
+        yield from track(list(things), doing, console=console, disable=not console.is_terminal)
 
     return bar
 

@@ -116,14 +116,14 @@ def report(
     if out is None:
         return
     from simulator.report.truth_plots import save_truth_plot
-    from traces.atomic import replacing
+    from traces.atomic import replacing_folder
 
     told = json.dumps(_document(profile, found, judged, truths), allow_nan=False, indent=1)
-    for name, text in (("ground_truth.md", "\n".join(lines)), ("ground_truth.json", told)):
-        with replacing(out / name) as file:
-            file.write(f"{text}\n".encode())
     runs = [(one.row(), one.step_live, one.step_context, one.step_measured_s, one.step_simulated_s) for one in found]
-    save_truth_plot(runs, profile.device, out / "ground_truth.png")
+    with replacing_folder(out) as scratch:
+        for name, text in (("ground_truth.md", "\n".join(lines)), ("ground_truth.json", told)):
+            (scratch / name).write_text(f"{text}\n", "utf-8")
+        save_truth_plot(runs, profile.device, scratch / "ground_truth.png")
     yield f"table and plot: {out}"
 
 

@@ -258,11 +258,9 @@ def _roof_line(limits: Roofs, device: str) -> str:
 
 def _pictures(one: Profile, limits: Roofs | None, out: Path) -> list[Path]:
     from simulator.report.profile_plots import save_breakdown_plot, save_profile_plot, save_roof_plot
+    from traces.atomic import replacing_folder
 
-    def paths() -> Iterator[Path]:
-        yield save_profile_plot(one, out)
-        yield save_breakdown_plot(one, out)
-        if limits is not None:
-            yield save_roof_plot(one, limits, ROOF_CONTEXTS, out)
-
-    return list(paths())
+    with replacing_folder(out) as scratch:
+        paths = [save_profile_plot(one, scratch), save_breakdown_plot(one, scratch)]
+        paths += [] if limits is None else [save_roof_plot(one, limits, ROOF_CONTEXTS, scratch)]
+    return [out / path.name for path in paths]

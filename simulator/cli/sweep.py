@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 MOST_WORKERS = 4096
 
 
-class Interrupted(click.ClickException):
-    """Ctrl-C, with what becomes of what was done."""
-
-    exit_code = 130
-
-
 @click.command()
 @click.argument("scenario", metavar="SCENARIO", type=click.Path(path_type=Path))
 @click.argument("keys", metavar="KEY=VALUES...", nargs=-1, required=True)
@@ -82,8 +76,9 @@ def sweep(
     try:
         with telling() as tell:
             found = swept(asked, out, start, tell)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted: what has finished is kept, and the same command goes on from there") from None
+    except KeyboardInterrupt as error:
+        error.add_note("what has finished is kept, and the same command goes on from there")
+        raise
     table = cells_table(asked.axes, found.outcomes, found.about)
     write_cells(table, out)
     plots = save_sweep_plots(_drawn(table, asked), out)

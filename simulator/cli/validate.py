@@ -139,18 +139,18 @@ def _outside(simulated: SimulatedRun) -> tuple[str, ...]:
 def _write(told: dict[str, Any], run: MeasuredRun, simulated: SimulatedRun, out: Path) -> None:
     from calibration.validation import latencies, measured_series, simulated_latencies, simulated_series
     from simulator.report.validation_plots import save_validation_plot
-    from traces.atomic import replacing
+    from traces.atomic import replacing_folder
 
-    with replacing(out / "validation.json") as file:
-        file.write(json.dumps(told, allow_nan=False, indent=1).encode())
     series = measured_series(run)
-    save_validation_plot(
-        series | latencies(run),
-        simulated_series(run, simulated, series["t_s"]) | simulated_latencies(run, simulated),
-        f"{run.source.name}: {told['requests']:,} requests of {run.model or 'an unnamed model'}",
-        f"profile {told['profile']['name']}",
-        out / "validation.png",
-    )
+    with replacing_folder(out) as scratch:
+        (scratch / "validation.json").write_text(json.dumps(told, allow_nan=False, indent=1), "utf-8")
+        save_validation_plot(
+            series | latencies(run),
+            simulated_series(run, simulated, series["t_s"]) | simulated_latencies(run, simulated),
+            f"{run.source.name}: {told['requests']:,} requests of {run.model or 'an unnamed model'}",
+            f"profile {told['profile']['name']}",
+            scratch / "validation.png",
+        )
 
 
 def _lines(told: dict[str, Any], out: Path | None) -> Iterator[str]:

@@ -101,10 +101,10 @@ def _write(found: dict[str, Any], costs: Costs, out: Path) -> None:
     from calibration.live.seconds import draft_costs
     from simulator.cost.profiles import write_profile
     from simulator.drafting.cost import write_draft_cost
-    from traces.atomic import replacing
+    from traces.atomic import replacing_folder
 
-    write_profile(costs.profile, out / "profile.yaml")
-    for document in draft_costs(costs):
-        write_draft_cost(document, out / f"{document['drafter']}.yaml")
-    with replacing(out / "seconds.json") as file:
-        file.write(json.dumps(found, allow_nan=False, indent=1).encode())
+    with replacing_folder(out) as scratch:
+        write_profile(costs.profile, scratch / "profile.yaml")
+        for document in draft_costs(costs):
+            write_draft_cost(document, scratch / f"{document['drafter']}.yaml")
+        (scratch / "seconds.json").write_text(json.dumps(found, allow_nan=False, indent=1), "utf-8")

@@ -74,12 +74,12 @@ class _Clock:
             self._thread.start()
 
     def stop(self) -> None:
-        """Say what compiling came to."""
+        """Say what compiling came to, once it is done."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
-        if self._said:
-            self._write("")
+        self._write("")
+        if self._said and not self._waits:  # else it was interrupted
             click.echo(f"compiled in {self._spent_s():.0f} s, {_outcome()}", err=True)
 
     def _spent_s(self) -> float:

@@ -38,6 +38,11 @@ def check_file(file: Path, flag: str) -> None:
 def write_folder(result: Result, scenario: Scenario, folder: Path) -> list[Path]:
     """Write scenario.yaml, the Parquet tables and the PNG plots: all of them, or, where one fails, none."""
     with replacing_folder(folder) as scratch:
-        (scratch / "scenario.yaml").write_text(scenario.yaml(), "utf-8")
-        written = [scratch / "scenario.yaml", *result.write(scratch), *save_plots(result, scratch)]
+        written = write_files(result, scenario, scratch)
     return [folder / path.name for path in written]
+
+
+def write_files(result: Result, scenario: Scenario, folder: Path) -> list[Path]:
+    """Write them one after another, into a folder that nobody sees yet."""
+    (folder / "scenario.yaml").write_text(scenario.yaml(), "utf-8")
+    return [folder / "scenario.yaml", *result.write(folder), *save_plots(result, folder)]

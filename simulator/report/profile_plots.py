@@ -21,6 +21,7 @@ from simulator.cost.model import Profile
 from simulator.cost.roofs import Roofs
 from simulator.cost.work import StepWork
 from simulator.report.drawing import COLOURS as DISTINCT
+from traces.atomic import replacing
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,6 +43,7 @@ CONTEXT = ("context_tokens", "decode_context")
 FAR_LIVE, FAR_TOKENS, FAR_CONTEXT = 512.0, 8192.0, 32768.0
 MIDDLE_LIVE, MIDDLE_CONTEXT = 64.0, 4096.0
 """Where operators are drawn to, and what is held while the other one varies."""
+DPI = 130
 STACK = (*DISTINCT[1:], "#bbbbbb")
 PROFILE: dict[str, Any] = {"lw": 2.2}
 OUTSIDE: dict[str, Any] = {"lw": 2.2, "alpha": 0.3}
@@ -61,8 +63,7 @@ def save_profile_plot(profile: Profile, folder: Path) -> Path:
     handles.append(Patch(color=SHADE, alpha=0.25))
     names = [*labels, "outside the valid range", "beyond this feature's range"]
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False)
-    figure.savefig(path, dpi=130)
-    return path
+    return _saved(figure, path)
 
 
 def save_breakdown_plot(profile: Profile, folder: Path) -> Path:
@@ -86,8 +87,7 @@ def save_breakdown_plot(profile: Profile, folder: Path) -> Path:
     right.set_xlabel(f"context tokens per sequence ({batch:,.0f} live)")
     handles = [Patch(color=colour) for colour in STACK[: len(parts)]]
     figure.legend(handles, list(parts), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    figure.savefig(path, dpi=130)
-    return path
+    return _saved(figure, path)
 
 
 def save_roof_plot(profile: Profile, limits: Roofs, contexts: Sequence[float], folder: Path) -> Path:
@@ -126,7 +126,12 @@ def save_roof_plot(profile: Profile, limits: Roofs, contexts: Sequence[float], f
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, title="context tokens", loc="upper left", fontsize=9, frameon=False)
     figure.legend(styles, list(drawn), loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    figure.savefig(path, dpi=130)
+    return _saved(figure, path)
+
+
+def _saved(figure: Figure, path: Path) -> Path:
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=DPI)
     return path
 
 

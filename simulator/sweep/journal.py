@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from simulator.sweep.axes import Cell, canonical
 from simulator.sweep.worker import Outcome
+from traces.atomic import naming
 from traces.errors import InputError
 
 NAME = "cells.jsonl"
@@ -50,7 +51,7 @@ def journal(folder: Path, asked: Mapping[str, Any]) -> Iterator[Journal]:
     damaged before its last line; a last line without an end was being written when somebody was killed, and is dropped.
     """
     path = folder / NAME
-    with path.open("a+b") as file:
+    with naming(path), path.open("a+b") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: none that it starts inherits it
         except OSError:

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.extremes [KIND ...]
 
-CPU seconds and memory over those of the trace, each size in a process of its own, one that has compiled before; last, how seconds
-grow with size: the slope between the last two sizes, 1 where a run ten times as large takes ten times as long. Nothing is drafted.
+CPU seconds, and memory over that of the trace, each size in a process of its own, one that has compiled before; last, how seconds
+grow: the slope between the last two sizes, 1 where a run ten times as large takes ten times as long. Nothing is drafted.
 """
 
 import math

@@ -1,8 +1,13 @@
 """The installed command where its surroundings are not what it expects: one line or a right answer, never a traceback."""
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +74,69 @@ def test_a_pipe_that_nobody_reads() -> None:
     )
     os.close(writing)
     assert (process.returncode, process.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed(closed: tuple[int, ...], tmp_path: Path) -> None:
+    """What is asked for is done, what is wrong has its exit code, and no output is taken for a stream."""
+
+    def code(*arguments: str) -> int:
+        given = [
+            sys.executable,
+            "-c",
+            f"import os, sys; [os.close(one) for one in {closed}]; os.execv(sys.argv[1], sys.argv[1:])",
+        ]
+        asked = [*given, *COMMAND, *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
+
+    assert code(*REPLAY, "--html", str(tmp_path / "page.html")) == 0
+    assert (tmp_path / "page.html").read_text("utf-8").rstrip().endswith("</html>")
+    assert code("replay", "--no-such-flag") == 2
+    assert code("trace", "validate", str(tmp_path / "nothing")) == 3
+
+
+def test_nobody_can_be_told_what_is_wrong() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "trace", "validate", "nothing"], cwd=ROOT, stderr=full, check=False)
+    assert done.returncode == 3
+
+
+def test_a_home_and_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    """Where libraries keep their things is nobody's concern."""
+    (tmp_path / "home").write_text("no folder")
+    home = str(tmp_path / "home")
+    done = run("trace", "describe", str(DEMO), "--out", str(tmp_path / "a.png"), HOME=home, XDG_CACHE_HOME=home)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("variables", [
+    {"COLUMNS": "20"}, {"COLUMNS": "0"}, {"TZ": ":/nonsense"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [REPLAY, ("systems",), ("trace", "describe", str(DEMO))], ids=lambda each: each[0]
+)
+def test_narrow_terminals_other_locales_and_zones(arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    done = run(*arguments, **variables)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\n") > 3
+
+
+def test_a_terminal_of_twenty_columns() -> None:
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*COMMAND, *REPLAY], cwd=ROOT, env=environment, stdout=writing, stderr=writing) as process:
+        os.close(writing)
+        shown = b""
+        with suppress(OSError):  # Linux has it so at the end
+            while part := os.read(reading, 4096):
+                shown += part
+    os.close(reading)
+    assert process.returncode == 0
+    assert b"makespan" in shown
+    assert b"Traceback" not in shown
 
 
 def test_memory_that_runs_out(tmp_path: Path) -> None:

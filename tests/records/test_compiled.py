@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -119,6 +120,19 @@ def test_a_cache_that_cannot_be_used_costs_a_compilation_and_no_more(workshop: W
         workshop.cache.mkdir()
         (workshop.cache / "rolloutsim").write_text("not a folder")
     assert workshop.run() == [4, 1, ["caller", "leaf", "other", "stranger"]]
+
+
+def test_a_full_disk_and_killed_processes_leave_nothing(workshop: Workshop) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    assert workshop.run(what=full + BOTH)[:2] == [4, 1]
+    cache = workshop.cache / "rolloutsim"
+    assert list(cache.iterdir()) == []
+    for name, age_s in (("0" * 32, 3600), ("f" * 32, 0)):
+        (cache / f"leaves.leaf-1234-5678.{name}").write_bytes(b"half")
+        os.utime(cache / f"leaves.leaf-1234-5678.{name}", (time.time() - age_s,) * 2)
+    workshop.run()
+    left = [path.suffix for path in cache.iterdir() if path.suffix != ".code"]
+    assert left == ["." + "f" * 32], "which may be being written"
 
 
 def test_python_may_call_what_was_compiled_for_compiled_code(workshop: Workshop) -> None:

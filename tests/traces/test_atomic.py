@@ -143,3 +143,37 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         fail()
     assert (target / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from traces.atomic import replacing, replacing_folder
+folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+for number in range(count):
+    if name == "results":
+        with replacing_folder(folder) as scratch:
+            for part in ("a.txt", "b.txt"):
+                (scratch / part).write_text(str(number))
+    else:
+        with replacing(folder / name) as file:
+            file.write(str(number).encode())
+        assert (folder / name).read_text() == str(number), "nobody else writes it"
+"""
+
+
+def test_writers_of_one_folder_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    """Two replace it as a whole, two write a file in it, all at once."""
+    folder, count = tmp_path / "out", 150
+    folder.mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(folder), name, str(count)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        for name in ("results", "results", "page.html", "timeline.pftrace")
+    ]
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("a.txt", "b.txt", "page.html", "timeline.pftrace"), str(count - 1)
+    )
+    assert list(tmp_path.iterdir()) == [folder]

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from traces import io
-from traces.atomic import replacing
+from traces.atomic import naming, replacing
 from traces.casting import canonical
 from traces.errors import InputError
 from traces.importers.cap import Cap, cap_of
@@ -75,7 +76,7 @@ def import_files(
     if left_out:
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
         gathered.assumed[f"left out, as they hold no rollouts: {', '.join(left_out[:5])}{more}"] = None
-    try:
+    with naming(out), closing(spool):
         for source, chunk in _chunks(chosen, files, options, tell):
             chunk = complete(chunk, source, gathered, step_in_name=chosen.step_in_name or len(files) > 1)
             table = _checked(chunk, source, gathered, drop_empty)
@@ -85,8 +86,6 @@ def import_files(
         note = _note(chosen, files, gathered, options)
         cap = None if chosen.own_clock or gathered.reasons else cap_of(gathered.lengths, options.encoder is not None)
         _write(spool, out, gathered, note, cap, chosen.own_clock)
-    finally:
-        spool.close()
     return Written(chosen.name, len(files), gathered.kept, gathered.output_tokens, note)
 
 
