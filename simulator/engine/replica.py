@@ -18,6 +18,7 @@ from simulator.drafting.acceptance import DRAFT, Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
+from simulator.engine.log import Log, Packed
 from simulator.engine.moves import hear, look, pause, place, take_out
 from simulator.engine.schedule import admit_all
 from simulator.engine.state import (
@@ -38,7 +39,7 @@ from simulator.engine.state import (
 from simulator.engine.together import advance
 from simulator.engine.workload import Workload
 from simulator.plugins import told
-from simulator.records import Pointing, joined, records
+from simulator.records import Pointing, records
 from traces.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
@@ -106,7 +107,7 @@ class Replica:
         self._slots = records(SLOT, slots)
         self._budgets = self._slots["budget"]
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
-        self._logs: list[Records] = []
+        self._full = list[Packed]()
         self.core.point(
             slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
             rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
@@ -116,7 +117,7 @@ class Replica:
         )  # fmt: skip
         pool["lookahead"] = limits["lookahead"] if switch.on else 0
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
-        self._log_anew()
+        self.core.point(log=np.empty(LOG_STEPS, STEP))
         if isinstance(policy, Chooses):
             self.core.point(chooser=policy.chooser(number, ledger.rollouts.size))
             self.core["each"] = policy.each
@@ -155,10 +156,9 @@ class Replica:
         return self._slots[: self.core["live"]]
 
     @property
-    def log(self) -> Records:
-        """One `state.Step` per decode step."""
-        last: Records = self.core.target("log")[: self.core["logged"]]
-        return joined([*self._logs, last]) if self._logs else last
+    def log(self) -> Log:
+        """Its decode steps."""
+        return Log([*self._full, self.core.target("log")[: self.core["logged"]]])
 
     @property
     def _waiting(self) -> Int64:
@@ -225,8 +225,8 @@ class Replica:
         core = self.core
         reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
-            self._logs.append(core.target("log"))
-            self._log_anew()
+            self._full.append(Packed(core.target("log")[: core["logged"]]))
+            core["logged"] = 0
         elif reason == ASK and self._draws is not None:
             self._draws(self.number, int(core["steps"]))
         elif reason == ASK and chooses:
@@ -297,10 +297,6 @@ class Replica:
         queue[head : head + waiting.size], arrivals[slack:] = waiting, arriving  # what is not used takes no memory
         self.core.point(queue=queue, arrivals=arrivals)
         self.core["head"], self.core["tail"], self.core["next_arrival"] = head, head + waiting.size, slack
-
-    def _log_anew(self) -> None:
-        self.core.point(log=np.empty(LOG_STEPS, STEP))
-        self.core["logged"] = 0
 
     def _point_at_drafts(self) -> None:
         """Read drafts from the tables that there are now: they are laid out anew when a budget is asked for first."""
