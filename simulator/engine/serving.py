@@ -106,8 +106,8 @@ class Serving(EngineLimits):
                 f"max_num_batched_tokens = {tokens} is less than the {longest:,} tokens of the longest prefill, and chunked "
                 "prefill is off: raise it, or switch enable_chunked_prefill on"
             )
-        whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens
-        if self.max_model_len is not None and whole.max() > self.max_model_len:
+        if self.max_model_len is not None and workload.longest_whole > self.max_model_len:
+            whole = np.maximum(workload.prompt_tokens, 1) + workload.output_tokens
             worst = int(whole.argmax())
             raise InputError(
                 f"max_model_len = {self.max_model_len}: rollout {worst} of the queue has {whole[worst]:,} tokens, prompt and "

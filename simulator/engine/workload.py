@@ -140,10 +140,20 @@ class Workload:
             None if self.texts is None else self.texts.taken(rows), _copies(rows),
         )  # fmt: skip
 
+    @cached_property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt, at least one."""
+        return max(int(self.prompt_tokens.max()), 1)
+
+    @cached_property
+    def longest_whole(self) -> int:
+        """Tokens of the longest prompt, at least one, and output together."""
+        return int((np.maximum(self.prompt_tokens, 1) + self.output_tokens).max())
+
     def longest_prefill(self, preemptible: bool) -> int:
         """Tokens of the longest prefill: of a prompt, or of all but the last token of a rollout that can come back."""
         comes_back = preemptible or self.turns is not None or self.begun is not None
-        return int((np.maximum(self.prompt_tokens, 1) + (self.output_tokens - 1 if comes_back else 0)).max())
+        return self.longest_whole - 1 if comes_back else self.longest_prompt
 
     def shared_blocks(self, block_size: int, caching: bool) -> tuple[Int64, Int64, Int64, int]:
         """How rollouts share KV blocks: (blocks int64[n], where each begins in the chain int64[n], chain, blocks per entry).
