@@ -45,7 +45,8 @@ from traces.errors import InputError
 Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
-LOG_STEPS = 65_536
+LOG_STEPS = 16_384
+"""Decode steps that are logged before they are packed."""
 NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
