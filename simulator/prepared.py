@@ -277,7 +277,8 @@ class Preparing:
 
         offsets = offsets_of(trace, rows)
         cuts = np.searchsorted(numbers[carried.size :], stream.ends) + carried.size
-        growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]))
+        nothing = self.scenario.drafter.kind == "none"
+        growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]), nothing)
         workload = workload_of(trace, rows, growing.acceptance, self._siblings(rows, past), arrivals=False)
         workload = replace(workload, begun=stream.emitted[numbers])
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)

@@ -14,7 +14,7 @@ from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, Draws, Ta
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
-from simulator.drafting.acceptance import DRAFT, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
@@ -47,6 +47,7 @@ Records = npt.NDArray[Any]
 
 LOG_STEPS = 16_384
 """Decode steps that are logged before they are packed."""
+ALL_PLACES = -1
 NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
@@ -303,8 +304,8 @@ class Replica:
         """Read drafts from the tables that there are now: they are laid out anew when a budget is asked for first."""
         acceptance = self.workload.acceptance
         self._tables = acceptance.tables
-        self.core.point(drafts=acceptance.tables.reshape(-1, 2).view(DRAFT), table_of=acceptance.table_of)
-        self.core["positions"] = acceptance.tables.shape[1]
+        self.core.point(drafts=acceptance.laid_out, table_of=acceptance.table_of)
+        self.core["positions"], self.core["places"] = acceptance.tables.shape[1], 0 if acceptance.blank else ALL_PLACES
 
     def _serve(self, budgets: Int64 | int) -> None:
         """See to it that there are drafts of such budgets, here too where another replica needed them first."""
