@@ -225,9 +225,8 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
     }
 
 
-def step_blocks(episode: Episode) -> list[dict[str, Any]]:
-    """Return the blocks of `steps` of one episode, one per replica."""
-    return [
-        {"system": episode.system, "step": episode.step, "replica": replica} | {name: log[name] for name in STEP.names}
-        for replica, log in enumerate(episode.outcome.logs)
-    ]
+def step_blocks(episode: Episode) -> Iterator[dict[str, Any]]:
+    """Yield the blocks of `steps` of one episode, one per replica."""
+    for replica, log in enumerate(episode.outcome.logs):
+        columns = {name: log[name] for name in STEP.names}
+        yield {"system": episode.system, "step": episode.step, "replica": replica} | columns

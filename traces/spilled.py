@@ -19,9 +19,9 @@ from traces.validation import COUNTED_BY
 
 pc: Any = pyarrow.compute  # its stubs refuse valid calls
 
-SPILLED_FROM_BYTES = 1 << 27
+SPILLED_FROM_BYTES = 1 << 26
 """A trace whose file unpacks to less is read into memory."""
-BATCH_ROWS = 1024
+BATCH_ROWS = 256
 
 
 class _Part(NamedTuple):
@@ -45,6 +45,7 @@ def read_spilled(file: pq.ParquetFile, source: str) -> tuple[pa.Table, list[mmap
             batches = (batch.column(0) for batch in file.iter_batches(BATCH_ROWS, columns=[name]))
             found[name], mapped = _column(batches, SCHEMA.field(name), source)
             maps += mapped
+    pa.default_memory_pool().release_unused()
     rest = file.read(columns=[name for name in names if name not in found] if found else None)
     arrays = [found[name] if name in found else rest.column(name) for name in names]
     fields = [SCHEMA.field(name) if name in found else rest.schema.field(name) for name in names]
