@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from traces.atomic import replacing
 from traces.casting import canonical
 from traces.errors import InputError
-from traces.files import check_is_no_device
+from traces.files import check_is_no_device, memory_bytes
 from traces.schema import METADATA_KEY, SCHEMA_VERSION
 from traces.spilled import SPILLED_FROM_BYTES, read_spilled
 from traces.trace import Trace
@@ -130,19 +130,12 @@ def _is_large(declared: pq.FileMetaData, path: Path) -> bool:
     What it says of single columns is not looked at: Arrow ends the process where that is damaged.
     """
     pages_bytes = sum(declared.row_group(index).total_byte_size for index in range(declared.num_row_groups))
-    size_bytes, memory_bytes = max(4 * declared.num_rows * declared.num_columns, pages_bytes), _memory_bytes()
-    if size_bytes > memory_bytes:
+    size_bytes, room_bytes = max(4 * declared.num_rows * declared.num_columns, pages_bytes), memory_bytes()
+    if size_bytes > room_bytes:
         raise InputError(
-            f"{path}: unpacks to {size_bytes / 1e9:,.1f} GB, and this machine has {memory_bytes / 1e9:,.1f}: use fewer RL steps"
+            f"{path}: unpacks to {size_bytes / 1e9:,.1f} GB, and this machine has {room_bytes / 1e9:,.1f}: use fewer RL steps"
         )
     return pages_bytes >= SPILLED_FROM_BYTES
-
-
-def _memory_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # Windows does not tell
-        return 1 << 40
 
 
 def read_bytes(path: Path) -> bytes:

@@ -41,6 +41,7 @@ from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.records import Pointing, records
 from traces.errors import InputError
+from traces.files import memory_bytes
 
 Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
@@ -61,6 +62,7 @@ class Ledger:
     def __init__(self, workload: Workload, policy: BudgetPolicy) -> None:
         offsets, turns = workload.acceptance.offsets, workload.turns
         self.rollouts = records(ROLLOUT, len(workload))
+        self._log_bytes, self._room_bytes = 0, memory_bytes() // 2
         self.turns = records(TURN, 0 if turns is None else turns.wait_s.size)
         one = self.rollouts
         one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1] + workload.begun_tokens
@@ -77,6 +79,14 @@ class Ledger:
             over = self.turns["end"] <= np.repeat(one["position"], np.diff(turns.offsets))
             one["turn"] = turns.offsets[:-1] + np.diff(np.concatenate([[0], np.cumsum(over)])[turns.offsets])
             one["turns_end"] = np.maximum(turns.offsets[1:] - 1, turns.offsets[:-1])
+
+    def pack(self, log: Records) -> Packed:
+        """The steps of a replica's full log; MemoryError where those of all take half of the machine's memory."""
+        packed = Packed(log)
+        self._log_bytes += packed.nbytes
+        if self._log_bytes > self._room_bytes:
+            raise MemoryError(f"decode steps of one RL step take {self._log_bytes / 1e9:,.1f} GB")
+        return packed
 
 
 class Replica:
@@ -227,7 +237,7 @@ class Replica:
         core = self.core
         reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
-            self._full.append(Packed(core.target("log")[: core["logged"]]))
+            self._full.append(self.ledger.pack(core.target("log")[: core["logged"]]))
             core["logged"] = 0
         elif reason == ASK and self._draws is not None:
             self._draws(self.number, int(core["steps"]))
