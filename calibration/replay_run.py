@@ -149,7 +149,7 @@ def serving_of(facts: EngineFacts) -> Serving:
 
 
 def _steps(outcome: Outcome) -> StepLog:
-    log = joined(outcome.logs)
+    log = joined([one[:] for one in outcome.logs])
     live, waiting, emitted = (log[name].astype(np.int64) for name in ("live", "waiting", "emitted_tokens"))
     replica = np.repeat(np.arange(len(outcome.logs)), [len(one) for one in outcome.logs])
     return StepLog(log["start_s"].copy(), log["duration_s"].copy(), live, waiting, emitted, replica)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from simulator.budgets.policy import BudgetPolicy
 from simulator.engine.clock import OTHERS, Clock
 from simulator.engine.cluster import Cluster, Outcome, Process
+from simulator.engine.log import Log
 from simulator.engine.workload import Workload
 from simulator.prepared import Phase, Preparing
 from simulator.training.online import OnlineTrainer
@@ -143,7 +144,7 @@ class Beside:
 
     # What is told ---------------------------------------------------------------------------------------------------------
 
-    def facts(self, logs: Sequence["npt.NDArray[Any]"], begun_s: float) -> dict[str, Any]:
+    def facts(self, logs: Sequence[Log], begun_s: float) -> dict[str, Any]:
         """What a phase that is over has to tell; times of its logs count from `begun_s`.
 
         So far: versions, trained and dropped samples, and seconds that each replica paused. Over the rollouts that finished since
@@ -159,7 +160,7 @@ class Beside:
             "acceptance_length_by_version": self._lengths(logs, begun_s),
         }  # fmt: skip
 
-    def _lengths(self, logs: Sequence["npt.NDArray[Any]"], begun_s: float) -> dict[str, float]:
+    def _lengths(self, logs: Sequence[Log], begun_s: float) -> dict[str, float]:
         """Emitted tokens per decoding sequence and step, by the version that drafted; times of the logs count from `begun_s`."""
         accepted, sequences = np.zeros((2, len(self._taken) + 1))
         taken_s = np.array(self._taken).reshape(-1, len(logs))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +9,10 @@ import numpy.typing as npt
 from simulator.compare.sensitivity import Steps, steps_of
 from simulator.cost.kernel import ends_of
 from simulator.cost.work import FEATURES
+from simulator.engine.log import Log
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
-Records = npt.NDArray[Any]
 
 GAP_S = 1e-9
 """Decode steps that are less than this apart follow each other: times are rounded."""
@@ -45,8 +44,8 @@ Ends = dict[str, tuple[float, float]]
 """Least and most of each feature."""
 
 
-def decoded(logs: Sequence[Records], sample: int) -> Decoded:
-    """Sum up `state.Step`[steps] of each replica, about `sample` of them to keep."""
+def decoded(logs: Sequence[Log], sample: int) -> Decoded:
+    """Sum up the decode steps of each replica, about `sample` of them to keep."""
     ran = [(number, log) for number, log in enumerate(logs) if len(log)]
     replica, begin_s, end_s = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0)]
     for number, log in ran:
@@ -55,7 +54,7 @@ def decoded(logs: Sequence[Records], sample: int) -> Decoded:
         begin_s.append(log["start_s"][begins])
         end_s.append(ends_s[np.append(begins[1:], True)])
         replica.append(np.full(begin_s[-1].size, number))
-    ends_ = [ends_of(log) for _, log in ran] or [(NOWHERE, -NOWHERE)]
+    ends_ = [ends_of(part) for _, log in ran for part in log.parts()] or [(NOWHERE, -NOWHERE)]
     return Decoded(
         sum(len(log) for _, log in ran),
         sum(float(log["live"].sum()) for _, log in ran),

@@ -67,12 +67,12 @@ class DraftCache:
                 offsets, table = np.array(found[0]), found[1]  # compiled code takes arrays that could be written to
                 return Acceptance(offsets, lambda budget: table, prefix=True, checked=True)
             made = make()
-            if made.prefix:
+            if made.prefix and not made.blank:
                 self.store.put(key, (made.offsets, made.tables[0]))
             return made
 
         def size_bytes(one: Acceptance) -> int:
-            return one.tables.nbytes + (0 if one.prefix else HISTORY_BYTES * history_tokens)
+            return (0 if one.blank else one.tables.nbytes) + (0 if one.prefix else HISTORY_BYTES * history_tokens)
 
         acceptance: Acceptance = self._own(key, found_or_made, size_bytes)
         return acceptance

@@ -216,14 +216,13 @@ class Generation:
         done = sums[mine]
         for name in (*TIMES, "arrival_s"):
             done[name] -= step.start_s
-        for log in outcome.logs:
-            log["start_s"] -= step.start_s
         trace, rows = run.preparing.trace, stream.rows[mine]
         columns = (column[rows].astype(np.int64) for column in (trace.prompt, trace.sample, trace.prompt_tokens))
         step.close(Episode(
             run.name, step.number, Requests(*columns), stream.lengths[mine],
             Outcome(
-                done, outcome.logs, outcome.busy_s, outcome.extrapolated_s, outcome.waited_s, step.end_s - step.start_s
+                done, [log.since(step.start_s) for log in outcome.logs], outcome.busy_s, outcome.extrapolated_s,
+                outcome.waited_s, step.end_s - step.start_s,
             ),
             step.wall_s, facts, done["arrival_s"], workload.waits_s[finished],
         ))  # fmt: skip

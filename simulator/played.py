@@ -14,7 +14,8 @@ from simulator.compare.throughput import Effects, Throughput
 from simulator.decoded import Decoded, decoded
 from simulator.drafting.drafter import Drafter
 from simulator.engine.cluster import Outcome
-from simulator.engine.state import ROLLOUT, STEP
+from simulator.engine.log import Log
+from simulator.engine.state import ROLLOUT
 from simulator.reasoning.resolve import Reasoning
 from simulator.records import records
 from simulator.scheduling.resolve import known_ahead
@@ -99,14 +100,14 @@ class Step:
     def forget(self) -> None:
         """Keep of its decode steps only what they add up to."""
         outcome = self.episode.outcome
-        nothing = replace(outcome, logs=[log[:0].copy() for log in outcome.logs])
+        nothing = replace(outcome, logs=[Log()] * len(outcome.logs))
         self._episode = self.episode._replace(outcome=nothing)
 
 
 def nobody_decodes(replicas: int) -> Outcome:
     """What becomes of no rollouts."""
     never_s = np.zeros(replicas)
-    return Outcome(records(ROLLOUT, 0), [records(STEP, 0)] * replicas, never_s, never_s, never_s, 0.0)
+    return Outcome(records(ROLLOUT, 0), [Log()] * replicas, never_s, never_s, never_s, 0.0)
 
 
 def with_whole(outcome: Outcome, kept: Kept) -> Outcome:

@@ -29,6 +29,7 @@ from simulator.drafting.draws import rollout_keys
 from simulator.drafting.growing import Growing
 from simulator.drafting.live import SiblingIndex
 from simulator.drafting.measure import DraftCurve, asked_for_curve, curve_of
+from simulator.drafting.nothing import Nothing
 from simulator.engine.deployment import Deployment, profile_of
 from simulator.engine.workload import Workload, workload_of
 from simulator.plugins import calling
@@ -277,7 +278,8 @@ class Preparing:
 
         offsets = offsets_of(trace, rows)
         cuts = np.searchsorted(numbers[carried.size :], stream.ends) + carried.size
-        growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]))
+        nothing = isinstance(self.drafter, Nothing)
+        growing = Growing(make, offsets, np.concatenate([[0], cuts[cuts < rows.size]]), nothing)
         workload = workload_of(trace, rows, growing.acceptance, self._siblings(rows, past), arrivals=False)
         workload = replace(workload, begun=stream.emitted[numbers])
         ahead = int(stream.ends[j]) - (int(stream.ends[j - 1]) if j else 0)

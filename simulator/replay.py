@@ -226,6 +226,8 @@ def _play(
                 if scenario.compare:
                     rl_steps += _repeated(scenario, runs[0], first)
             shared.made.clear()
+            for run_ in runs:
+                run_.preparing.trace.release()
     return drafts, rl_steps
 
 

@@ -12,11 +12,11 @@ from simulator.compare.sensitivity import span
 from simulator.compare.speedups import decoding_s, geometric_mean, mean
 from simulator.engine.cluster import Outcome
 from simulator.engine.state import STEP
-from simulator.records import joined
 
 if TYPE_CHECKING:
     from simulator.played import Played, Step
 
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
@@ -53,15 +53,16 @@ class Episode(NamedTuple):
 def summed(steps: Sequence["Step"]) -> dict[str, Any]:
     """Return the figures that `runs` and `rl_steps` share, over a system's RL steps."""
     episodes = [step.episode for step in steps]
-    rollouts = joined([e.outcome.rollouts for e in episodes])
-    sequence_steps = int(rollouts["steps"].sum())
-    drafted, accepted = int(rollouts["drafted"].sum()), int(rollouts["accepted"].sum())
+    sequence_steps, drafted, accepted, preempted, cached = (
+        sum(int(e.outcome.rollouts[name].sum()) for e in episodes)
+        for name in ("steps", "drafted", "accepted", "preempted", "cached")
+    )
     output = sum(int(e.generated_tokens.sum()) for e in episodes)
     decode_steps = sum(step.decoded.steps for step in steps)
     busy_s = sum(float(e.outcome.busy_s.sum()) for e in episodes)
     return {
         "system": episodes[0].system,
-        "rollouts": rollouts.size,
+        "rollouts": sum(e.outcome.rollouts.size for e in episodes),
         "makespan_s": sum(e.outcome.makespan_s for e in episodes),
         "decode_steps": decode_steps,
         "sequence_steps": sequence_steps,
@@ -77,19 +78,21 @@ def summed(steps: Sequence["Step"]) -> dict[str, Any]:
         if busy_s
         else 0.0,
         "draft_s": sum(step.decoded.draft_s for step in steps),
-        "preemptions": int(rollouts["preempted"].sum()),
-        "cached_tokens": int(rollouts["cached"].sum()),
-        **_latencies(episodes, rollouts),
+        "preemptions": preempted,
+        "cached_tokens": cached,
+        **_latencies(episodes),
         "wall_s": sum(e.wall_s for e in episodes),
     }
 
 
-def _latencies(episodes: Sequence[Episode], rollouts: "npt.NDArray[Any]") -> dict[str, float | None]:
+def _latencies(episodes: Sequence[Episode]) -> dict[str, float | None]:
     """Mean and 99th percentile of TTFT, TPOT and latency from arrival; TPOT is None where nobody emits a second token."""
     arrival_s = np.concatenate([e.arrival_s for e in episodes])
     waited_s = np.concatenate([e.waited_s for e in episodes])
     tokens = np.concatenate([e.generated_tokens for e in episodes])
-    first_s, last_s = (np.ascontiguousarray(rollouts[name]) for name in ("first_token_s", "finished_s"))
+    first_s, last_s = (
+        np.concatenate([e.outcome.rollouts[name] for e in episodes]) for name in ("first_token_s", "finished_s")
+    )
     more = tokens > 1
     each = {
         "ttft": first_s - arrival_s,
@@ -136,7 +139,8 @@ def run_rows(runs: Sequence["Played"]) -> list[dict[str, Any]]:
 def _other_speedups(base: Sequence["Step"], own: Sequence["Step"]) -> dict[str, float | None]:
     """The means of `compare.speedups`; those over rollouts are None unless both generate the same ones in each RL step."""
     makespans_s = [[step.episode.outcome.makespan_s for step in steps] for steps in (base, own)]
-    (whose, base_s), (others, own_s) = (_decoding_by_rollout(steps) for steps in (base, own))
+    whose, base_s = _decoding_by_rollout(base)
+    others, own_s = (whose, base_s) if own is base else _decoding_by_rollout(own)
     alike = np.array_equal(whose, others)
     return {
         "step_speedup": geometric_mean(*makespans_s),
@@ -145,15 +149,16 @@ def _other_speedups(base: Sequence["Step"], own: Sequence["Step"]) -> dict[str, 
     }
 
 
-def _decoding_by_rollout(steps: Sequence["Step"]) -> tuple[Int64, Float64]:
-    """What tells each rollout (RL step, prompt, sample, tokens generated), int64[n, 4], ascending, and its decoding seconds."""
+def _decoding_by_rollout(steps: Sequence["Step"]) -> tuple[Int32, Float64]:
+    """What tells each rollout (RL step, prompt, sample, tokens generated), int32[4, n], ascending, and its decoding seconds."""
     episodes = [step.episode for step in steps]
-    whose = np.concatenate([
-        np.stack([np.full(e.requests.prompt.size, e.step), e.requests.prompt, e.requests.sample, e.generated_tokens], axis=1)
+    columns = (
+        (np.full(e.requests.prompt.size, e.step), e.requests.prompt, e.requests.sample, e.generated_tokens)
         for e in episodes
-    ]).astype(np.int64)  # fmt: skip
-    order = np.lexsort(whose.T[::-1])
-    return whose[order], decoding_s(joined([e.outcome.rollouts for e in episodes]))[order]
+    )
+    whose = np.concatenate([np.stack(mine).astype(np.int32) for mine in columns], axis=1)
+    order = np.lexsort(whose[::-1])
+    return whose[:, order], np.concatenate([decoding_s(e.outcome.rollouts) for e in episodes])[order]
 
 
 def with_errors(makespan_s: float, by_source: Mapping[str, Sequence[Float64]]) -> dict[str, Any]:
@@ -220,9 +225,8 @@ def rollout_block(episode: Episode, prompt_ids: list[str]) -> dict[str, Any]:
     }
 
 
-def step_blocks(episode: Episode) -> list[dict[str, Any]]:
-    """Return the blocks of `steps` of one episode, one per replica."""
-    return [
-        {"system": episode.system, "step": episode.step, "replica": replica} | {name: log[name] for name in STEP.names}
-        for replica, log in enumerate(episode.outcome.logs)
-    ]
+def step_blocks(episode: Episode) -> Iterator[dict[str, Any]]:
+    """Yield the blocks of `steps` of one episode, one per replica."""
+    for replica, log in enumerate(episode.outcome.logs):
+        columns = {name: log[name] for name in STEP.names}
+        yield {"system": episode.system, "step": episode.step, "replica": replica} | columns

@@ -73,7 +73,7 @@ class SystemRun:
         self._trainer = Batches(self.clock, loop, self.stages["batch"], self.stream, rewards, self.rollouts)
         self._sampled_by = np.zeros(len(self.stream))
         self._oldest = np.full(len(self.stream), len(self.steps), np.int64)
-        self.sums = nothing_yet(len(self.stream))
+        self.sums = nothing_yet(len(self.stream) if isinstance(loop, Watches) else 0)
         self.policy: BudgetPolicy | None = None
         self.generation: Generation | None = None
         replicas, ranks = preparing.deployment.replicas, preparing.deployment.data_parallel_size

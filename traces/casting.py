@@ -27,7 +27,7 @@ def canonical(table: pa.Table, source: str) -> pa.Table:
         if found.name in SCHEMA.names:
             target = SCHEMA.field(found.name)
             fields.append(target)
-            arrays.append(_cast(column, target, source))
+            arrays.append(cast(column, target, source))
         else:
             fields.append(found)
             arrays.append(column)
@@ -59,7 +59,10 @@ def _check_names(table: pa.Table, source: str) -> None:
         )
 
 
-def _cast(column: "pa.ChunkedArray[Any]", target: "pa.Field[Any]", source: str) -> "pa.ChunkedArray[Any]":
+def cast(
+    column: "pa.ChunkedArray[Any]", target: "pa.Field[Any]", source: str, first_row: int = 0
+) -> "pa.ChunkedArray[Any]":
+    """The column in the type of a field of the schema; InputError names the row of a value that does not fit."""
     if column.type == target.type:
         return column
     if not _compatible(column.type, target.type):
@@ -71,7 +74,7 @@ def _cast(column: "pa.ChunkedArray[Any]", target: "pa.Field[Any]", source: str) 
     try:
         return column.cast(target.type)
     except pa.ArrowException as error:
-        raise _misfit(column, target, source, error) from error
+        raise _misfit(column, target, source, first_row, error) from error
 
 
 def _compatible(found: Any, target: Any) -> bool:
@@ -108,7 +111,7 @@ def _is_any_list(kind: pa.DataType) -> bool:
 
 
 def _misfit(
-    column: "pa.ChunkedArray[Any]", target: "pa.Field[Any]", source: str, error: pa.ArrowException
+    column: "pa.ChunkedArray[Any]", target: "pa.Field[Any]", source: str, first_row: int, error: pa.ArrowException
 ) -> InputError:
     """The error for a cast that failed on a value: names the first integer that does not fit, where there is one."""
     is_list = _is_any_list(column.type)
@@ -121,7 +124,7 @@ def _misfit(
         if len(bad):
             row = row_of_value(column, int(bad[0])) if is_list else int(bad[0])
             return InputError(
-                f"{source}: row {row}, column '{target.name}': {numbers[bad[0]]} does not fit {kind} "
+                f"{source}: row {first_row + row}, column '{target.name}': {numbers[bad[0]]} does not fit {kind} "
                 f"({limits.min} to {limits.max}): correct the value"
             )
     return InputError(f"{source}: column '{target.name}' cannot be read as {target.type}: {str(error).splitlines()[0]}")

@@ -21,7 +21,7 @@ def check_fits(path: Path, unpacked_bytes: int, fix: str) -> None:
 
 
 def memory_bytes() -> int:
-    """Memory of this machine, in use or not."""
+    """Memory of this machine, in use or not; without end where it does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):  # Windows does not tell

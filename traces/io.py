@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ from traces.errors import InputError
 from traces.files import check_fits, check_is_no_device
 from traces.schema import METADATA_KEY, SCHEMA_VERSION
 from traces.shipped import file_of
+from traces.spilled import SPILLED_FROM_BYTES, read_spilled
 from traces.trace import Trace
 from traces.validation import validate
 
@@ -28,26 +31,37 @@ def read(path: str | os.PathLike[str]) -> Trace:
     A name of a shipped trace (`countdown`) stands for its file. Raises InputError for a missing, truncated or foreign file, and
     for whatever canonical() and validate() refuse.
     """
-    table, sha256 = load(path)
-    return _checked(table, str(path), sha256)
+    return _checked(*load(path), str(path))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[pa.Table, str]:
-    """The table in a Parquet file as it is, unchecked, and the SHA-256 of the file; InputError where it is none."""
+class Loaded(NamedTuple):
+    """What is in a file: its table, the SHA-256 of its bytes, and where long lists of the table are mapped."""
+
+    table: pa.Table
+    sha256: str
+    maps: list[mmap.mmap]
+
+
+def load(path: str | os.PathLike[str]) -> Loaded:
+    """The table in a Parquet file as it is, unchecked; InputError where it is none.
+
+    Of a large file what is as long as rollouts is brought to the types of the schema and stays outside memory (`traces.spilled`).
+    """
     path = Path(path)
-    content = read_bytes(file_of(path))
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        _check_size(file.metadata, path)
-        table = file.read()
-        table.validate(full=True)
-        _ = table.column_names  # raises here, not later, where a name is not UTF-8
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = "is not a whole Parquet file" if content[:4] == b"PAR1" else "is not a Parquet file"
-        reason = " ".join(str(error).split())[:200]
-        fix = "export it again, or use `rolloutsim trace import` for other formats"
-        raise InputError(f"{path}: {what} ({len(content)} bytes; {reason}): {fix}") from error
-    return table, hashlib.sha256(content).hexdigest()
+    with opened(file_of(path)) as content:
+        sha256, size_bytes = hashlib.file_digest(content, "sha256").hexdigest(), content.tell()
+        try:
+            file = pq.ParquetFile(content, page_checksum_verification=True)
+            table, maps = read_spilled(file, str(path)) if _is_large(file.metadata, path) else (file.read(), [])
+            table.validate(full=True)
+            _ = table.column_names  # raises here, not later, where a name is not UTF-8
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            content.seek(0)
+            what = "is not a whole Parquet file" if content.read(4) == b"PAR1" else "is not a Parquet file"
+            reason = " ".join(str(error).split())[:200]
+            fix = "export it again, or use `rolloutsim trace import` for other formats"
+            raise InputError(f"{path}: {what} ({size_bytes} bytes; {reason}): {fix}") from error
+    return Loaded(table, sha256, maps)
 
 
 def from_table(table: pa.Table, source: str = "table in memory") -> Trace:
@@ -56,7 +70,7 @@ def from_table(table: pa.Table, source: str = "table in memory") -> Trace:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    return _checked(table, source, hashlib.sha256(sink.getvalue()).hexdigest())
+    return _checked(table, hashlib.sha256(sink.getvalue()).hexdigest(), [], source)
 
 
 def write(
@@ -111,29 +125,39 @@ def with_provenance(table: pa.Table, provenance: dict[str, Any]) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), METADATA_KEY: note.encode()})
 
 
-def _check_size(declared: pq.FileMetaData, path: Path) -> None:
-    """Refuse a file that declares more than this machine can hold: 4 bytes for each row and column, or what its pages unpack to.
+def _is_large(declared: pq.FileMetaData, path: Path) -> bool:
+    """Whether it unpacks to so much that what is long should stay outside memory.
 
+    Refuses a file that declares more than this machine can hold: 4 bytes for each row and column, or what its pages unpack to.
     What it says of single columns is not looked at: Arrow ends the process where that is damaged.
     """
     pages_bytes = sum(declared.row_group(index).total_byte_size for index in range(declared.num_row_groups))
     check_fits(path, max(4 * declared.num_rows * declared.num_columns, pages_bytes), "use fewer RL steps")
+    return pages_bytes >= SPILLED_FROM_BYTES
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; InputError where there is none, it is a folder, or it is empty."""
+    """The content of a file; InputError as `opened`."""
+    with opened(path) as file:
+        return file.read()
+
+
+def opened(path: Path) -> BufferedReader:
+    """The file, to be read; InputError where there is none, it is a folder, or it is empty."""
     if not path.exists():
         raise InputError(f"{path}: no such file: check the path")
     if path.is_dir():
         raise InputError(f"{path}: is a folder: give one file")
     check_is_no_device(path)
     try:
-        content = path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check its permissions") from error
-    if not content:
+    if not file.seek(0, os.SEEK_END):
+        file.close()
         raise InputError(f"{path}: is empty (0 bytes): export it again")
-    return content
+    file.seek(0)
+    return file
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -144,11 +168,13 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return [stored.column(index).path for index in range(len(stored))]
 
 
-def _checked(table: pa.Table, source: str, sha256: str) -> Trace:
+def _checked(table: pa.Table, sha256: str, maps: list[mmap.mmap], source: str) -> Trace:
     _check_version(table, source)
     table = canonical(table, source)
     validate(table, source)
-    return Trace(table, source, sha256)
+    trace = Trace(table, source, sha256, maps)
+    trace.release()
+    return trace
 
 
 def _check_version(table: pa.Table, source: str) -> None:

@@ -1,5 +1,7 @@
 """A validated trace: the Arrow table of its rollouts, and the flat arrays that the simulator reads."""
 
+import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,13 +21,14 @@ class Trace:
     """The rollouts of a trace, one row each, in queue order; n rollouts, `total` response tokens.
 
     `table` holds canonical columns (traces.schema) and any others that the file had. `source` names the file and
-    `sha256` hashes its bytes; both stay as they are when rows are selected. Array properties are owned, C-contiguous
-    and cached: treat them as read-only (they are left writable so that compiled kernels see one array type).
+    `sha256` hashes its bytes; both stay as they are when rows are selected. `maps`: files in which values of long columns lie,
+    outside memory. Array properties are C-contiguous, cached and read-only.
     """
 
     table: pa.Table
     source: str
     sha256: str
+    maps: Sequence[mmap.mmap] = ()
 
     def __len__(self) -> int:
         """How many rollouts."""
@@ -125,6 +128,11 @@ class Trace:
         """Row i's prompt is prompt_token_ids_flat[prompt_offsets[i] : prompt_offsets[i + 1]]; int64[n + 1]."""
         return _offsets(self.prompt_tokens)
 
+    def release(self) -> None:
+        """Let go of the memory of values outside memory that were read; they are read again where they are needed."""
+        for mapped in self.maps if hasattr(mmap, "MADV_DONTNEED") else ():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def select(self, rows: npt.NDArray[Any]) -> "Trace":
         """The trace of the given rows, in the given order; `rows` is an index array or a bool mask of length n."""
         rows = np.asarray(rows)
@@ -149,7 +157,20 @@ class Trace:
             raise InputError(
                 f"{self.source}: the trace has no {column}: export them, or choose what needs lengths only"
             )
-        return _read_only(np.asarray(pc.list_flatten(self.table.column(column)).to_numpy(), dtype=np.int32))
+        return _read_only(_values(self.table.column(column)))
+
+
+def _values(lists: "pa.ChunkedArray[Any]") -> npt.NDArray[np.int32]:
+    """The values of int32 lists, one after another: where they are, if they lie so in memory or in a mapped file."""
+    arrays: Any = lists.chunks
+    parts = [part for array in arrays if len(part := array.flatten())]
+    if parts:
+        begins = np.array([part.buffers()[1].address + 4 * part.offset for part in parts])
+        sizes = np.array([4 * len(part) for part in parts])
+        if (begins[1:] == (begins + sizes)[:-1]).all():
+            buffer: Any = pa.foreign_buffer(int(begins[0]), int(sizes.sum()), parts)
+            return np.frombuffer(buffer, np.int32)
+    return np.asarray(pc.list_flatten(lists).to_numpy(), dtype=np.int32)
 
 
 def _offsets(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -179,7 +179,7 @@ def read_one(folder: Path, run: Run) -> Recorded:
     """A run that is done; InputError where its files are none of a recording."""
     attached = run.rows(folder, True).exists()
     paths, columns = (run.rollouts(folder), run.rows(folder, attached)), REQUESTS if attached else STEPS
-    (table, _), (rows, _) = map(io.load, paths)
+    table, rows = (io.load(path).table for path in paths)
     about = io.provenance(table)
     if missing := [key for key in ("settings", "speculative") if key not in about]:
         raise InputError(f"{paths[0]}: says nothing of {missing[0]}: {EXPECTED}")

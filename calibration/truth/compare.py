@@ -22,6 +22,7 @@ from simulator.drafting.pricing import draft_cost, entry_of
 from simulator.drafting.suffix import Suffix
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
+from simulator.engine.log import Log
 from simulator.engine.serving import Serving
 from traces.errors import InputError
 from traces.trace import Trace
@@ -112,7 +113,7 @@ def compare(truth: GroundTruth, trace: Trace, profile: Profile) -> list[Comparis
                 [truth.steps[i] for i in numbers],
                 [truth.runs[i].makespan_s for i in numbers],
                 about,
-                tuple(effects(one, profile, steps_of([[log]])) for one in sources),
+                tuple(effects(one, profile, steps_of([[Log([log])]])) for one in sources),
             )
         )
     return found

@@ -74,7 +74,7 @@ def write(truth: GroundTruth, path: Path) -> None:
 
 def read(path: Path) -> GroundTruth:
     """The runs in a file. Raises InputError for anything that `write` did not write."""
-    table, _ = load(path)
+    table = load(path).table
     try:
         told = json.loads((table.schema.metadata or {})[KEY])
         if told["format"] != FORMAT:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.policy import BudgetPolicy, TablePolicy
-from simulator.drafting.acceptance import Acceptance
+from simulator.drafting.acceptance import Acceptance, no_drafts
 from simulator.engine.workload import Workload
 from traces.errors import InputError
 
@@ -69,6 +69,8 @@ class RLStep:
         parent, lengths = whole.acceptance, whole.output_tokens[rows]
         starts = parent.offsets[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
+        if parent.blank:
+            return whole.taken(rows, no_drafts(offsets))
 
         def table(budget: int) -> UInt8:
             parent.serve([budget])

@@ -19,6 +19,7 @@ from simulator.cost.model import Profile
 from simulator.cost.operators import ROW_KEYS, Affine, Bounds, Operator, Roof, Table
 from simulator.cost.packing import pack
 from simulator.cost.work import FEATURES, WORK_FIELDS
+from simulator.engine.log import Log
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -62,7 +63,7 @@ class Steps:
         return float(np.maximum.reduceat(self.ends_s + later_s, self.first).sum())
 
 
-def steps_of(rl_steps: Sequence[Sequence[Records]], sample: int = SAMPLE) -> Steps:
+def steps_of(rl_steps: Sequence[Sequence[Log]], sample: int = SAMPLE) -> Steps:
     """The steps behind the logs of each RL step's replicas, about `sample` of them; at least one decode step in all."""
     logs, replica, weight, ends, first = list[Records](), list[Int64](), list[Float64](), list[float](), list[int]()
     every = -(-sum(len(log) for replicas in rl_steps for log in replicas) // sample)
@@ -111,7 +112,7 @@ def bars(cost: Profile, sources: Sequence[Source], steps: Steps) -> dict[str, li
     return found
 
 
-def bar(cost: Profile, sources: Sequence[Source], rl_steps: Sequence[Sequence[Records]]) -> tuple[float, float]:
+def bar(cost: Profile, sources: Sequence[Source], rl_steps: Sequence[Sequence[Log]]) -> tuple[float, float]:
     """Factors (low, high) between which in nine of ten cases the true makespan lies over that of these logs."""
     return span([np.log(span(those)) for those in bars(cost, sources, steps_of(rl_steps)).values()])
 

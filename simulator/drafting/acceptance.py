@@ -40,7 +40,7 @@ class Acceptance:
     Where drafts of a smaller budget are prefixes of those of a larger one (`longest` matches), one table serves all
     budgets. Where the draft itself depends on the budget (`scored` matches), `serve` computes a table per budget; `least` names
     the least budget with the same table, where several have one. checked: whether its tables are put together of checked ones;
-    blank: whether nothing is drafted anywhere: tables are zeros that nobody has written, and take no memory until they are read.
+    blank: whether nothing is drafted anywhere: then one entry stands for all positions, and no table takes memory.
     """
 
     offsets: Int64
@@ -55,7 +55,10 @@ class Acceptance:
     def __post_init__(self) -> None:
         """Start with the table that serves every budget, or with none."""
         self.table_of = np.full(LARGEST_BUDGET + 1, NO_TABLE, np.int64)
-        if self.prefix:
+        if self.blank:
+            self.tables = np.broadcast_to(np.zeros(2, np.uint8), (1, int(self.offsets[-1]), 2))
+            self.table_of[:] = 0
+        elif self.prefix:
             self.tables = self._table(LARGEST_BUDGET)[None]
             self.table_of[:] = 0
             self.release()
@@ -93,7 +96,7 @@ class Acceptance:
             raise InputError(f"a drafter's table is {kind}: it must be uint8{list(shape)}, accepted and drafted")
         own = table.flags.owndata and table.flags.writeable and table.flags.c_contiguous
         table = table if own else np.array(table, order="C")
-        if not (self.checked or self.blank) and (position := int(_first_wrong(table.view(DRAFT)[:, 0]))) >= 0:
+        if not self.checked and (position := int(_first_wrong(table.view(DRAFT)[:, 0]))) >= 0:
             raise InputError(
                 f"a drafter's table has more accepted than drafted at position {position}: mend the drafter"
             )
@@ -108,8 +111,14 @@ class Acceptance:
             table[self.offsets[rollout] : self.offsets[rollout + 1]] = part.tables[0][at[number] : at[number + 1]]
         return Acceptance(self.offsets, lambda budget: table, prefix=True)
 
+    @property
+    def laid_out(self) -> "npt.NDArray[Any]":
+        """All tables one after another, as compiled code reads them; where nothing is drafted, the one entry."""
+        return (np.zeros((1, 2), np.uint8) if self.blank else self.tables.reshape(-1, 2)).view(DRAFT)[:, 0]
+
     def drafts(self, budget: int) -> Array[Draft]:
         """The table that serves a budget, as compiled code reads it."""
+        assert not self.blank
         table: Array[Draft] = self.tables[self.table_of[budget]].view(DRAFT)[:, 0]
         return table
 
@@ -120,7 +129,7 @@ class Acceptance:
 
 def no_drafts(offsets: Int64) -> Acceptance:
     """The acceptance of rollouts for which nobody drafts."""
-    return Acceptance(offsets, lambda budget: np.zeros((int(offsets[-1]), 2), np.uint8), prefix=True, blank=True)
+    return Acceptance(offsets, None, prefix=True, blank=True)
 
 
 @entry
@@ -172,6 +181,9 @@ def count_each(acceptance: Acceptance, budget: int) -> Int64:
     """
     acceptance.serve([budget])
     counts = np.zeros((3, acceptance.offsets.size - 1), np.int64)
+    if acceptance.blank:
+        counts[0] = np.diff(acceptance.offsets)
+        return counts
     _count(acceptance.offsets, acceptance.drafts(budget), budget, counts)
     return counts
 

@@ -16,14 +16,17 @@ class Growing:
 
     acceptance: of all of them, right for those that `reach` was asked for; parts: what it is made of. make: from the first
     rollout and the one after the last to the acceptance of those between; cuts: int64[], where parts begin, ascending from 0;
-    offsets: int64[n + 1].
+    offsets: int64[n + 1]; blank: whether nothing is drafted in any part.
     """
 
-    def __init__(self, make: Callable[[int, int], Acceptance], offsets: Int64, cuts: Int64) -> None:
+    def __init__(
+        self, make: Callable[[int, int], Acceptance], offsets: Int64, cuts: Int64, blank: bool = False
+    ) -> None:
         self._make, self._offsets = make, offsets
         self._cuts = np.append(np.unique(cuts), offsets.size - 1).tolist()
-        self.parts: list[Acceptance] = [make(self._cuts[0], self._cuts[1])]
-        self.acceptance = Acceptance(offsets, self._table, self.parts[0].prefix, self.parts[0].least, checked=True)
+        first = make(self._cuts[0], self._cuts[1])
+        self.parts: list[Acceptance] = [first]
+        self.acceptance = Acceptance(offsets, self._table, first.prefix, first.least, checked=True, blank=blank)
 
     def reach(self, count: int) -> None:
         """See to it that the first `count` rollouts have tables."""
@@ -42,6 +45,8 @@ class Growing:
     def _write(self, number: int) -> None:
         """Put a part where it belongs in the tables of all."""
         part, whole, span = self.parts[number], self.acceptance, self._span(number)
+        if whole.blank:
+            return
         for budget in np.flatnonzero(whole.table_of != NO_TABLE).tolist():
             if whole.prefix or whole.table_of[budget] > 0:
                 _put(whole.tables[whole.table_of[budget], span], part, budget)

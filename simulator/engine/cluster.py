@@ -13,6 +13,7 @@ from simulator.budgets.policy import BudgetPolicy
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
+from simulator.engine.log import Log
 from simulator.engine.replica import Fleet, Ledger, Replica
 from simulator.engine.router import Router
 from simulator.engine.workload import Workload
@@ -31,14 +32,14 @@ Process = Generator[simpy.Event, None, None]
 class Outcome:
     """What a workload's rollouts did on a cluster, times on its clock.
 
-    rollouts: `state.Rollout`[n], in queue order; logs: `state.Step`[steps] of each replica; busy_s, extrapolated_s:
+    rollouts: `state.Rollout`[n], in queue order; logs: the decode steps of each replica; busy_s, extrapolated_s:
     float64[replicas], seconds that each replica decoded, and those outside the profile's valid range; waited_s: seconds that each
     rank waited for slower ones, in decode steps and, without work, in dummy steps. over_s: when it was over,
     from 0 on, where that was not for the last completion.
     """
 
     rollouts: Records
-    logs: list[Records]
+    logs: list[Log]
     busy_s: Float64
     extrapolated_s: Float64
     waited_s: Float64

@@ -242,7 +242,7 @@ def verify(core: Core, step: Step) -> None:
     for i in range(core.scheduled):
         slot = slots[i]
         position = slot.position
-        draft = tables[position + slot.shift]
+        draft = tables[(position + slot.shift) & core.places]
         most = slot.budget if plain else slot.take - 1
         drafts = smaller(as_int(draft.drafted), most)
         right = smaller(as_int(draft.accepted), most)

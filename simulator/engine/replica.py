@@ -14,10 +14,11 @@ from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, Draws, Ta
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.compiled import compiling_elsewhere
-from simulator.drafting.acceptance import DRAFT, Acceptance
+from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
 from simulator.engine.deployment import Deployment
+from simulator.engine.log import Log, Packed
 from simulator.engine.moves import hear, look, pause, place, settle, take_out
 from simulator.engine.schedule import admit_all
 from simulator.engine.state import (
@@ -38,15 +39,19 @@ from simulator.engine.state import (
 from simulator.engine.together import advance
 from simulator.engine.workload import Workload
 from simulator.plugins import told
-from simulator.records import Pointing, joined, records
+from simulator.records import Pointing, records
 from simulator.scheduling.placement import ANY, HELD
 from traces.errors import InputError
+from traces.files import memory_bytes
 
 Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
-LOG_STEPS = 65_536
+LOG_STEPS = 16_384
+"""Decode steps that are logged before they are packed."""
 FIRST_REACH = 32
+"""Decode steps that a replica first tries to take ahead."""
+ALL_PLACES = -1
 NONE: Int64 = np.empty(0, np.int64)
 NO_TABLE = TablePolicy(np.empty((1, 0), np.int64), np.zeros((1, 1, 1), np.int64))
 
@@ -60,6 +65,7 @@ class Ledger:
     def __init__(self, workload: Workload, policy: BudgetPolicy) -> None:
         offsets, turns = workload.acceptance.offsets, workload.turns
         self.rollouts = records(ROLLOUT, len(workload))
+        self._log_bytes, self._room_bytes = 0, memory_bytes() // 2
         self.turns = records(TURN, 0 if turns is None else turns.wait_s.size)
         one = self.rollouts
         one["start"], one["end"], one["position"] = offsets[:-1], offsets[1:], offsets[:-1] + workload.begun_tokens
@@ -76,6 +82,14 @@ class Ledger:
             over = self.turns["end"] <= np.repeat(one["position"], np.diff(turns.offsets))
             one["turn"] = turns.offsets[:-1] + np.diff(np.concatenate([[0], np.cumsum(over)])[turns.offsets])
             one["turns_end"] = np.maximum(turns.offsets[1:] - 1, turns.offsets[:-1])
+
+    def pack(self, log: Records) -> Packed:
+        """The steps of a replica's full log; MemoryError where those of all take half of the machine's memory."""
+        packed = Packed(log)
+        self._log_bytes += packed.nbytes
+        if self._log_bytes > self._room_bytes:
+            raise MemoryError(f"decode steps of one RL step take {self._log_bytes / 1e9:,.1f} GB")
+        return packed
 
 
 class Replica:
@@ -108,7 +122,7 @@ class Replica:
         self._slots = records(SLOT, slots)
         self._budgets = self._slots["budget"]
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
-        self._logs: list[Records] = []
+        self._full = list[Packed]()
         self.core.point(
             slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
             rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
@@ -118,7 +132,7 @@ class Replica:
         )  # fmt: skip
         pool["lookahead"] = limits["lookahead"] if switch.on else 0
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
-        self._log_anew()
+        self.core.point(log=np.empty(LOG_STEPS, STEP))
         if isinstance(policy, Chooses):
             self.core.point(chooser=policy.chooser(number, ledger.rollouts.size))
             self.core["each"] = policy.each
@@ -157,10 +171,9 @@ class Replica:
         return self._slots[: self.core["live"]]
 
     @property
-    def log(self) -> Records:
-        """One `state.Step` per decode step."""
-        last: Records = self.core.target("log")[: self.core["logged"]]
-        return joined([*self._logs, last]) if self._logs else last
+    def log(self) -> Log:
+        """Its decode steps."""
+        return Log([*self._full, self.core.target("log")[: self.core["logged"]]])
 
     @property
     def _waiting(self) -> Int64:
@@ -231,8 +244,8 @@ class Replica:
         core = self.core
         reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
-            self._logs.append(core.target("log"))
-            self._log_anew()
+            self._full.append(self.ledger.pack(core.target("log")[: core["logged"]]))
+            core["logged"] = 0
         elif reason == ASK and self._draws is not None:
             self._draws(self.number, int(core["steps"]))
         elif reason == ASK and chooses:
@@ -308,16 +321,12 @@ class Replica:
         self.core.point(queue=queue, arrivals=arrivals)
         self.core["head"], self.core["tail"], self.core["next_arrival"] = head, head + waiting.size, slack
 
-    def _log_anew(self) -> None:
-        self.core.point(log=np.empty(LOG_STEPS, STEP))
-        self.core["logged"] = 0
-
     def _point_at_drafts(self) -> None:
         """Read drafts from the tables that there are now: they are laid out anew when a budget is asked for first."""
         acceptance = self.workload.acceptance
         self._tables = acceptance.tables
-        self.core.point(drafts=acceptance.tables.reshape(-1, 2).view(DRAFT), table_of=acceptance.table_of)
-        self.core["positions"] = acceptance.tables.shape[1]
+        self.core.point(drafts=acceptance.laid_out, table_of=acceptance.table_of)
+        self.core["positions"], self.core["places"] = acceptance.tables.shape[1], 0 if acceptance.blank else ALL_PLACES
 
     def _serve(self, budgets: Int64 | int) -> None:
         """See to it that there are drafts of such budgets, here too where another replica needed them first."""

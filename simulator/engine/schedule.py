@@ -173,7 +173,7 @@ def wanted_drafts(core: Core, slot: Slot, live: bool | None) -> int:
         return 0
     drafted = slot.proposed
     if live is None:
-        drafted = as_int(drafts_of(core)[slot.position + slot.shift].drafted)
+        drafted = as_int(drafts_of(core)[(slot.position + slot.shift) & core.places].drafted)
     return min(slot.budget, drafted)
 
 

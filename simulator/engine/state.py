@@ -225,6 +225,7 @@ class Core:
     # what is drafted and accepted at each position, one table after another; which table serves a budget
     drafts: Array[Draft]
     positions: int
+    places: int  # bits of a position that tell where it stands in the tables: none where one entry stands for all
     table_of: Array[int]
     passes: Array[int]  # serial draft passes that a draft of so many tokens takes
     # the policy's table: boundaries[row, stage], budgets[row, stage, live]

@@ -142,12 +142,12 @@ class Workload:
 
     @cached_property
     def longest_prompt(self) -> int:
-        """Tokens of the longest prompt."""
+        """Tokens of the longest prompt, at least one."""
         return max(int(self.prompt_tokens.max()), 1)
 
     @cached_property
     def longest_sequence(self) -> int:
-        """Tokens of the longest prompt and output."""
+        """Tokens of the longest prompt, at least one, and output together."""
         return int((np.maximum(self.prompt_tokens, 1) + self.output_tokens).max())
 
     def longest_prefill(self, preemptible: bool) -> int:

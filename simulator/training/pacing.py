@@ -8,11 +8,12 @@ import numpy.typing as npt
 import simpy
 
 from simulator.engine.clock import OTHERS, Clock
+from simulator.engine.log import Log
 from simulator.training.stream import Stream
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-Logs = list[npt.NDArray[Any]]
+Logs = list[Log]
 Process = Generator[simpy.Event, Any, None]
 
 

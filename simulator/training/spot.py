@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from simulator.cost.shape import ModelShape
 from simulator.drafting.curve import AcceptanceCurve
@@ -13,6 +12,7 @@ from simulator.drafting.drafter import Drafter
 from simulator.drafting.learning import relaxed
 from simulator.drafting.model import Modelled
 from simulator.drafting.trees import ModelTrees
+from simulator.engine.log import Log
 from simulator.spec import number, read, refuse, several, whole
 from simulator.training.passes import MFU, TRAIN
 from simulator.training.stage import Float64, Per, Prices, Rollouts, Stage, TrainsWhenIdle
@@ -157,7 +157,7 @@ class Spot:
         self._versions, self._tokens = self._versions + 1, 0.0
         return self._drafter
 
-    def train(self, logs: Sequence["npt.NDArray[Any]"], until_s: float, output_tokens: int) -> dict[str, Any]:
+    def train(self, logs: Sequence[Log], until_s: float, output_tokens: int) -> dict[str, Any]:
         """Learn in the RL step that is over; what there is to tell. until_s: when its rollouts were there, as the logs count."""
         idle_s = idle_time(logs, until_s, self._stage.replicas, self._ranks)
         learnt = self._stage.tokens(idle_s, output_tokens)
@@ -165,7 +165,7 @@ class Spot:
         return {"drafter_version": self._versions, "idle_replica_s": idle_s, "drafter_tokens": learnt}
 
 
-def idle_time(logs: Sequence["npt.NDArray[Any]"], until_s: float, replicas: int, ranks: int) -> float:
+def idle_time(logs: Sequence[Log], until_s: float, replicas: int, ranks: int) -> float:
     """Seconds of replicas that have nothing left in an RL step, from when so many are idle to its end, summed over them."""
     ends_s = [float((log["start_s"] + log["duration_s"])[-1]) if len(log) else 0.0 for log in logs]
     idle_from_s: Float64 = np.array(ends_s).reshape(-1, ranks).max(axis=1).repeat(ranks)

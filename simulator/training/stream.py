@@ -22,13 +22,13 @@ class Stream:
 
     def __init__(self, trace: Trace, steps: list[int]) -> None:
         self.rows = np.concatenate([np.flatnonzero(trace.step == step) for step in steps])
-        keys = np.stack([np.repeat(np.arange(len(steps)), [int((trace.step == step).sum()) for step in steps]),
-                         trace.prompt[self.rows].astype(np.int64)])  # fmt: skip
-        _, first, number = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-        self.group: Int64 = np.argsort(np.argsort(first))[number.ravel()]
+        counts = np.array([int((trace.step == step).sum()) for step in steps])
+        keys = np.repeat(np.arange(len(steps)) * len(trace.prompt_ids), counts) + trace.prompt[self.rows]
+        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        self.group: Int64 = np.argsort(np.argsort(first))[number]
         self.sizes = np.bincount(self.group)
-        self.groups = np.bincount(keys[0, np.sort(first)], minlength=len(steps))
-        self.ends = np.cumsum(np.bincount(keys[0], minlength=len(steps)))
+        self.groups = np.bincount(keys[first] // len(trace.prompt_ids), minlength=len(steps))
+        self.ends = np.cumsum(counts)
         self.lengths = trace.output_tokens[self.rows].astype(np.int64)
         self.emitted = np.zeros(self.rows.size, np.int64)
         self.finished: Bool = np.zeros(self.rows.size, np.bool_)
@@ -37,8 +37,7 @@ class Stream:
         self.dropped: Bool = np.zeros(self.sizes.size, np.bool_)
         self._complete: deque[int] = deque()
         self._over = 0
-        self._group: list[int] = self.group.tolist()
-        self._begun: list[int] = [0, *(np.maximum.accumulate(self.group) + 1).tolist()]
+        self._begun: Int64 = np.append(0, np.maximum.accumulate(self.group) + 1)
         self._by_group = np.split(np.argsort(self.group, kind="stable"), np.cumsum(self.sizes)[:-1])
         self._last = np.maximum.accumulate([int(mine[-1]) for mine in self._by_group])
         self._rollouts = np.diff(self.ends, prepend=0).tolist()
@@ -58,8 +57,7 @@ class Stream:
         self.finished[rollouts] = True
         self.emitted[rollouts] = self.lengths[rollouts]
         whole = []
-        for rollout in rollouts.tolist():
-            group = self._group[rollout]
+        for group in self.group[rollouts].tolist():
             self.left[group] -= 1
             if self.left[group] == 0:
                 whole.append(group)
@@ -109,8 +107,8 @@ class Stream:
         until: the first rollout that is not due yet; carried: rollouts that are carried over and not submitted again; in_flight:
         submitted.
         """
-        begun = self._begun[self.next]
+        begun = int(self._begun[self.next])
         return LoopView(
             step, int(self.groups[step]), self.waiting, begun - self._over, in_flight, carried + max(until - self.next, 0),
-            carried + len(self._group) - self.next, self.sizes[begun:], self._rollouts[step],
+            carried + len(self) - self.next, self.sizes[begun:], self._rollouts[step],
         )  # fmt: skip

@@ -13,6 +13,7 @@ from simulator.cost.errors import DERIVED, DEVICE, HOST_CODE, HOST_S, LINK, Sour
 from simulator.cost.operators import row
 from simulator.cost.work import WORK_FIELDS
 from simulator.engine.cluster import Outcome, simulate
+from simulator.engine.log import Log
 from simulator.engine.serving import Serving
 from tests.compare.batches import AFFINE, batch, profile, setup
 
@@ -91,10 +92,10 @@ def test_where_order_hangs_on_the_clock_it_is_right_to_first_order() -> None:
 
 def test_a_sample_stands_for_all_steps() -> None:
     cost = profile()
-    log = outcome(cost, 0, 2).logs[0]
+    log = outcome(cost, 0, 2).logs[0][:]
     many = np.tile(log, -(-4 * SAMPLE // len(log)))
     many["start_s"] = np.cumsum(many["duration_s"]) - many["duration_s"]
-    found = effects(source(cost, 0.8, 1.3), cost, steps_of([[many]]))
+    found = effects(source(cost, 0.8, 1.3), cost, steps_of([[Log([many])]]))
     whole = Steps(
         many, np.zeros(len(many), np.int64), np.ones(len(many)), many["duration_s"].sum(keepdims=True), np.array([0])
     )
@@ -106,11 +107,9 @@ def test_a_sample_stands_for_all_steps() -> None:
 def test_replicas_that_end_early_do_not_count_and_rl_steps_add_up() -> None:
     cost = profile()
     one, other = outcome(cost, 0, 4), outcome(cost, 0, 64)
-    longest, shortest = one.logs[0], other.logs[0][:3]
+    longest, shortest = one.logs[0], Log([other.logs[0][:3]])
     level = source(cost, 0.9, 2.0, "level")
-    assert effects(level, cost, steps_of([[shortest, longest], [longest[:0], longest]])) == pytest.approx(
-        np.log([0.9, 2])
-    )
+    assert effects(level, cost, steps_of([[shortest, longest], [Log(), longest]])) == pytest.approx(np.log([0.9, 2]))
     together = steps_of([one.logs, other.logs])
     assert together.makespan_s(np.zeros(len(together.log))) == pytest.approx(one.makespan_s + other.makespan_s)
 

@@ -201,7 +201,7 @@ def test_a_drafter_that_never_drafts_reserves_nothing(ranks: int) -> None:
     ]  # fmt: skip
     assert outcomes[0].rollouts["preempted"].sum() > 0
     for one, other in zip(*(outcome.logs for outcome in outcomes), strict=True):
-        assert one.tobytes() == other.tobytes()
+        assert one[:].tobytes() == other[:].tobytes()
 
 
 @pytest.mark.parametrize(

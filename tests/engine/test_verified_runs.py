@@ -191,5 +191,5 @@ def test_where_nothing_is_kept_generation_is_as_without(drawn: Drawn) -> None:
     for step, other in zip(verified, never, strict=True):
         assert step.episode.outcome.rollouts.tobytes() == other.episode.outcome.rollouts.tobytes()
         for log, other_log in zip(step.episode.outcome.logs, other.episode.outcome.logs, strict=True):
-            assert log.tobytes() == other_log.tobytes()
+            assert log[:].tobytes() == other_log[:].tobytes()
         assert step.stale_max == 0

@@ -238,4 +238,4 @@ def assert_equal(one: Outcome, other: Outcome, factor: float = 1.0) -> None:
         np.testing.assert_array_equal(one.rollouts[name] * scale, other.rollouts[name], name)
     if factor == 1.0:
         for log, other_log in zip(one.logs, other.logs, strict=True):
-            assert log.tobytes() == other_log.tobytes()
+            assert log[:].tobytes() == other_log[:].tobytes()

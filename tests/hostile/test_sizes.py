@@ -8,8 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from simulator.engine import replica
 from tests.cli.conftest import PROFILE, Shell
 from traces import files, io
+
+COUNTS = ("step", "sample", "prompt_tokens", "output_tokens")
 
 
 def test_a_parquet_bomb_is_refused_by_what_it_declares(
@@ -64,3 +67,16 @@ def test_what_is_no_number_in_json_is_none_in_provenance(
     done = shell("trace", "describe", path, "--json")
     assert (done.code, done.out) == (3, "")
     assert "metadata 'rolloutsim' is not a JSON object" in done.err
+
+
+def test_a_rollout_of_as_many_tokens_as_a_trace_can_say_ends_in_a_line(
+    tmp_path: Path, shell: Callable[..., Shell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand million decode steps, of which a machine of 20 MB keeps a million: no table of its tokens is made before."""
+    monkeypatch.setattr(replica, "memory_bytes", lambda: 20_000_000)
+    columns = {name: pa.array([2**31 - 1 if name == "output_tokens" else 0], pa.int32()) for name in COUNTS}
+    pq.write_table(pa.table(columns | {"prompt_id": ["p"]}), tmp_path / "long.parquet")
+    done = shell("replay", tmp_path / "long.parquet", "--profile", PROFILE, "--policy", "none", "--drafter", "none")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert "decode steps of one RL step take 0.0 GB" in done.err
+    assert "simulate fewer RL steps" in done.err

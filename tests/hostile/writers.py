@@ -190,12 +190,12 @@ WRITERS = (
     Writer("trace describe trace.parquet --out lengths.png --force", "lengths.png", _picture),
     Writer(f"profile show {PROFILE} {ROOF} --out shown", "shown", _files(
         {f"{PROFILE}{part}.png": _picture for part in ("", "-operators", "-roof")})),
-    Writer("profile import aiconfigurator --model qwen3-8b --out aic.parquet", "aic.parquet", _profile),
-    Writer("profile import llmservingsim kernels --model llama-3.1-8b --out sum.parquet", "sum.parquet", _profile),
-    Writer("profile import table steps.csv --model m --device d --out table.yaml", "table.yaml", _profile),
-    Writer("profile import vllm-log server.log --model m --device d --out log.yaml", "log.yaml", _profile),
-    Writer("profile import dspark sps.json --model m --device d --out dspark.parquet", "dspark.parquet", _profile),
-    Writer(f"profile export dspark {PROFILE} --out exported.json", "exported.json", _json),
+    Writer("profile import aiconfigurator --model qwen3-8b --out aic.parquet --force", "aic.parquet", _profile),
+    Writer("profile import llmservingsim kernels --model llama-3.1-8b --out sum.parquet --force", "sum.parquet", _profile),
+    Writer("profile import table steps.csv --model m --device d --out table.yaml --force", "table.yaml", _profile),
+    Writer("profile import vllm-log server.log --model m --device d --out log.yaml --force", "log.yaml", _profile),
+    Writer("profile import dspark sps.json --model m --device d --out dspark.parquet --force", "dspark.parquet", _profile),
+    Writer(f"profile export dspark {PROFILE} --out exported.json --force", "exported.json", _json),
     Writer("calibrate drafter --history-tokens 1000 --out drafter.yaml", "drafter.yaml", _draft_cost),
     Writer(f"calibrate validate {ROOT}/calibration/ground_truth/epyc-dense-4-layers-at-4.parquet --profile epyc-dense-4-layers "
            f"--trace {ROOT}/traces/data/countdown.parquet --out truth", "truth",
