@@ -36,7 +36,8 @@ CPU_KV_BYTES = 4e9
 ACTIVATION_BYTES = 16e9
 """Left for activations, logits and CUDA graphs."""
 DEFAULTS = {"cuda": Limits(512, 32768, 33, 8192, 0), "cpu": Limits(64, 1024, 33, 2048, 0)}
-LEAST = {"max_num_seqs": 1, "max_model_len": 128, "max_width": 1, "max_num_batched_tokens": 64}
+LEAST = {"max_num_seqs": 2, "max_model_len": 128, "max_width": 2, "max_num_batched_tokens": 64}
+"""A table has two points along each axis at least."""
 Progress = Callable[[Iterable[Key]], Iterable[Key]]
 
 

@@ -58,11 +58,10 @@ def measure_mixed(runner: Runner, limits: Limits, number: int, seed: int) -> dic
         limits.max_num_seqs, limits.max_model_len, 1, limits.max_num_batched_tokens // 2, limits.kv_tokens // 2
     )
     contexts, widths = step_at(number, narrow, seed + 1)
-    slots = max(contexts.size, 1) + prompts
     room = max(int(np.max(contexts)), length) + SPARE
-    if (slots + 1) * room > limits.kv_tokens:
+    if (contexts.size + prompts + 1) * room > limits.kv_tokens:
         contexts, widths = contexts[:1], widths[:1]
-        slots = 1 + prompts
+        prompts = min(prompts, limits.kv_tokens // room - 2)  # one sequence that decodes, and one for padding
     return _measured([_mixed(runner, contexts, widths, prompts, length, room) for _ in range(TIMED)])
 
 

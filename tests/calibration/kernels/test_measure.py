@@ -77,6 +77,15 @@ def test_a_journal_of_something_else_is_refused(tmp_path: Path) -> None:
         Journal(path, {"model": "a"})
 
 
+@pytest.mark.parametrize(("seqs", "width", "tokens"), [(2, 2, 128), (2, 2, 64)])
+def test_little_room_is_enough(tmp_path: Path, seqs: int, width: int, tokens: int) -> None:
+    """With room for hardly more than one sequence, fewer prompts come in beside it."""
+    out = tmp_path / "tiny.parquet"
+    profile = measure(small(max_num_seqs=seqs, max_width=width, max_num_batched_tokens=tokens), out)
+    assert profile.held_out["whole steps"]["points"] == 40
+    assert '"operator": "mixed"' in journal_of(out).read_text()
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "experts beside a shared one", "one dense layer, then experts"])
 def test_a_profile_holds_what_was_measured(tmp_path: Path, kind: str) -> None:
     """Each point of a table is its journal's median, and the profile reads back the same."""
@@ -141,6 +150,7 @@ def test_token_grids_hold_all_small_numbers_or_the_sizes_of_graphs() -> None:
         ({"device": "cuda"}, "torch finds no GPU here"),
         ({"device": "tpu"}, "use cpu or cuda"),
         ({"max_model_len": 5}, "max_model_len = 5: give at least 128"),
+        ({"max_num_seqs": 1}, "max_num_seqs = 1: give at least 2"),
         ({"config": PLAIN | {"num_hidden_layers": 64, "num_key_value_heads": 6, "head_dim": 512}, "max_model_len": 4096},
          "are left for KV"),
         ({"config": load_model("gpt-oss-20b")}, "attention windows, .* which the decoder that is measured does not have: import"),
