@@ -303,14 +303,14 @@ def test_in_the_engine_a_bandit_is_asked_from_its_switch_on(every: int, reprefil
 
     outcome = simulate(workload, Recorded(), Deployment(cost, 12, draft_cost=draft_cost), check=True)
     (log,) = outcome.logs
-    calm = np.convolve(log["live"] <= 4, np.ones(6))[: log.size]
+    calm = np.convolve(log["live"] <= 4, np.ones(6))[: len(log)]
     begins = int(np.flatnonzero(calm == 6)[0])  # no step admits anybody here once so few run
     assert asked_at[0] == begins
     assert not log["drafted_tokens"][:begins].any()
     left = np.flatnonzero(np.diff(log["live"][begins:])) + begins + 1
     assert set(left.tolist()) <= set(asked_at), "where the batch changes"
     assert max(np.diff(asked_at)) == every
-    assert len(asked_at) == log.size - begins or every > 1
+    assert len(asked_at) == len(log) - begins or every > 1
 
 
 @pytest.mark.parametrize("spec", ["goodput", "seer", "bandit:patience=0,strategies=0/2/5"])

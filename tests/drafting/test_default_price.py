@@ -123,9 +123,8 @@ def test_what_nobody_can_price_is_refused(kind: Kind, message: str) -> None:
 def test_the_engine_charges_the_first_pass_for_the_step_and_the_others_for_a_token_of_each(kind: Kind, of: str) -> None:
     cost, drafting = target(of).profile, default(kind, of)
     load = workload(Modelled("eagle", CURVE), equal_rollouts(4, 50))
-    log = simulate(load, resolve_policy("fixed:3", context_of(cost, 4)), Deployment(cost, 4, draft_cost=drafting)).logs[
-        0
-    ]
+    outcome = simulate(load, resolve_policy("fixed:3", context_of(cost, 4)), Deployment(cost, 4, draft_cost=drafting))
+    log = outcome.logs[0][:]
     whole = log[(log["drafted_tokens"] == 12) & (log["live"] == 4)]
     assert whole.size > 5
     kv = whole["kv_tokens"]

@@ -92,7 +92,7 @@ def decoding_speed_ups(drafter: Modelled, cost: Profile, prompt_tokens: int) -> 
     """
 
     def speed(policy: str, batch: int) -> float:
-        log = run(drafter, cost, policy, ROLLOUTS, OUTPUT_TOKENS, batch, prompt_tokens).logs[0]
+        log = run(drafter, cost, policy, ROLLOUTS, OUTPUT_TOKENS, batch, prompt_tokens).logs[0][:]
         decoding = log[log["prefill_tokens"] == 0]
         return float(decoding["emitted_tokens"].sum() / decoding["duration_s"].sum())
 
