@@ -48,7 +48,9 @@ Int64 = npt.NDArray[np.int64]
 Records = npt.NDArray[Any]
 
 LOG_STEPS = 16_384
-"""Decode steps that are logged before they are packed."""
+"""Decode steps of a log."""
+LOOSE_BYTES = 1 << 28
+"""Full logs beyond are packed, which takes as long as a tenth of the fastest steps."""
 FIRST_REACH = 32
 """Decode steps that a replica first tries to take ahead."""
 ALL_PLACES = -1
@@ -83,9 +85,9 @@ class Ledger:
             one["turn"] = turns.offsets[:-1] + np.diff(np.concatenate([[0], np.cumsum(over)])[turns.offsets])
             one["turns_end"] = np.maximum(turns.offsets[1:] - 1, turns.offsets[:-1])
 
-    def pack(self, log: Records) -> Packed:
-        """The steps of a replica's full log; MemoryError where those of all take half of the machine's memory."""
-        packed = Packed(log)
+    def kept(self, log: Records) -> Records | Packed:
+        """A replica's full log, packed once there are many; MemoryError where those of all take half of the machine's memory."""
+        packed = log if self._log_bytes < LOOSE_BYTES else Packed(log)
         self._log_bytes += packed.nbytes
         if self._log_bytes > self._room_bytes:
             raise MemoryError(f"decode steps of one RL step take {self._log_bytes / 1e9:,.1f} GB")
@@ -122,7 +124,7 @@ class Replica:
         self._slots = records(SLOT, slots)
         self._budgets = self._slots["budget"]
         self._seen: Int64 = self._slots.view(np.int64).reshape(slots, -1)[:, : len(SEEN)]
-        self._full = list[Packed]()
+        self._full = list[Records | Packed]()
         self.core.point(
             slots=self._slots, departures=records(DEPARTURE, slots), told=np.empty(slots, np.int64),
             rollouts=ledger.rollouts, turns=ledger.turns, pool=pool, padding=deployment.serving.padding,
@@ -244,7 +246,9 @@ class Replica:
         core = self.core
         reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
-            self._full.append(self.ledger.pack(core.target("log")[: core["logged"]]))
+            self._full.append(self.ledger.kept(core.target("log")[: core["logged"]]))
+            if not isinstance(self._full[-1], Packed):
+                self.core.point(log=np.empty(LOG_STEPS, STEP))
             core["logged"] = 0
         elif reason == ASK and self._draws is not None:
             self._draws(self.number, int(core["steps"]))
@@ -381,7 +385,9 @@ class Fleet:
             emitted=begun_tokens.copy(), on_the_way=np.zeros(len(replicas), np.int64),
         )  # fmt: skip
         self._told_s, self._until_s = self.core.record["told_s"], self.core.record["until_s"]
-        self._finishing, self._whole_s = self.core.record["finishing"], self.core.record["whole_s"]
+        self._queued, self._finishing, self._whole_s = (
+            self.core.record[name] for name in ("queued", "finishing", "whole_s")
+        )
         self._live = replicas[0].live
         self._asked = [replica for replica in replicas if replica.core["asked"]]
 
@@ -393,6 +399,11 @@ class Fleet:
         if self.replicas[0].plain and not self._asked and self._live is None:
             self.core["by_group"] = True
             self.core.point(group=group, missing=missing)
+
+    @property
+    def queued(self) -> int:
+        """Rollouts in the common queue."""
+        return int(self._queued[0])
 
     def queue_up(self, rollouts: Int64) -> None:
         """Let rollouts wait at the end of the common queue."""
@@ -416,6 +427,8 @@ class Fleet:
 
     def whole_group(self) -> tuple[float, list[int]]:
         """When a group was whole, infinite where none is; and who has finished, group or not, that nobody was told of."""
+        if not self._finishing[0]:
+            return np.inf, []
         whole_s, finished = float(self._whole_s[0]), self._finished[: self._finishing[0]].tolist()
         self._whole_s[0], self._finishing[0] = np.inf, 0
         return whole_s, finished

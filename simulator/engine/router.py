@@ -64,7 +64,7 @@ class Router:
     @property
     def queued(self) -> int:
         """Rollouts in the common queue."""
-        return int(self.fleet.core["queued"])
+        return self.fleet.queued
 
     def counts(self) -> tuple[Int64, Int64, Int64, Int64]:
         """Running, waiting, room and free KV blocks of each replica, now."""
@@ -106,6 +106,8 @@ class Router:
     def serve(self, preferred: int = ANY) -> None:
         """Hand the common queue's head to the preferred replica while it has room, then to whoever has the fewest rollouts."""
         fleet = self.fleet
+        if not fleet.queued:
+            return
         while (replica := served(fleet.core.record, preferred, self.now_s, self._heard)) != ANY:
             rollout = fleet.pop()
             self._send(rollout, replica, *self._terms.pop(rollout, (0, False)))

@@ -11,9 +11,10 @@ from simulator.budgets.policy import by_live
 from simulator.cost import Affine, Profile
 from simulator.cost.draft_cost import DraftCost
 from simulator.cost.operators import row
+from simulator.engine import replica
 from simulator.engine.cluster import Outcome, simulate
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import LOG_STEPS
+from simulator.engine.replica import LOG_STEPS, LOOSE_BYTES
 from simulator.scheduling.first_come import WAITING_WEIGHT
 from simulator.scheduling.placement import Event, Place, View, told_at
 from tests.engine.test_cluster import Rule, clusters, compare, is_plain, late_and_stopped, simulated
@@ -214,7 +215,9 @@ def test_a_step_is_as_long_as_the_slowest_drafters() -> None:
     assert outcome.waited_s.tolist() == [0.0, 14.0]
 
 
-def test_logs_of_ranks_are_longer_than_one_piece() -> None:
+@pytest.mark.parametrize("loose_bytes", [0, LOOSE_BYTES])
+def test_logs_of_ranks_are_longer_than_one_piece(loose_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "LOOSE_BYTES", loose_bytes)
     requests = [Request(0, LOG_STEPS + 3), Request(0, 2 * LOG_STEPS + 5)]
     outcome = decoded(requests, NO_LIMITS, 2, 2, cost=of_cost(constant=1.0))
     assert [len(log) for log in outcome.logs] == [LOG_STEPS + 3, 2 * LOG_STEPS + 5]
