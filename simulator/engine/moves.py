@@ -161,9 +161,11 @@ def count(fleets: Array[Fleet], time_s: float, heard: int, counts: "npt.NDArray[
     fleet = fleets[0]
     cores = cores_of(fleet)
     for i in range(cores.size):
-        counts[0, i], counts[1, i] = load(core_at(cores[i]), time_s, i <= heard)
-        counts[2, i] = room(fleet, i, time_s, heard)
-        counts[3, i] = pool_of(core_at(cores[i])).free
+        core = core_at(cores[i])
+        running, waiting = load(core, time_s, i <= heard)
+        counts[0, i], counts[1, i] = running, waiting
+        counts[2, i] = core.max_num_seqs - running - waiting - on_the_way_of(fleet)[i]
+        counts[3, i] = pool_of(core).free
 
 
 @compiled
