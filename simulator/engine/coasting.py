@@ -21,8 +21,8 @@ def coast(core: Core) -> int:
     needs a KV block. Prices, log rows and the clock are those of `kernel.decode`, bit for bit.
     """
     log, pool, first = log_of(core), pool_of(core), core.logged
-    last, next_s = first + quiet_steps(core) - 1, quiet_until_s(core)
-    if core.quiet_until_s > core.until_s:
+    last, next_s, ahead = first + quiet_steps(core) - 1, quiet_until_s(core), goes_ahead(core)
+    if ahead:
         last = min(last, first + core.reach)
         core.settled_s = core.extrapolated_s
     due = blocks_due(core, pool) if core.paged else np.empty((2, 1), np.int64)
@@ -46,10 +46,16 @@ def coast(core: Core) -> int:
         wait_on(core, done)
     if done > 0:
         move_on(core, pool, done)
-    if core.quiet_until_s > core.until_s:
+    if ahead:
         core.ahead = done
         core.reach += core.reach * (done == core.reach)
     return done
+
+
+@compiled
+def goes_ahead(core: Core) -> bool:
+    """Whether it may take steps that begin after `until_s`, too: only news could disturb them, after which it withdraws."""
+    return core.watched and core.plain and core.until_s < np.inf
 
 
 @compiled
@@ -108,7 +114,7 @@ def quiet_steps(core: Core) -> int:
 def quiet_until_s(core: Core) -> float:
     """When the next rollout arrives, or somebody else must know."""
     arrivals = arrivals_of(core)
-    until_s = max(core.until_s, core.quiet_until_s)
+    until_s = np.inf if goes_ahead(core) else core.until_s
     if core.next_arrival == arrivals.size:
         return until_s
     return min(until_s, rollouts_of(core)[arrivals[core.next_arrival]].arrival_s)

@@ -16,8 +16,8 @@ from simulator.engine.lookahead_state import (
     tails_of,
     target_tokens_of,
 )
-from simulator.engine.moves import close_up, join
-from simulator.engine.state import NOBODY, Core, Fleet, arrivals_of, core_at, cores_of, rollouts_of
+from simulator.engine.moves import join, load
+from simulator.engine.state import NOBODY, Core, Fleet, core_at, cores_of, queue_of, rollouts_of, slots_of
 
 TARGET, DRAFT, JUDGE = range(3)
 """Which of a replica's three."""
@@ -91,6 +91,15 @@ def start(core: Core, look: Look, number: int, new_tokens: int) -> None:
 
 
 @compiled
+def close_up(core: Core) -> None:
+    """Move the queue to the beginning of its array, with room for those who are preempted."""
+    queue, first = queue_of(core), slots_of(core).size if core.paged or core.reprefill else 0
+    for i in range(core.tail - core.head):
+        queue[first + i] = queue[core.head + i]
+    core.head, core.tail = first, first + core.tail - core.head
+
+
+@compiled
 def begin_rollouts(fleet: Fleet, look: Look) -> None:
     """Begin rollouts where there is room: on each replica its own, then those of the common queue, where there is most."""
     if look.left == 0:
@@ -140,10 +149,8 @@ def begin(fleet: Fleet, look: Look, number: int, replica: int) -> None:
 @compiled
 def room(core: Core, now_s: float) -> int:
     """Slots that neither the batch nor the queue needs; those who leave with a step under way hold theirs to its end."""
-    held = core.live + core.tail - core.head + arrivals_of(core).size - core.next_arrival
-    if core.now_s > now_s:
-        held += core.completed + core.evicted
-    return core.max_num_seqs - held
+    running, waiting = load(core, now_s, True)
+    return core.max_num_seqs - running - waiting
 
 
 @compiled

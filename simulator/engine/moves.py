@@ -193,14 +193,15 @@ def room(fleet: Fleet, i: int, time_s: float, heard: int) -> int:
 
 
 @entry
-def served(fleets: Array[Fleet], preferred: int, time_s: float, heard: int) -> int:
-    """Who takes the head of the common queue: the preferred replica if it has room, else who has most; ANY where nobody can."""
-    return taker(fleets[0], preferred, time_s, heard)
+def served(fleets: Array[Fleet], preferred: int, time_s: float, heard: int) -> tuple[int, int]:
+    """Take the head out of the common queue, if there is anybody for it: (who takes it, rollout); (ANY, ANY) where nobody can."""
+    replica = taker(fleets[0], preferred, time_s, heard)
+    return replica, (ANY if replica == ANY else popped(fleets[0]))
 
 
 @compiled
 def taker(fleet: Fleet, preferred: int, time_s: float, heard: int) -> int:
-    """`served`."""
+    """Who takes the head of the common queue: the preferred replica if it has room, else who has most; ANY where nobody can."""
     if fleet.queued == 0:
         fleet.full = False
         return ANY
@@ -291,19 +292,6 @@ def goes_on_unheard(fleet: Fleet) -> bool:
 
 @compiled
 def send_on(fleet: Fleet, number: int, replica: int, time_s: float) -> None:
-    """Let a rollout from the common queue join a replica, to its end and without its KV."""
-    core = core_at(cores_of(fleet)[replica])
+    """Let a rollout from the common queue join a replica, to its end and without its KV; there is room for each to do so once."""
     where_of(fleet)[number] = last_of(fleet)[number] = replica
-    if not join(core, number, time_s, 0, 0):
-        close_up(core)
-        join(core, number, time_s, 0, 0)
-    core.due = core.due or core.plain
-
-
-@compiled
-def close_up(core: Core) -> None:
-    """Move the queue to the beginning of its array, with room for those who are preempted."""
-    queue, first = queue_of(core), slots_of(core).size if core.paged or core.reprefill else 0
-    for i in range(core.tail - core.head):
-        queue[first + i] = queue[core.head + i]
-    core.head, core.tail = first, first + core.tail - core.head
+    join(core_at(cores_of(fleet)[replica]), number, time_s, 0, 0)

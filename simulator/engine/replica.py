@@ -411,13 +411,6 @@ class Fleet:
         self._queue[(core["first"] + core["queued"] + np.arange(rollouts.size)) % self._queue.size] = rollouts
         core["queued"] += rollouts.size
 
-    def pop(self) -> int:
-        """Take the head out of the common queue."""
-        core, rollout = self.core, int(self._queue[self.core["first"]])
-        core["first"] = (core["first"] + 1) % self._queue.size
-        core["queued"] -= 1
-        return rollout
-
     def leave_queue(self, rollout: int) -> None:
         """Take a rollout out of the common queue."""
         core, queue = self.core, self._queue

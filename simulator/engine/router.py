@@ -108,8 +108,8 @@ class Router:
         fleet = self.fleet
         if not fleet.queued:
             return
-        while (replica := served(fleet.core.record, preferred, self.now_s, self._heard)) != ANY:
-            rollout = fleet.pop()
+        while (found := served(fleet.core.record, preferred, self.now_s, self._heard))[0] != ANY:
+            replica, rollout = found
             self._send(rollout, replica, *self._terms.pop(rollout, (0, False)))
 
     def cancel(self, rollout: int) -> None:

@@ -161,7 +161,6 @@ class Core:
     extrapolated_s: float
     waited_s: float  # for slower ranks, in steps and in dummy steps
     # steps without drafts that it takes beyond `until_s`, since only news would change them (`coasting.withdraw`)
-    quiet_until_s: float  # until when
     reach: int  # how many it tries
     ahead: int  # how many the last ones in the log are
     settled_s: float  # `extrapolated_s` before them

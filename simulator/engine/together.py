@@ -61,7 +61,6 @@ def advance(fleets: Array[Fleet], live: bool | None) -> int:
         core.until_s = until_s
         if fleet.watched:
             core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
-            core.quiet_until_s = np.inf if core.plain and live is None else 0.0
         if core.now_s < core.resume_s:
             go_on_at(core, core.resume_s)
         core.reason = decode(core, live)
