@@ -26,7 +26,7 @@ from simulator.drafting.drafter import Target, strategies_of
 from simulator.drafting.measure import DraftProfile
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.deployment import Deployment, profile_of
-from simulator.engine.replica import compiling
+from simulator.engine.fleet import compiling
 from simulator.played import Played, Step
 from simulator.prepared import Phase, Shared
 from simulator.progress import doing, each

@@ -13,8 +13,9 @@ from simulator.budgets.policy import BudgetPolicy
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.clock import LAST, OWN, Clock
 from simulator.engine.deployment import Deployment
+from simulator.engine.fleet import Fleet
 from simulator.engine.log import Log
-from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.replica import Ledger, Replica
 from simulator.engine.router import Router
 from simulator.engine.workload import Workload
 from simulator.scheduling.placement import FINISHED, HELD, events_of

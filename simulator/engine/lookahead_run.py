@@ -11,9 +11,10 @@ from simulator.cost.model import CostModel
 from simulator.drafting.reasoning import DrawnSteps
 from simulator.engine.cluster import Outcome
 from simulator.engine.deployment import Deployment
+from simulator.engine.fleet import Fleet
 from simulator.engine.lookahead import play
 from simulator.engine.lookahead_state import CHAIN, LANE, LOOK, NEVER
-from simulator.engine.replica import NO_TABLE, Fleet, Ledger, Replica
+from simulator.engine.replica import NO_TABLE, Ledger, Replica
 from simulator.engine.state import NO_LIMIT, NOBODY, POOL, ROLLOUT
 from simulator.engine.workload import Workload
 from simulator.records import Pointing, joined, records

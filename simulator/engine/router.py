@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.engine.deployment import Deployment
+from simulator.engine.fleet import Fleet
 from simulator.engine.moves import count, served
-from simulator.engine.replica import Fleet, Replica
+from simulator.engine.replica import Replica
 from simulator.engine.workload import Workload
 from simulator.plugins import told
 from simulator.scheduling.placement import (

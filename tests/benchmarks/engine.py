@@ -9,7 +9,8 @@ from simulator.cost import load_profile
 from simulator.drafting.acceptance import Acceptance
 from simulator.engine.cluster import simulate
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.fleet import Fleet
+from simulator.engine.replica import Ledger, Replica
 from simulator.engine.state import POOL
 from simulator.engine.workload import Workload
 from simulator.records import Pointing

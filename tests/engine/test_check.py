@@ -7,7 +7,8 @@ import pytest
 
 from simulator.budgets.policy import by_live
 from simulator.engine.deployment import Deployment
-from simulator.engine.replica import Fleet, Ledger, Replica
+from simulator.engine.fleet import Fleet
+from simulator.engine.replica import Ledger, Replica
 from simulator.engine.state import POOL
 from simulator.records import Pointing
 from tests.engine.workloads import affine_pair, workload_of
