@@ -50,7 +50,7 @@ PROFILE = Profile(
         Table("longest", ("live",), (FLAT,), np.full(2, LONGEST_S), per="longest_context"),
         Table("experts", ("live",), (FLAT,), np.full(2, EXPERT_S), per="expert_tokens"),
     ),
-    valid_range={"live": (0.0, 1e6), "kv_tokens": (0.0, 40.0)},
+    valid_range={"live": (0.0, 1e6), "kv_tokens": (0.0, 8.0)},
     **TEXTS,
 )
 
