@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -73,10 +73,13 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def compiling_elsewhere(function: Callable[..., Any], *examples: Any) -> Iterator[Callable[[], None]]:
+def compiling_elsewhere(
+    function: Callable[..., Any], *examples: Any, parts: Sequence[tuple[Any, ...]] = ()
+) -> Iterator[Callable[[], None]]:
     """Have an entry compiled for such arguments by another process meanwhile, unless it is kept already.
 
-    Gives a function that waits for it and loads it. Where nothing can be kept, that one compiles.
+    Gives a function that waits for it and loads it. Where nothing can be kept, that one compiles. parts: functions that it calls
+    late, and examples of their arguments: who waits compiles them, and the other process loads them when it comes to them.
     """
     if not isinstance(function, Dispatcher):  # NUMBA_DISABLE_JIT is set
         yield lambda: None
@@ -94,6 +97,9 @@ def compiling_elsewhere(function: Callable[..., Any], *examples: Any) -> Iterato
 
         def wait_and_load() -> None:
             progress.begin()
+            for part, *its in parts:
+                if helper.poll() is None:
+                    part.compile(tuple(jit.typeof(example) for example in its))
             helper.wait()
             progress.end()
             load()

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from simulator.compiled import compiling_elsewhere
+from simulator.engine.coasting import coast
 from simulator.engine.moves import hear, look
 from simulator.engine.replica import Replica
-from simulator.engine.state import FLEET, GOING, IDLE, NOBODY
-from simulator.engine.together import advance
+from simulator.engine.state import CORE, FLEET, GOING, IDLE, NOBODY
+from simulator.engine.together import advance, end_rank, priced, run_rank
 from simulator.records import Pointing, records
 from simulator.scheduling.placement import ANY, HELD
 
@@ -119,4 +121,11 @@ class Fleet:
 
 def compiling(live: bool) -> AbstractContextManager[Callable[[], None]]:
     """`compiled.compiling_elsewhere` for the engine, which is most of what a run compiles; live: with a sibling index."""
-    return compiling_elsewhere(advance, records(FLEET, 1), True if live else None)
+    drafts = True if live else None
+    return compiling_elsewhere(advance, records(FLEET, 1), drafts, parts=parts(drafts))
+
+
+def parts(drafts: bool | None) -> tuple[tuple[Any, ...], ...]:
+    """What the engine's code comes to in its second half, which is no less than a third of it, and examples of arguments."""
+    core = records(CORE, 1)[0]
+    return (coast, core), (end_rank, core, 0.0), (priced, core), (run_rank, core, drafts)

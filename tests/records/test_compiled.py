@@ -9,9 +9,12 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import numba
 import pytest
 
 from simulator.compiled import KEPT, digest_of
+from simulator.engine.fleet import parts
+from simulator.engine.state import core_at
 
 LEAVES = '''
 from simulator.compiled import compiled
@@ -163,6 +166,21 @@ print(json.dumps([len(caller.overloads), names]))
 """
     assert workshop.run(what=what) == [1, []], "compiled by the helper"
     assert workshop.run(what=what) == [1, []], "kept"
+
+
+def test_whoever_waits_compiles_parts(workshop: Workshop) -> None:
+    slow = "import simulator.compiled as c; c.HELPER = 'import time; time.sleep(1)' + c.HELPER"
+    what = slow + ELSEWHERE.replace("caller, 1", "caller, 1, parts=[(leaf, 1)]")
+    assert workshop.run(what=what) == [4, ["leaf"]], "and the other process the rest"
+    assert len(workshop.files("caller")) == len(workshop.files("leaf")) == 1
+    assert workshop.run(what=what) == [4, []], "nothing is left to compile"
+
+
+def test_parts_of_the_engine_are_compiled_for_the_cores_that_it_has() -> None:
+    core_at.compile((numba.int64,))
+    (found,) = core_at.overloads.values()
+    for _, core, *_ in parts(None):
+        assert numba.typeof(core) == found.signature.return_type
 
 
 @pytest.mark.parametrize("kind", ["a file in the way", "a helper that fails", "a helper that is left alone"])
