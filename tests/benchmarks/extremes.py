@@ -3,7 +3,8 @@
     python -m tests.benchmarks.extremes [KIND ...]
 
 CPU seconds, and memory over that of the trace, each size in a process of its own, one that has compiled before; last, how seconds
-grow: the slope between the last two sizes, 1 where a run ten times as large takes ten times as long. Nothing is drafted.
+grow: the slope between the last two sizes, 1 where a run ten times as large takes ten times as long. Kinds that end in `-drafted`
+draft three tokens a step, accepted with given probabilities; the others draft nothing.
 """
 
 import math
@@ -27,7 +28,9 @@ SIZES = {
     "arrivals": (10_000, 100_000, 1_000_000),
     "replicas": (64, 256, 1024),
     "live": (4_096, 16_384, 65_536),
+    "live-drafted": (4_096, 16_384, 65_536),
     "blocks": (125_000, 500_000, 2_000_000),
+    "blocks-drafted": (125_000, 500_000, 2_000_000),
 }
 ABOUT = {
     "arrivals": "arrivals routed by load to 64 replicas, of 1 to 400 tokens",
@@ -35,6 +38,9 @@ ABOUT = {
     "live": "tokens each, 4,096 rollouts live on one replica",
     "blocks": "KV blocks of 16 tokens, 4,096 rollouts that need 1.5 times as many, prompts shared by 16",
 }
+DRAFTED = "-drafted"
+DRAFTS = {"drafter": {"kind": "eagle", "curve": [0.7, 0.6, 0.5]}, "policies": ["fixed:3"]}
+NO_DRAFTS = {"drafter": {"kind": "none"}, "policies": ["none"]}
 
 
 def made(output_tokens: "np.typing.NDArray[Any]", prompt_tokens: int = 200, **columns: Any) -> Trace:
@@ -69,18 +75,21 @@ def case(kind: str, size: int) -> tuple[Trace, Mapping[str, Any]]:
 
 def play(kind: str, size: int) -> None:
     """Play one case, and print its CPU seconds and the memory that it took besides the trace."""
-    trace, keys = case(kind, size)
-    fixed: dict[str, Any] = {
-        "trace": "made",
-        "profile": "h100-llama-3.1-8b-published",
-        "drafter": {"kind": "none"},
-        "policies": ["none"],
-    }
+    trace, keys = case(kind.removesuffix(DRAFTED), size)
+    drafts = DRAFTS if kind.endswith(DRAFTED) else NO_DRAFTS
+    scenario = build({"trace": "made", "profile": "h100-llama-3.1-8b-published"} | drafts | keys)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    result = run(build(fixed | keys), trace)
+    result = run(scenario, trace)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(cpu_s, (after.ru_maxrss - before.ru_maxrss) / 2**10, result.runs["decode_steps"][0].as_py())
+
+
+def measured(kind: str, size: int) -> tuple[float, ...]:
+    """CPU seconds, MiB and decode steps of a case, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.extremes", "--one", kind, str(size)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return tuple(float(number) for number in found[-3:])
 
 
 def main() -> None:
@@ -89,12 +98,12 @@ def main() -> None:
         return
     for kind in sys.argv[1:] or SIZES:
         seconds = []
+        measured(kind, SIZES[kind][0])  # compiles
         for size in SIZES[kind]:
-            command = [sys.executable, "-m", "tests.benchmarks.extremes", "--one", kind, str(size)]
-            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-            cpu_s, mebibytes, steps = (float(number) for number in found[-3:])
+            cpu_s, mebibytes, steps = measured(kind, size)
             seconds.append(cpu_s)
-            row(f"{size:,} {ABOUT[kind]}", cpu_s, "CPU s", "", f"{mebibytes:,.0f} MiB, {steps:,.0f} decode steps")
+            what = f"{size:,} {ABOUT[kind.removesuffix(DRAFTED)]}{', drafted' * kind.endswith(DRAFTED)}"
+            row(what, cpu_s, "CPU s", "", f"{mebibytes:,.0f} MiB, {steps:,.0f} decode steps")
         slope = math.log(seconds[-1] / seconds[-2]) / math.log(SIZES[kind][-1] / SIZES[kind][-2])
         row(f"{kind}: slope between the last two", slope, "", "≤ 1.1")
 
