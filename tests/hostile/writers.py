@@ -35,7 +35,7 @@ TINY = {
 }  # fmt: skip
 TABLES = {"runs", "rollouts", "steps"}
 NO_WRITER = {
-    "calibrate vllm --out": "needs vLLM, or a server of it: tests/calibration/live kills it there",
+    "calibrate vllm --out": "needs vLLM, or a server of it: tests/calibration/live kills and interrupts it there",
     "validate --deployment": "is read",
     "trace import --tokenizer": "is read",
 }

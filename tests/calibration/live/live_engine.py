@@ -36,6 +36,11 @@ def command(out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def children(process: int) -> list[int]:
+    """Processes that a process has started and that are there."""
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def killed_once_there(asked: list[str], file: Path) -> int:
     """Start a command, kill it and all that it started once a file is there, and return when that was written."""
     process = subprocess.Popen(asked, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)

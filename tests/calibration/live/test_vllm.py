@@ -1,7 +1,9 @@
 """Runs on vLLM itself, on this machine: what is recorded, that nothing is lost, and that the simulator steps as vLLM does."""
 
 import json
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from calibration.live import recording, steps
 from calibration.live.recording import Recorded
 from calibration.rl.policy import Shape, Weights, empty_cache, next_logits
 from calibration.rl.vocabulary import END_ID
+from tests.calibration.live import live_engine
 from tests.calibration.live.live_engine import MODEL, NGRAM, command, environment, killed_once_there, needs_vllm
 
 
@@ -74,6 +77,21 @@ def test_a_killed_recording_goes_on(runs: dict[str, Recorded]) -> None:
     for run in runs.values():
         assert len(run.trace) == 40
         assert run.steps.column("end_s").to_numpy().max() <= run.about["seconds"]
+
+
+def test_an_interrupted_recording_ends_in_a_line_and_its_engine_with_it(tmp_path: Path) -> None:
+    needs_vllm()
+    asked, log = command(tmp_path / "R", "--speculative-config", "none"), tmp_path / "R" / "none.log"
+    with subprocess.Popen(asked, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        while not (log.exists() and log.stat().st_size):  # the engine is there, and loads
+            assert process.poll() is None
+            time.sleep(0.02)
+        (engine,) = live_engine.children(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.read().splitlines() == ["starting vLLM: none", "error: interrupted"]
+    assert process.returncode == 128 + signal.SIGINT
+    assert not Path(f"/proc/{engine}").exists()
 
 
 def test_the_model_is_the_policy(runs: dict[str, Recorded]) -> None:
