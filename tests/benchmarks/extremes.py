@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from simulator.replay import run
-from simulator.scenario import build
+from simulator.scenario import Scenario, build
 from tests.benchmarks.timing import row
 from traces.io import from_table
 from traces.trace import Trace
@@ -54,8 +54,8 @@ def made(output_tokens: "np.typing.NDArray[Any]", prompt_tokens: int = 200, **co
     return from_table(pa.table(table | columns | {"prompt_id": names}), "made")
 
 
-def case(kind: str, size: int) -> tuple[Trace, Mapping[str, Any]]:
-    """The trace of a kind and size, and the keys of its scenario."""
+def shaped(kind: str, size: int) -> tuple[Trace, Mapping[str, Any]]:
+    """The trace of a kind and size, and the keys of its scenario that make it so."""
     rng = np.random.default_rng(SEED)
     if kind == "arrivals":
         arrival_s = np.cumsum(rng.exponential(1e-3, size))
@@ -73,11 +73,16 @@ def case(kind: str, size: int) -> tuple[Trace, Mapping[str, Any]]:
     return made(np.maximum(lengths, 1), 64), {"engine": engine}
 
 
+def case(kind: str, size: int) -> tuple[Scenario, Trace]:
+    """What is run."""
+    trace, keys = shaped(kind.removesuffix(DRAFTED), size)
+    drafts = DRAFTS if kind.endswith(DRAFTED) else NO_DRAFTS
+    return build({"trace": "made", "profile": "h100-llama-3.1-8b-published"} | drafts | keys), trace
+
+
 def play(kind: str, size: int) -> None:
     """Play one case, and print its CPU seconds and the memory that it took besides the trace."""
-    trace, keys = case(kind.removesuffix(DRAFTED), size)
-    drafts = DRAFTS if kind.endswith(DRAFTED) else NO_DRAFTS
-    scenario = build({"trace": "made", "profile": "h100-llama-3.1-8b-published"} | drafts | keys)
+    scenario, trace = case(kind, size)
     before = resource.getrusage(resource.RUSAGE_SELF)
     result = run(scenario, trace)
     after = resource.getrusage(resource.RUSAGE_SELF)
