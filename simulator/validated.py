@@ -69,7 +69,7 @@ def _fault(error: ValidationError, kind: type[BaseModel], given: Any) -> Setting
     if fault["type"] == "extra_forbidden":
         return SettingError(path, f": unknown key: {_known(kind, path[-1])}{more}")
     if fault["type"] == "missing":
-        return SettingError(path, f": missing: {kind.__name__} needs it{more}")
+        return SettingError(path, f": missing: give it{more}")
     reason = fault["msg"][:1].lower() + fault["msg"][1:]
     return SettingError(path, f" = {_shown(fault['input'])}: {reason}{more}")
 
