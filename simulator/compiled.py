@@ -44,8 +44,9 @@ YOUNG_S = 60
 OPTIONS = {"nopython": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 """Divisions by zero follow IEEE 754, as numpy's do; nobody calls from C."""
 HELPER = """
-import importlib, pickle, sys
+import importlib, os, pickle, sys, threading
 module, name, signature = pickle.load(sys.stdin.buffer)
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()  # nobody waits any more
 getattr(importlib.import_module(module), name).compile(signature)
 """
 
@@ -116,16 +117,16 @@ def digest_of(function: Callable[..., Any]) -> str:
 
 @contextmanager
 def _helper(*what: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that may import what this one may (-P: no more), is told what to compile, and ends with the block."""
+    """A process that may import what this one may (-P: no more), is told what to compile, and ends with the block or this one."""
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
         [sys.executable, "-P", "-c", HELPER], env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, bufsize=0,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         try:
-            with suppress(BrokenPipeError), process.stdin as pipe:
-                pickle.dump(what, pipe)
+            with suppress(BrokenPipeError):
+                pickle.dump(what, process.stdin)
             yield process
         finally:
             process.kill()

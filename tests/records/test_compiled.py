@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -46,7 +47,7 @@ def stranger(x):
     return other(x) - 1
 """
 RUN = """
-import json
+import json, os
 from numba.core import event
 
 names = []
@@ -174,6 +175,20 @@ def test_whoever_waits_compiles_parts(workshop: Workshop) -> None:
     assert workshop.run(what=what) == [4, ["leaf"]], "and the other process the rest"
     assert len(workshop.files("caller")) == len(workshop.files("leaf")) == 1
     assert workshop.run(what=what) == [4, []], "nothing is left to compile"
+
+
+def test_a_helper_ends_with_whom_it_helps(workshop: Workshop) -> None:
+    slow = "import simulator.compiled as c; c.HELPER += 'import time; time.sleep(60)'"
+    what = """
+with compiling_elsewhere(caller, 1):
+    print(open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read(), flush=True)
+    os._exit(0)
+"""
+    helper, give_up_s = workshop.run(what=slow + what), time.monotonic() + 20
+    with suppress(FileNotFoundError):
+        while Path(f"/proc/{helper}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
 
 
 def test_parts_of_the_engine_are_compiled_for_the_cores_that_it_has() -> None:
