@@ -1,6 +1,7 @@
 """Workers on a Ray cluster: the object store of a node holds the trace and the drafts once for all of them."""
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -141,12 +142,7 @@ def actors(study: Study, traces: dict[str, Trace], count: int | None, address: s
     ray = _ray()
     _check_answers(address)
     try:
-        ray.init(
-            address, log_to_driver=False, logging_level="error", include_dashboard=False if address is None else None
-        )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(f"--address {address}: {NO_CLUSTER} ({_line(error)})") from None
-    try:
+        _begin(ray, address)
         have = int(ray.cluster_resources().get("CPU", 0))
         if (count or 1) > have:
             raise InputError(f"--workers {count}: the Ray cluster has {have} processors: give no more")
@@ -160,6 +156,33 @@ def actors(study: Study, traces: dict[str, Trace], count: int | None, address: s
         ) from None
     finally:
         ray.shutdown()
+
+
+def _begin(ray: Any, address: str | None) -> None:
+    """Connect to the cluster, or begin one; InputError where there is none."""
+    dashboard = False if address is None else None
+    try:
+        with _own_signals():
+            ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=dashboard)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise InputError(f"--address {address}: {NO_CLUSTER} ({_line(error)})") from None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Leave SIGTERM to whom it was left before: in the block Ray takes it, shows a stack of its own, and exits with 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, terminated = signal.getsignal(signal.SIGTERM), False
+    try:
+        yield
+    except SystemExit:
+        terminated = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _ray() -> Any:

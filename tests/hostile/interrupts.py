@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,10 @@ from traces import io
 from traces.synthesis import synth
 
 WITHIN_S = 1.0
+LEFT_S = 90.0
+"""Ray's agents look once in half a minute whether the process that began them is there."""
+TAG = "ROLLOUTSIM_INTERRUPTED"
+"""An environment variable, by which what a command starts is known."""
 COUNTDOWN = ROOT / "traces/data/countdown.parquet"
 TOLD = {signal.SIGINT: "error: interrupted", signal.SIGTERM: "error: terminated", signal.SIGHUP: "error: hung up"}
 PROGRESS = ("compiling for this machine", "compiled in", " cells")
@@ -60,11 +65,12 @@ class Command:
 
 
 class Ended(NamedTuple):
-    """How a command ended, how long after the signal, and what it said."""
+    """How a command ended, how long after the signal, what it said, and which processes of its were there LEFT_S later."""
 
     code: int
     seconds: float
     told: str
+    left: list[int]
 
 
 def interrupt(
@@ -72,7 +78,7 @@ def interrupt(
 ) -> Ended | None:
     """Send a process signals, one after another, so many seconds after it took them over; None where it had ended by then."""
     with tempfile.TemporaryDirectory() as empty:
-        more = {"PYTHONPATH": str(ROOT)} | ({"XDG_CACHE_HOME": empty} if cold else {})
+        more = {"PYTHONPATH": str(ROOT), TAG: empty} | ({"XDG_CACHE_HOME": empty} if cold else {})
         with subprocess.Popen(
             [*COMMAND, *line.split()], cwd=folder, env=os.environ | more, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True, start_new_session=True, preexec_fn=_hears,
@@ -90,8 +96,22 @@ def interrupt(
                 seconds = time.monotonic() - began
                 assert process.stderr is not None
                 told = process.stderr.read()
-                return Ended(code, seconds, told)
+                return Ended(code, seconds, told, _left(empty))
     return None
+
+
+def _left(tag: str) -> list[int]:
+    """Processes that a command has started, or what it started, and that do not end within LEFT_S."""
+    give_up_s = time.monotonic() + LEFT_S
+    while True:
+        time.sleep(0.1)
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"{TAG}={tag}".encode() in (process / "environ").read_bytes():
+                    found.append(int(process.name))
+        if not found or time.monotonic() > give_up_s:
+            return found
 
 
 def _listens(pid: int) -> bool:
@@ -116,6 +136,8 @@ def fault(ended: Ended, sent: signal.Signals) -> str:
         return ""  # it was done
     if ended.code != 128 + sent or len(lines) != 1 or not lines[0].startswith(TOLD[sent]):
         return f"exit {ended.code}: {ended.told[-600:]}"
+    if ended.left:
+        return f"left processes {ended.left}"
     return f"{ended.seconds:.2f} s" if ended.seconds > WITHIN_S else ""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -73,3 +74,14 @@ def test_too_many_workers_and_no_cluster_are_said(cluster: Any, path: Path, tmp_
         )  # fmt: skip
         assert done.returncode == 3, done.stderr
         assert told in done.stderr.splitlines()[-1]
+
+
+def test_a_terminated_sweep_says_so_in_a_line(cluster: Any, path: Path, tmp_path: Path) -> None:
+    """Not what Ray shows of its own stack."""
+    process = subprocess.Popen(command(path, tmp_path, cluster.address), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until(lambda: len(finished(tmp_path)) >= 5)
+    process.terminate()
+    _, told = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    (line,) = [line for line in told.splitlines() if " cells" not in line]
+    assert line.startswith("error: terminated: ")
