@@ -1,12 +1,12 @@
 """How `replay` grows with its trace: seconds of CPU and memory by size, and the slope between sizes on a log-log scale.
 
-    python -m tests.benchmarks.scale [KIND] [ROLLOUTS ...]      # kinds: none, curve, tokens, suffix; default: all, at small sizes
+    python -m tests.benchmarks.scale [KIND] [ROLLOUTS ...]      # default: all kinds, at small sizes
 
 Lognormal lengths with a median of 3,500 tokens, cut at 32,768: 5 G tokens a million rollouts. `none` is one RL step on 64
-replicas that drafts nothing, others have 24 RL steps on 8: `curve` under fixed:3 and a drafter of given probabilities, `tokens`
-with token ids but no drafts, `suffix` with token ids, suffix drafts and fixed:4. Each size is a command of its own, in a process
-that has compiled before. Memory is what the process holds at most: anonymous pages alone, and with those of mapped files, which
-the system takes back where it needs them.
+replicas that drafts nothing, others have 24 RL steps on 8: `curve` under fixed:3 and a drafter of given probabilities; `tokens`
+with token ids but no drafts; `suffix` and `das` with token ids and suffix drafts, under fixed:4 and das. Each size is a command
+of its own, in a process that has compiled before. Memory is what the process holds at most: anonymous pages alone, and with those
+of mapped files, which the system takes back where it needs them.
 """
 
 import os
@@ -48,6 +48,7 @@ KINDS = {
     "curve": Kind("--drafter eagle:curve=[0.7,0.6,0.5] --policy fixed:3 --replicas 8", 24, False, (9_600, 96_000)),
     "tokens": Kind("--drafter none --policy none --replicas 8", 24, True, (6_144, 24_576, 61_440)),
     "suffix": Kind("--drafter suffix --policy fixed:4 --replicas 8", 24, True, (6_144, 24_576)),
+    "das": Kind("--drafter suffix --policy das --replicas 8", 24, True, (6_144, 24_576)),
 }
 
 
