@@ -100,6 +100,10 @@ def _leave(number: int, last: threading.Lock, *notes: str) -> NoReturn:
 
 
 def _quiet(unraisable: Any) -> None:
-    """Say nothing of a signal that arrived where nobody hears of it, such as in a destructor: the process ends all the same."""
-    if unraisable.exc_type is None or not issubclass(unraisable.exc_type, Signalled):
+    """Say nothing of a signal that arrived where nobody hears of it, such as in a destructor: the process ends all the same.
+
+    Nor of one that came right before it was ignored, of which the interpreter tells as of an OSError of nobody.
+    """
+    unheard = unraisable.exc_type is not None and issubclass(unraisable.exc_type, Signalled)
+    if not unheard and not (unraisable.exc_type is OSError and unraisable.object is None):
         sys.__unraisablehook__(unraisable)

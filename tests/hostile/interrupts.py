@@ -132,7 +132,7 @@ def _hears() -> None:
 def fault(ended: Ended, sent: signal.Signals) -> str:
     """What is wrong with how a command ended; empty where nothing is."""
     lines = [line for line in ended.told.splitlines() if not any(text in line for text in PROGRESS) or "kept" in line]
-    if ended.code == 0 and not lines:
+    if ended.code == 0 and "Traceback" not in ended.told:
         return ""  # it was done
     if ended.code != 128 + sent or len(lines) != 1 or not lines[0].startswith(TOLD[sent]):
         return f"exit {ended.code}: {ended.told[-600:]}"
