@@ -8,10 +8,10 @@ from simulator.budgets.buckets import BOUNDS, check_bounds
 from simulator.budgets.choosing import BLOCK, CHOOSER, NOTHING, chosen_by
 from simulator.budgets.context import Context
 from simulator.budgets.feedback import Feedback
-from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.policy import FOR_BATCH, BudgetPolicy
 from simulator.budgets.switch import REPREFILL, Switch, switch_from
 from simulator.budgets.trees import budgets_of
-from simulator.budgets.view import BatchView
+from simulator.budgets.view import BatchView, Requests
 from simulator.records import Pointing
 from simulator.spec import BUDGET, number, read, several, whole
 
@@ -55,7 +55,7 @@ class Bandit:
     A simulated engine chooses by its `choosing.Chooser`s itself; asking gives the same.
     """
 
-    each = False
+    way = FOR_BATCH
 
     def __init__(self, settings: Settings, strategies: tuple[int, ...], seed: int, switch: Switch) -> None:
         self._settings, self.budgets = settings, np.array(strategies, np.int64)
@@ -77,13 +77,13 @@ class Bandit:
         """Return the draft length of every live sequence."""
         chooser, step = self.chooser(view.replica), self._feedback.last_step(view, view.replica)
         if chooser["block"] != view.steps // BLOCK:
-            self.draw(view.replica, view.steps)
+            self.supply(view.replica, view.steps)
         return int(
             chosen_by(chooser.record, view.live, step.emitted, step.sequences, step.joined, view.steps, view.time_s)
         )
 
-    def chooser(self, replica: int, rollouts: int = 0) -> Pointing:
-        """What chooses for a replica, whatever the rollouts: one `choosing.Chooser`."""
+    def chooser(self, replica: int, requests: Requests | None = None, slots: int = 0) -> Pointing:
+        """What chooses for a replica, whatever the requests: one `choosing.Chooser`."""
         if (found := self._choosers.get(replica)) is None:
             settings, arms = self._settings, len(self._settings.bounds) * self.budgets.size
             found = Pointing(CHOOSER, epsilon=settings.epsilon, window=settings.window, chosen=NOTHING, block=NOTHING)
@@ -94,7 +94,7 @@ class Bandit:
             self._choosers[replica] = found
         return found
 
-    def draw(self, replica: int, steps: int) -> None:
+    def supply(self, replica: int, steps: int) -> None:
         """Draw random numbers for a block of decode steps of a replica, the same whatever was drawn before."""
         chooser, block = self.chooser(replica), steps // BLOCK
         key = [self._seed, self._settings.seed, self._episode, replica, block]

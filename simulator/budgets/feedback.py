@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.view import DRAFTED, POSITION, ROLLOUT, BatchView
+from simulator.budgets.view import POSITION, ROLLOUT, BatchView
 
 Int64 = npt.NDArray[np.int64]
 
@@ -15,17 +15,12 @@ UNSEEN = 2**62
 class LastStep(NamedTuple):
     """One decode step, over the sequences that were in it and are still live.
 
-    sequences: how many; emitted: their tokens; accepted: their accepted drafts; rejected: sequences whose draft was not
-    accepted whole (of a chain); joined: sequences seen for the first time, which the step to come prefills; drafting:
-    sequences that had a draft.
+    sequences: how many; emitted: their tokens; joined: sequences seen for the first time, which the step to come prefills.
     """
 
     sequences: int
     emitted: int
-    accepted: int
-    rejected: int
     joined: int
-    drafting: int = 0
 
 
 class Feedback:
@@ -37,7 +32,6 @@ class Feedback:
     def __init__(self) -> None:
         self._last: dict[int, BatchView] = {}
         self._position: Int64 = np.empty(0, np.int64)  # of rollouts as they were last seen, where the batch has changed
-        self._drafted: Int64 = np.empty(0, np.int64)
 
     def last_step(self, view: BatchView, replica: int) -> LastStep:
         """Return what the decode step before this view did; all zero but `joined` if there was none."""
@@ -45,28 +39,20 @@ class Feedback:
         self._last[replica] = view
         joined, seen = 0, view.seen
         if last is not None and last.seen[ROLLOUT].tobytes() == seen[ROLLOUT].tobytes():
-            emitted, drafted = seen[POSITION] - last.seen[POSITION], seen[DRAFTED] - last.seen[DRAFTED]
+            emitted = seen[POSITION] - last.seen[POSITION]
         else:
-            emitted, drafted = self._since_last_seen(view, last)
+            emitted = self._since_last_seen(view, last)
             joined = view.live - emitted.size
         if last is None or last.steps == view.steps:
-            return LastStep(0, 0, 0, 0, joined)
-        # others were not scheduled, or are in a prefill that goes on: they emit nothing and draft nothing
-        sequences = int(np.count_nonzero(emitted))
-        tokens = int(np.add.reduce(emitted))
-        # a draft of d tokens that is accepted whole emits d + 1
-        rejected = int(np.count_nonzero(drafted >= emitted)) - (emitted.size - sequences)
-        return LastStep(sequences, tokens, tokens - sequences, rejected, joined, int(np.count_nonzero(drafted)))
+            return LastStep(0, 0, joined)
+        # others were not scheduled, or are in a prefill that goes on: they emit nothing
+        return LastStep(int(np.count_nonzero(emitted)), int(np.add.reduce(emitted)), joined)
 
-    def _since_last_seen(self, view: BatchView, last: BatchView | None) -> tuple[Int64, Int64]:
-        """Return emitted and drafted tokens of those in the batch that were seen before."""
+    def _since_last_seen(self, view: BatchView, last: BatchView | None) -> Int64:
+        """Return emitted tokens of those in the batch that were seen before."""
         if not self._position.size:
-            rollouts = view.requests.prompt.size
-            self._position, self._drafted = np.full(rollouts, UNSEEN), np.zeros(rollouts, np.int64)
+            self._position = np.full(view.requests.prompt.size, UNSEEN)
         if last is not None:
             self._position[last.rollout] = last.seen[POSITION]
-            self._drafted[last.rollout] = last.seen[DRAFTED]
-        emitted = view.seen[POSITION] - self._position[view.rollout]
-        drafted = view.seen[DRAFTED] - self._drafted[view.rollout]
-        known = emitted >= 0
-        return emitted[known], drafted[known]
+        emitted: Int64 = view.seen[POSITION] - self._position[view.rollout]
+        return emitted[emitted >= 0]

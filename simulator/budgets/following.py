@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from simulator.budgets.view import DRAFTED, POSITION, BatchView
+from simulator.budgets.policy import FOR_EACH
+from simulator.budgets.view import DRAFTED, POSITION, BatchView, Requests
 from simulator.compiled import compiled, entry
 from simulator.records import Array, Pointing, array_field, layout, records
 
@@ -92,7 +93,7 @@ class Follows:
     the follower's.
     """
 
-    every, each = 1, True
+    every, way = 1, FOR_EACH
 
     def __init__(self, first: int, **rule: float) -> None:
         self.budgets: Int64 = np.array([first])  # the first of all; others may never be chosen
@@ -101,14 +102,14 @@ class Follows:
     def __call__(self, view: BatchView) -> Int64:
         """Return the draft length of every live sequence."""
         lengths = np.empty(view.live, np.int64)
-        follower = self.chooser(view.replica, view.requests.prompt.size)
+        follower = self.chooser(view.replica, view.requests)
         follow_all(follower.record, view.rollout, view.seen[POSITION], view.seen[DRAFTED], lengths)
         return lengths
 
-    def chooser(self, replica: int, rollouts: int) -> Pointing:
+    def chooser(self, replica: int, requests: Requests, slots: int = 0) -> Pointing:
         """What finds the lengths, a `Follower`: the same for every replica, since rollouts may move."""
-        if self._follower["followed_size"] < rollouts:
-            followed = records(FOLLOWED, rollouts)
+        if self._follower["followed_size"] < requests.prompt.size:
+            followed = records(FOLLOWED, requests.prompt.size)
             followed["position"], followed["length"] = UNSEEN, self.budgets[0]
             self._follower.point(followed=followed)
         return self._follower

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.switch import ALWAYS, Switch, switch_of
-from simulator.budgets.view import BatchView
+from simulator.budgets.view import BatchView, Requests
 from simulator.limits import LARGEST_BUDGET
 from simulator.records import Pointing
 from traces.errors import InputError
@@ -63,28 +63,32 @@ class Paced(Protocol):
     every: int
 
 
+FOR_BATCH, FOR_EACH, BY_PRIORITY = 1, 2, 3
+"""How compiled code finds budgets: one for the batch (`choosing`), one for each rollout (`following`), or two (`sharing`)."""
+
+
 @runtime_checkable
 class Chooses(Protocol):
     """A policy whose answers compiled code finds by itself, from records; asking it gives the same."""
 
     budgets: Int64
     """What it chooses among, or first: drafts of other budgets are made when they are first chosen."""
-    each: bool
-    """Whether for each rollout by itself, by a `following.Follower`; else one for the batch, by a `choosing.Chooser`."""
+    way: int
+    """`FOR_BATCH`, by a `choosing.Chooser`; `FOR_EACH`, by a `following.Follower`; or `BY_PRIORITY`, by a `sharing.Sharer`."""
 
     def __call__(self, view: BatchView) -> npt.ArrayLike:
         """Return the budget of every live sequence."""
 
-    def chooser(self, replica: int, rollouts: int) -> Pointing:
-        """Return the record by which a replica chooses, in an RL step of so many rollouts."""
+    def chooser(self, replica: int, requests: Requests, slots: int) -> Pointing:
+        """Return the record by which a replica of so many slots chooses, in an RL step of these requests."""
 
 
 @runtime_checkable
-class Draws(Protocol):
-    """One that chooses for the batch, which takes random numbers."""
+class Supplies(Protocol):
+    """One whose record needs from time to time what compiled code cannot find: random numbers, or a decision."""
 
-    def draw(self, replica: int, steps: int) -> None:
-        """Draw the random numbers that the replica needs at this decode step, and for more to come."""
+    def supply(self, replica: int, steps: int) -> None:
+        """Put there what the replica needs at this decode step, and for more to come."""
 
 
 @runtime_checkable

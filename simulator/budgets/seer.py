@@ -7,17 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.budgets.context import Context
-from simulator.budgets.feedback import Feedback
-from simulator.budgets.policy import BudgetPolicy
+from simulator.budgets.following import UNSEEN
 from simulator.budgets.predictor import predict
 from simulator.budgets.price import emitted_per_sequence, step_seconds
-from simulator.budgets.rate import AcceptanceRate
+from simulator.budgets.sharing import Shares
 from simulator.budgets.trees import chains_only
-from simulator.budgets.view import BatchView
+from simulator.budgets.view import Requests
+from simulator.records import Pointing
 from simulator.spec import BUDGET, number, one_of, read, whole
 
 Int64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -73,73 +72,32 @@ def split(high: int, low: int, best: int, acceptance: float, most: int, factor: 
     return drafts_high, drafts_low
 
 
-@dataclass
-class _Replica:
-    """What is decided for one replica: drafts by priority until the decode step `due`, and what they make for the batch."""
-
-    rate: AcceptanceRate
-    drafts: tuple[int, int] = (0, 0)
-    due: int = 0
-    budgets: Int64 | None = None
-
-
-class Seer:
+class Seer(Shares):
     """Two draft lengths, decided every `interval` steps; who gets which is looked at again whenever the batch changes."""
 
-    every = 1
-
     def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(settings.interval, settings.start, settings.weight)
         self._settings, self._context = settings, context
-        self._feedback = Feedback()
-        self._replicas: dict[int, _Replica] = {}
         prediction = predict(context, None, settings.long)
         self._long_from = prediction.points[prediction.row_of_prompt, 1]  # emitted tokens, by prompt
-        self._probes: Bool | None = None
+        self._probes: Int64 | None = None
 
-    def remember(self, previous: BudgetPolicy) -> None:
-        """Start from the acceptance rates that the RL step before ended with."""
-        if isinstance(previous, Seer):
-            for number_, replica in previous._replicas.items():
-                self._replicas[number_] = _Replica(self._rate(replica.rate.value))
-
-    def __call__(self, view: BatchView) -> Int64:
-        """Return the budget of every live sequence."""
-        number_ = view.replica
-        replica = self._replicas.get(number_)
-        if replica is None:
-            replica = self._replicas[number_] = _Replica(self._rate(self._settings.start))
-        step = self._feedback.last_step(view, number_)
-        replica.rate.observe(step)
-        due = view.steps >= replica.due
-        budgets = replica.budgets
-        if due or budgets is None or step.joined or budgets.size != view.live:
-            high = self._high(view)
-            if due:
-                replica.drafts = self._decide(view, int(np.count_nonzero(high)), replica.rate.end_interval())
-                replica.due = view.steps + self._settings.interval
-            budgets = replica.budgets = np.where(high, *replica.drafts)
-        return budgets
-
-    def _decide(self, view: BatchView, high: int, acceptance: float) -> tuple[int, int]:
+    def _decide(self, sharer: Pointing, acceptance: float) -> tuple[int, int]:
         """Algorithm 1: the draft length that suits the whole batch, and its tokens shared out by priority."""
-        most, live = self._settings.max, view.live
+        most, live, high = self._settings.max, int(sharer["live"]), int(sharer["first"])
         emitted = emitted_per_sequence(acceptance, most)
-        context_tokens = int(view.context_tokens.sum())
-        seconds = step_seconds(self._context, live, context_tokens, live * emitted)
+        seconds = step_seconds(self._context, live, int(sharer["context_tokens"]), live * emitted)
         best = int(np.argmin(seconds / emitted))
         return split(high, live - high, best, acceptance, most, self._settings.factor)
 
-    def _high(self, view: BatchView) -> Bool:
-        """Which live sequences have high priority."""
+    def _priorities(self, requests: Requests) -> Int64:
         if self._settings.high == "long":
-            return np.asarray(view.emitted_tokens >= self._long_from[view.prompt])
-        if self._probes is None:
-            self._probes = np.zeros(view.requests.prompt.size, np.bool_)
-            self._probes[np.unique(view.requests.prompt, return_index=True)[1]] = True
-        return self._probes[view.rollout]
-
-    def _rate(self, start: float) -> AcceptanceRate:
-        return AcceptanceRate(start, self._settings.weight)
+            long_from: Int64 = np.minimum(self._long_from[requests.prompt], UNSEEN) + requests.prompt_tokens
+            return long_from
+        if self._probes is None:  # the first of each group
+            self._probes = np.full(requests.prompt.size, UNSEEN)
+            self._probes[np.unique(requests.prompt, return_index=True)[1]] = 0
+        return self._probes
 
 
 def seer(argument: str, context: Context) -> Seer:

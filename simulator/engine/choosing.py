@@ -1,18 +1,31 @@
 """Budgets that a policy chooses in compiled code: when it would be asked, with what it would see.
 
-One for the batch (`budgets.choosing`), or one for each rollout (`budgets.following`).
+One for the batch (`budgets.choosing`), one for each rollout (`budgets.following`), or two by priority (`budgets.sharing`).
 """
 
 from simulator.budgets.choosing import BLOCK, NOTHING, choose
 from simulator.budgets.following import follow, followed_of
-from simulator.compiled import compiled
+from simulator.budgets.policy import BY_PRIORITY, FOR_EACH
+from simulator.budgets.sharing import batch_of, share
+from simulator.compiled import compiled, entry
 from simulator.engine.schedule import admit
-from simulator.engine.state import Core, chooser_of, drafts_of, follower_of, rollouts_of, slots_of, tables_of
+from simulator.engine.state import (
+    Core,
+    Slot,
+    chooser_of,
+    drafts_of,
+    follower_of,
+    rollouts_of,
+    sharer_of,
+    slots_of,
+    tables_of,
+)
+from simulator.records import Array
 
 
 @compiled
 def lacks_choice(core: Core) -> bool:
-    """Choose budgets if it is time to; whether there are no random numbers, or no drafts, for it."""
+    """Choose budgets if it is time to; whether there are no random numbers, no decision, or no drafts, for it."""
     if not (core.due and core.on and core.chooses):
         return False
     if core.plain:
@@ -20,8 +33,11 @@ def lacks_choice(core: Core) -> bool:
     if core.live == 0:
         core.due = False
         return False
-    if core.each:
+    if core.chooses == FOR_EACH:
         if not give_each(core):
+            return True
+    elif core.chooses == BY_PRIORITY:
+        if not give_shares(core):
             return True
     elif chooser_of(core).block != core.steps // BLOCK:
         return True
@@ -29,6 +45,12 @@ def lacks_choice(core: Core) -> bool:
         give_chosen(core)
     core.due, core.stale, core.asked_at = False, True, core.steps
     return False
+
+
+@entry
+def lacks_choice_now(cores: Array[Core]) -> bool:
+    """`lacks_choice`, from Python."""
+    return lacks_choice(cores[0])
 
 
 @compiled
@@ -62,6 +84,34 @@ def give_each(core: Core) -> bool:
     for i in range(core.live):
         slot = slots[i]
         slot.budget = follow(follower, followed[slot.rollout], slot.position, slot.drafted)
-        slot.shift = tables[slot.budget] * core.positions
-        all_there &= 0 <= slot.shift < there
+        all_there &= has_drafts(core, slot, tables, there)
     return all_there
+
+
+@compiled
+def give_shares(core: Core) -> bool:
+    """Give every live rollout what is decided for it by its priority; whether that is decided, and there are drafts of it.
+
+    Where not, doing it again gives the same.
+    """
+    sharer, slots, tables, there, all_there = (
+        sharer_of(core),
+        slots_of(core),
+        tables_of(core),
+        drafts_of(core).size,
+        True,
+    )
+    if not share(sharer, slots, core.live, core.steps):
+        return False
+    batch = batch_of(sharer)
+    for i in range(core.live):
+        slots[i].budget = batch[i].budget
+        all_there &= has_drafts(core, slots[i], tables, there)
+    return all_there
+
+
+@compiled
+def has_drafts(core: Core, slot: Slot, tables: Array[int], there: int) -> bool:
+    """Find the table of a rollout's budget; whether it is among those entries that are there."""
+    slot.shift = tables[slot.budget] * core.positions
+    return 0 <= slot.shift < there

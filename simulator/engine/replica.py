@@ -8,12 +8,13 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import checked, every_of, name_of
 from simulator.budgets.choosing import NOTHING
-from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, Draws, TablePolicy
+from simulator.budgets.policy import BY_PRIORITY, UNLIMITED, BudgetPolicy, Chooses, Supplies, TablePolicy
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
+from simulator.engine.choosing import lacks_choice_now
 from simulator.engine.deployment import Deployment
 from simulator.engine.log import Log, Packed
 from simulator.engine.moves import pause, place, settle, take_out
@@ -102,8 +103,10 @@ class Replica:
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
-        self._asked, self._chooses = asked, isinstance(policy, Chooses)
-        self._draws = policy.draw if isinstance(policy, Draws) else None  # found once: a protocol is slow to look at
+        self._asked, self._chooses = asked, policy.way if isinstance(policy, Chooses) else 0
+        self._supply = (
+            policy.supply if isinstance(policy, Supplies) else None
+        )  # found once: a protocol is slow to look at
         slots = min(deployment.max_num_seqs, ledger.rollouts.size)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
@@ -127,8 +130,7 @@ class Replica:
         self._queue_up(np.empty(0, np.int64), np.empty(0, np.int64))
         self.core.point(log=np.empty(LOG_STEPS, STEP))
         if isinstance(policy, Chooses):
-            self.core.point(chooser=policy.chooser(number, ledger.rollouts.size))
-            self.core["each"] = policy.each
+            self.core.point(chooser=policy.chooser(number, workload.requests, slots))
         if not asked or isinstance(policy, Chooses):
             workload.acceptance.serve(np.unique(policy.budgets if isinstance(policy, Chooses) else table.budgets))
         self._point_at_drafts()
@@ -233,7 +235,7 @@ class Replica:
         self.resume_s = self.core["resume_s"] = resume_s
 
     def ready(self) -> None:
-        """Do what compiled code cannot: make room in the log, ask the policy, have it draw random numbers, or drafts be made."""
+        """Do what compiled code cannot: make room in the log, ask the policy, have it supply what it must, or drafts be made."""
         core = self.core
         reason, chooses = core["reason"], self._chooses
         if reason == LOG_FULL:
@@ -241,17 +243,19 @@ class Replica:
             if not isinstance(self._full[-1], Packed):
                 self.core.point(log=np.empty(LOG_STEPS, STEP))
             core["logged"] = 0
-        elif reason == ASK and self._draws is not None:
-            self._draws(self.number, int(core["steps"]))
         elif reason == ASK and chooses:
-            self._serve(self.live_slots["budget"])
+            self._help_choose()
         elif reason == ASK:
             core["due"] = True
         if reason in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if self._asked and not chooses and core["due"] and core["on"]:
-            self._ask()
-            core["due"] = False
+        if self._asked and core["due"] and core["on"]:
+            if not chooses:
+                self._ask()
+                core["due"] = False
+            elif chooses == BY_PRIORITY:  # what is decided now does not know who joins before the next step
+                while lacks_choice_now(core.record):
+                    self._help_choose()
 
     def view(self) -> BatchView:
         """What a policy may know of the batch now."""
@@ -330,6 +334,12 @@ class Replica:
             acceptance.serve(np.unique(budgets))
         if self._tables is not acceptance.tables:
             self._point_at_drafts()
+
+    def _help_choose(self) -> None:
+        """Have the policy supply what its record needs, and drafts be made of the budgets that it gave."""
+        if self._supply is not None:
+            self._supply(self.number, int(self.core["steps"]))
+        self._serve(self.live_slots["budget"])
 
     def _ask(self) -> None:
         """Show the policy the batch, with what is admitted at once where nothing can hold it back, and take its budgets."""

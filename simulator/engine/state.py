@@ -6,6 +6,7 @@ prompts. What becomes of a rollout stands in its `Rollout`, which all replicas s
 
 from simulator.budgets.choosing import CHOOSER, Chooser
 from simulator.budgets.following import FOLLOWER
+from simulator.budgets.sharing import SHARER
 from simulator.budgets.view import Seen
 from simulator.cost.draft_cost import DRAFT_COST, Drafting
 from simulator.cost.kernel import COST, Cost
@@ -172,8 +173,7 @@ class Core:
     evicted: int  # rollouts taken out since the last step
     asked: bool  # whether budgets are the policy's answers, not its table
     due: bool  # whether it must be asked before the next step
-    chooses: bool  # whether its answers are found here
-    each: bool  # then whether for each rollout by itself
+    chooses: int  # how its answers are found here (`policy.Chooses.way`); 0: they are not
     every: int  # decode steps between questions; 0: only when the batch changes
     trailing: bool  # whether its table goes by the sequences of the step before
     batch: int  # how many those were
@@ -236,7 +236,7 @@ class Core:
     cost: Cost
     draft_cost: Drafting
     siblings: Siblings
-    chooser: Chooser  # a `Follower` where `each` rollout has its own budget
+    chooser: Chooser  # or a `Follower`, or a `Sharer`
 
 
 class Fleet:
@@ -300,5 +300,6 @@ last_of, on_the_way_of, common_of = array_field("last", INT), array_field("on_th
 group_of, missing_of = array_field("group", INT), array_field("missing", INT)
 siblings_of = record_field("siblings", SIBLINGS)
 chooser_of, follower_of = record_field("chooser", CHOOSER), record_field("chooser", FOLLOWER)
+sharer_of = record_field("chooser", SHARER)
 blocks_of, cached_of, lines_of = array_field("blocks", BLOCK), array_field("cached", INT), array_field("lines", INT)
 spare_of, chain_of = array_field("spare", INT), array_field("chain", INT)

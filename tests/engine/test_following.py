@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator.budgets.policy import Chooses, Draws, by_live
+from simulator.budgets.policy import FOR_BATCH, FOR_EACH, Chooses, Supplies, by_live
 from simulator.budgets.resolve import resolve_policy
 from simulator.budgets.view import BatchView
 from simulator.engine.cluster import simulate
@@ -167,6 +167,6 @@ def test_it_chooses_for_each_rollout_and_draws_nothing() -> None:
     adaptive, bandit = (resolve_policy(spec, context_of(PROFILE, 4)) for spec in ("adaptive", "bandit"))
     assert isinstance(adaptive, Chooses)
     assert isinstance(bandit, Chooses)
-    assert (adaptive.each, bandit.each) == (True, False)
-    assert (isinstance(adaptive, Draws), isinstance(bandit, Draws)) == (False, True)
+    assert (adaptive.way, bandit.way) == (FOR_EACH, FOR_BATCH)
+    assert (isinstance(adaptive, Supplies), isinstance(bandit, Supplies)) == (False, True)
     assert adaptive.budgets.tolist() == [30]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from simulator.budgets.feedback import Feedback
 from simulator.budgets.policy import TablePolicy, by_live
 from simulator.budgets.switch import Switch
 from simulator.budgets.view import BatchView
@@ -235,28 +234,3 @@ def test_copies_of_a_resampled_rollout_share_no_prefix() -> None:
         load.taken(rows, nothing), by_live([0]), Deployment(PROFILE, 8, serving=Serving(enable_prefix_caching=True))
     )
     assert outcome.rollouts["cached"].tolist() == [0, 32, 32, 32] * 2
-
-
-class Watcher:
-    """Budgets 3 for all, and what came of each step by `Feedback`."""
-
-    every = 1
-
-    def __init__(self) -> None:
-        self.feedback, self.seen = Feedback(), []
-
-    def __call__(self, view: BatchView) -> int:
-        self.seen.append(self.feedback.last_step(view, view.replica))
-        return 3
-
-
-def test_who_is_not_scheduled_is_not_taken_for_a_rejected_draft() -> None:
-    """Every draft is accepted whole, and a step of 9 tokens holds a few of 12 rollouts and chunks of their prompts."""
-    drafts = [min(3, 20 - p) for p in range(20)]
-    requests = [reference.Request(30, 20, accepted=drafts, drafted=drafts) for _ in range(12)]
-    watcher = Watcher()
-    simulate(workload_of(requests), watcher, Deployment(PROFILE, 12, serving=Serving(max_num_batched_tokens=9)))
-    assert len(watcher.seen) > 50
-    # a draft that the token limit cut was accepted as far as it went, but shorter than what was drafted: none here is rejected
-    assert all(step.accepted >= 0 for step in watcher.seen)
-    assert sum(step.rejected for step in watcher.seen) <= 0.2 * sum(step.sequences for step in watcher.seen)

@@ -118,24 +118,25 @@ class Adaptive:
 
 
 class _Learning:
-    """What a replica's last steps did, rollout by rollout."""
+    """What a replica's last steps did, rollout by rollout. Replicas learn of each other's batches when those have changed."""
 
     def __init__(self) -> None:
-        self.before: dict[int, tuple[int, int, int]] = {}
+        self.noted: dict[int, tuple[int, int]] = {}
+        self.last: dict[int, tuple[int, dict[int, tuple[int, int]]]] = {}
 
     def steps(self, seen: Seen) -> tuple[list[tuple[int, int, int]], bool]:
         """((emitted, drafted, accepted) of each rollout that was in the last step and still is), has any just joined."""
-        found, joined = [], False
-        for rollout, *counts in zip(seen.rollouts, seen.emitted, seen.drafted, seen.accepted, strict=True):
-            if rollout in self.before:
-                emitted, drafted, accepted = (
-                    now - then for now, then in zip(counts, self.before[rollout], strict=True)
-                )
-                found.append((emitted, drafted, accepted))
-            else:
-                joined = True
-            self.before[rollout] = (counts[0], counts[1], counts[2])
-        return found, joined
+        step, before = self.last.get(seen.replica, (seen.step, {}))
+        now = dict(zip(seen.rollouts, zip(seen.context, seen.drafted, strict=True), strict=True))
+        if list(now) != list(before):
+            self.noted |= before
+            before = self.noted
+        self.last[seen.replica] = (seen.step, now)
+        found = []
+        for rollout in filter(before.__contains__, now):
+            emitted, drafted = (after - then for after, then in zip(now[rollout], before[rollout], strict=True))
+            found.append((emitted, drafted, max(emitted - 1, 0)))
+        return found if step != seen.step else [], not now.keys() <= before.keys()
 
 
 class _Rate(_Learning):
@@ -147,10 +148,12 @@ class _Rate(_Learning):
         self.rate: dict[int, float] = {}
         self.tested: dict[int, list[bool]] = {}
 
-    def observe(self, seen: Seen) -> None:
-        tested = self.tested.setdefault(seen.replica, [])
-        for _, drafted, accepted in self.steps(seen)[0]:
-            tested += [True] * accepted + [False] * (drafted > accepted)
+    def observe(self, seen: Seen) -> bool:
+        """Whether any has just joined."""
+        tested, (steps, joined) = self.tested.setdefault(seen.replica, []), self.steps(seen)
+        for emitted, drafted, accepted in steps:
+            tested += [True] * accepted + [False] * (emitted > 0 and drafted > accepted)
+        return joined
 
     def end_interval(self, replica: int) -> float:
         rate, tested = self.rate.get(replica, self.start), self.tested[replica]
@@ -218,7 +221,7 @@ class Bandit:
 
 
 class Seer:
-    """`high(seen)` says which rollouts have priority; it is asked when shares are decided and when the batch changes."""
+    """`high(seen)` says which rollouts have priority; asked when shares are decided, one is new, or fewer or more run."""
 
     def __init__(
         self, price: Prices, high: Callable[[Seen], list[bool]], most: int, factor: float, interval: int, start: float,
@@ -227,16 +230,16 @@ class Seer:
         self.price, self.high, self.most, self.factor, self.interval = price, high, most, factor, interval
         self.rate = _Rate(start, weight)
         self.decided: dict[int, tuple[int, tuple[int, int]]] = {}
-        self.priority: dict[int, dict[int, bool]] = {}
+        self.priority: dict[int, list[bool]] = {}
 
     def __call__(self, seen: Seen) -> list[int]:
-        self.rate.observe(seen)
+        joined = self.rate.observe(seen)
         live, context = len(seen.rollouts), sum(seen.context)
         at, _ = self.decided.get(seen.replica, (-math.inf, (0, 0)))
         due = seen.step - at >= self.interval
-        if due or set(self.priority[seen.replica]) != set(seen.rollouts):
-            self.priority[seen.replica] = dict(zip(seen.rollouts, self.high(seen), strict=True))
-        high = [self.priority[seen.replica][rollout] for rollout in seen.rollouts]
+        if due or joined or len(self.priority[seen.replica]) != live:
+            self.priority[seen.replica] = self.high(seen)
+        high = self.priority[seen.replica]
         if due:
             a = self.rate.end_interval(seen.replica)
             per_token = []
