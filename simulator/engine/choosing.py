@@ -94,16 +94,10 @@ def give_shares(core: Core) -> bool:
 
     Where not, doing it again gives the same.
     """
-    sharer, slots, tables, there, all_there = (
-        sharer_of(core),
-        slots_of(core),
-        tables_of(core),
-        drafts_of(core).size,
-        True,
-    )
+    sharer, slots, tables = sharer_of(core), slots_of(core), tables_of(core)
     if not share(sharer, slots, core.live, core.steps):
         return False
-    batch = batch_of(sharer)
+    batch, there, all_there = batch_of(sharer), drafts_of(core).size, True
     for i in range(core.live):
         slots[i].budget = batch[i].budget
         all_there &= has_drafts(core, slots[i], tables, there)

@@ -104,9 +104,8 @@ class Replica:
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
         self._asked, self._chooses = asked, policy.way if isinstance(policy, Chooses) else 0
-        self._supply = (
-            policy.supply if isinstance(policy, Supplies) else None
-        )  # found once: a protocol is slow to look at
+        # found once: a protocol is slow to look at
+        self._supply = policy.supply if isinstance(policy, Supplies) else None
         slots = min(deployment.max_num_seqs, ledger.rollouts.size)
         self.core = Pointing(
             CORE, number=number, asked=asked, every=every_of(policy) if asked else 0,
