@@ -11,7 +11,6 @@ from simulator.compiled import compiled, entry
 from simulator.engine.schedule import admit
 from simulator.engine.state import (
     Core,
-    Slot,
     chooser_of,
     drafts_of,
     follower_of,
@@ -25,19 +24,15 @@ from simulator.records import Array
 
 @compiled
 def lacks_choice(core: Core) -> bool:
-    """Choose budgets if it is time to; whether there are no random numbers, no decision, or no drafts, for it."""
+    """Choose budgets if it is time to; whether there are no random numbers, or no drafts, for it, or they are by priority."""
     if not (core.due and core.on and core.chooses):
         return False
-    if core.plain:
-        admit(core, core.max_num_batched_tokens)
-    if core.live == 0:
-        core.due = False
+    if core.chooses == BY_PRIORITY:  # `lacks_shares`, outside the innermost loop, which is as fast as it is small
+        return True
+    if nobody_there(core):
         return False
     if core.chooses == FOR_EACH:
         if not give_each(core):
-            return True
-    elif core.chooses == BY_PRIORITY:
-        if not give_shares(core):
             return True
     elif chooser_of(core).block != core.steps // BLOCK:
         return True
@@ -47,10 +42,31 @@ def lacks_choice(core: Core) -> bool:
     return False
 
 
+@compiled
+def lacks_shares(core: Core) -> bool:
+    """Give budgets by priority if it is time to; whether there is no decision, or no drafts, for it."""
+    if not (core.due and core.on) or nobody_there(core):
+        return False
+    if not give_shares(core):
+        return True
+    core.due, core.stale, core.asked_at = False, True, core.steps
+    return False
+
+
 @entry
-def lacks_choice_now(cores: Array[Core]) -> bool:
-    """`lacks_choice`, from Python."""
-    return lacks_choice(cores[0])
+def lacks_shares_now(cores: Array[Core]) -> bool:
+    """`lacks_shares`, from Python."""
+    return lacks_shares(cores[0])
+
+
+@compiled
+def nobody_there(core: Core) -> bool:
+    """Whether nobody is live, those included who are admitted at once: then there is nothing to choose."""
+    if core.plain:
+        admit(core, core.max_num_batched_tokens)
+    if core.live == 0:
+        core.due = False
+    return core.live == 0
 
 
 @compiled
@@ -84,7 +100,8 @@ def give_each(core: Core) -> bool:
     for i in range(core.live):
         slot = slots[i]
         slot.budget = follow(follower, followed[slot.rollout], slot.position, slot.drafted)
-        all_there &= has_drafts(core, slot, tables, there)
+        slot.shift = tables[slot.budget] * core.positions
+        all_there &= 0 <= slot.shift < there
     return all_there
 
 
@@ -99,13 +116,7 @@ def give_shares(core: Core) -> bool:
         return False
     batch, there, all_there = batch_of(sharer), drafts_of(core).size, True
     for i in range(core.live):
-        slots[i].budget = batch[i].budget
-        all_there &= has_drafts(core, slots[i], tables, there)
+        slot, budget = slots[i], batch[i].budget
+        slot.budget, slot.shift = budget, tables[budget] * core.positions
+        all_there &= 0 <= slot.shift < there
     return all_there
-
-
-@compiled
-def has_drafts(core: Core, slot: Slot, tables: Array[int], there: int) -> bool:
-    """Find the table of a rollout's budget; whether it is among those entries that are there."""
-    slot.shift = tables[slot.budget] * core.positions
-    return 0 <= slot.shift < there

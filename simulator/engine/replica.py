@@ -14,7 +14,7 @@ from simulator.budgets.view import SEEN, BatchView
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
-from simulator.engine.choosing import lacks_choice_now
+from simulator.engine.choosing import lacks_shares_now
 from simulator.engine.deployment import Deployment
 from simulator.engine.log import Log, Packed
 from simulator.engine.moves import pause, place, settle, take_out
@@ -253,7 +253,7 @@ class Replica:
                 self._ask()
                 core["due"] = False
             elif chooses == BY_PRIORITY:  # what is decided now does not know who joins before the next step
-                while lacks_choice_now(core.record):
+                while lacks_shares_now(core.record):
                     self._help_choose()
 
     def view(self) -> BatchView:

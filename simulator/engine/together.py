@@ -9,8 +9,9 @@ and `AgRsAll2AllManager` (distributed/device_communicators/all2all.py).
 
 import numpy as np
 
+from simulator.budgets.policy import BY_PRIORITY
 from simulator.compiled import compiled, entry
-from simulator.engine.choosing import lacks_choice
+from simulator.engine.choosing import lacks_choice, lacks_shares
 from simulator.engine.kernel import begin_step, decode, end_step, looks_again, run_step
 from simulator.engine.moves import goes_on_unheard
 from simulator.engine.next_up import furthest_behind, next_start
@@ -63,10 +64,25 @@ def advance(fleets: Array[Fleet], live: bool | None) -> int:
             core.until_s = min(until_s, max(others_s, np.nextafter(core.next_s, np.inf)))
         if core.now_s < core.resume_s:
             go_on_at(core, core.resume_s)
-        core.reason = decode(core, live)
+        core.reason = decode_on(core, live)
         core.next_s = next_start(core)
         if core.reason in (ASK, LOG_FULL):
             return first
+
+
+@compiled
+def decode_on(core: Core, live: bool | None) -> int:
+    """`kernel.decode`, and budgets by priority given wherever it stops for them."""
+    while True:
+        reason = decode(core, live)
+        if reason != ASK or not gives_shares(core):
+            return reason
+
+
+@compiled
+def gives_shares(core: Core) -> bool:
+    """Whether budgets for which a replica stopped are by priority, and given now."""
+    return core.chooses == BY_PRIORITY and not lacks_shares(core)
 
 
 @compiled
@@ -91,6 +107,8 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
             core.reason = ASK
         if core.reason == GOING and core.due and lacks_choice(core):
             core.reason = ASK
+        if core.reason == ASK and gives_shares(core):
+            core.reason = GOING
         if core.reason in (ASK, LOG_FULL):
             return i
     busy = 0
@@ -193,6 +211,8 @@ def end_rank(core: Core, slowest_s: float) -> None:
         core.waited_s += step.waited_s
         book(core, step)
         core.reason = end_step(core, step)
+        if core.reason == ASK and gives_shares(core):
+            core.reason = GOING
     else:
         core.waited_s += slowest_s
         core.now_s += slowest_s
