@@ -7,7 +7,7 @@ from simulator.budgets.choosing import BLOCK, NOTHING, choose
 from simulator.budgets.following import follow, followed_of
 from simulator.budgets.policy import BY_PRIORITY, FOR_EACH
 from simulator.budgets.sharing import batch_of, share
-from simulator.compiled import compiled, entry
+from simulator.compiled import compiled
 from simulator.engine.schedule import admit
 from simulator.engine.state import (
     Core,
@@ -19,18 +19,18 @@ from simulator.engine.state import (
     slots_of,
     tables_of,
 )
-from simulator.records import Array
 
 
 @compiled
 def lacks_choice(core: Core) -> bool:
-    """Choose budgets if it is time to; whether there are no random numbers, or no drafts, for it, or they are by priority."""
-    if not (core.due and core.on and core.chooses):
+    """Choose budgets if it is time to; whether that takes somebody else: the policy, its random numbers, or more drafts.
+
+    Those by priority are left to `lacks_shares`, outside the innermost loop, which is as fast as it is small.
+    """
+    if not (core.due and core.on and core.asked) or nobody_there(core):
         return False
-    if core.chooses == BY_PRIORITY:  # `lacks_shares`, outside the innermost loop, which is as fast as it is small
+    if core.chooses in (0, BY_PRIORITY):
         return True
-    if nobody_there(core):
-        return False
     if core.chooses == FOR_EACH:
         if not give_each(core):
             return True
@@ -51,12 +51,6 @@ def lacks_shares(core: Core) -> bool:
         return True
     core.due, core.stale, core.asked_at = False, True, core.steps
     return False
-
-
-@entry
-def lacks_shares_now(cores: Array[Core]) -> bool:
-    """`lacks_shares`, from Python."""
-    return lacks_shares(cores[0])
 
 
 @compiled

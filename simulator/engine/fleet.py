@@ -49,14 +49,13 @@ class Fleet:
             self.core.record[name] for name in ("queued", "finishing", "whole_s")
         )
         self._live = replicas[0].live
-        self._asked = [replica for replica in replicas if replica.core["asked"]]
 
     def tell_groups(self, group: Int64, missing: Int64) -> None:
         """Tell of rollouts that finish when a group is whole, where nothing else could come of it.
 
         group: int64[n], of each rollout; missing: int64[groups], rollouts of each that have not finished, which is kept.
         """
-        if self.replicas[0].plain and not self._asked and self._live is None:
+        if self.replicas[0].plain and not self.replicas[0].core["asked"] and self._live is None:
             self.core["by_group"] = True
             self.core.point(group=group, missing=missing)
 
@@ -94,9 +93,6 @@ class Fleet:
     def advance(self, until_s: float) -> None:
         """Let them decode until `until_s`, or until one has to tell of a step's end; steps begun before that are done."""
         self._until_s[0] = until_s
-        for replica in self._asked:
-            if replica.resume_s < until_s:
-                replica.ready()
         while (number := advance(self.core.record, self._live)) != NOBODY:
             self.replicas[number].ready()
 

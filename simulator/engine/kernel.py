@@ -39,7 +39,7 @@ from simulator.engine.state import (
     told_of,
     turns_of,
 )
-from simulator.engine.switching import switch_off, switches_on
+from simulator.engine.switching import switch_off, switch_on
 from simulator.records import as_int
 
 
@@ -58,8 +58,8 @@ def decode(core: Core, live: bool | None) -> int:
             return LOG_FULL
         if core.now_s >= core.until_s:
             return GOING
-        if not core.on and switches_on(core):
-            return ASK
+        if not core.on:
+            switch_on(core)
         if core.due and lacks_choice(core):
             return ASK
         begin_step(core, live)
@@ -125,8 +125,6 @@ def end_step(core: Core, step: Step) -> int:
             return FREED
     if core.asked and core.on and (core.completed > 0 or core.changed or 0 < core.every <= core.steps - core.asked_at):
         core.due = True
-        if not core.chooses or lacks_choice(core):
-            return ASK
     return GOING
 
 

@@ -8,17 +8,15 @@ import numpy.typing as npt
 
 from simulator.budgets.answers import checked, every_of, name_of
 from simulator.budgets.choosing import NOTHING
-from simulator.budgets.policy import BY_PRIORITY, UNLIMITED, BudgetPolicy, Chooses, Supplies, TablePolicy
+from simulator.budgets.policy import UNLIMITED, BudgetPolicy, Chooses, Supplies, TablePolicy
 from simulator.budgets.switch import switch_of
 from simulator.budgets.view import SEEN, BatchView
 from simulator.drafting.acceptance import Acceptance
 from simulator.drafting.strategy import passes_by_tokens
 from simulator.engine.blocks import check_pool
-from simulator.engine.choosing import lacks_shares_now
 from simulator.engine.deployment import Deployment
 from simulator.engine.log import Log, Packed
 from simulator.engine.moves import pause, place, settle, take_out
-from simulator.engine.schedule import admit_all
 from simulator.engine.state import (
     ASK,
     CORE,
@@ -103,7 +101,7 @@ class Replica:
         self.max_num_seqs, self._open = deployment.max_num_seqs, is_open or watched
         table = policy if isinstance(policy, TablePolicy) else NO_TABLE
         asked, switch = table is not policy, switch_of(policy)
-        self._asked, self._chooses = asked, policy.way if isinstance(policy, Chooses) else 0
+        self._chooses = policy.way if isinstance(policy, Chooses) else 0
         # found once: a protocol is slow to look at
         self._supply = policy.supply if isinstance(policy, Supplies) else None
         slots = min(deployment.max_num_seqs, ledger.rollouts.size)
@@ -235,26 +233,18 @@ class Replica:
 
     def ready(self) -> None:
         """Do what compiled code cannot: make room in the log, ask the policy, have it supply what it must, or drafts be made."""
-        core = self.core
-        reason, chooses = core["reason"], self._chooses
+        core, reason = self.core, self.core["reason"]
         if reason == LOG_FULL:
             self._full.append(self.ledger.kept(core.target("log")[: core["logged"]]))
             if not isinstance(self._full[-1], Packed):
                 self.core.point(log=np.empty(LOG_STEPS, STEP))
             core["logged"] = 0
-        elif reason == ASK and chooses:
+        elif reason == ASK and self._chooses:
             self._help_choose()
         elif reason == ASK:
-            core["due"] = True
+            self._ask()
         if reason in (LOG_FULL, ASK):
             core["reason"] = GOING
-        if self._asked and core["due"] and core["on"]:
-            if not chooses:
-                self._ask()
-                core["due"] = False
-            elif chooses == BY_PRIORITY:  # what is decided now does not know who joins before the next step
-                while lacks_shares_now(core.record):
-                    self._help_choose()
 
     def view(self) -> BatchView:
         """What a policy may know of the batch now."""
@@ -341,18 +331,13 @@ class Replica:
         self._serve(self.live_slots["budget"])
 
     def _ask(self) -> None:
-        """Show the policy the batch, with what is admitted at once where nothing can hold it back, and take its budgets."""
-        core = self.core
-        if self.plain:
-            admit_all(core.record)
-        live = int(core["live"])
-        if not live:
-            return
+        """Show the policy the batch, with those who are admitted at once where nothing holds them back, and take its budgets."""
+        core, live = self.core, int(self.core["live"])
         try:
             answer = self.policy(self.view())
         except (Exception, SystemExit) as error:
             raise InputError(f"policy {name_of(self.policy)} raised {told(error)}: mend the policy") from error
-        core["asked_at"], core["stale"] = core["steps"], True
+        core["due"], core["asked_at"], core["stale"] = False, core["steps"], True
         budgets = checked(answer, live, self.policy)
         self._budgets[:live] = budgets
         acceptance = self.workload.acceptance

@@ -5,7 +5,7 @@ Each function decides and books; none looks at the clock but to note when.
 
 import numpy as np
 
-from simulator.compiled import compiled, entry
+from simulator.compiled import compiled
 from simulator.engine.blocks import extend, found, publish, release, take_in
 from simulator.engine.state import (
     NO_LIMIT,
@@ -22,7 +22,7 @@ from simulator.engine.state import (
     slots_of,
     turns_of,
 )
-from simulator.records import Array, as_int
+from simulator.records import as_int
 
 
 @compiled
@@ -175,12 +175,6 @@ def wanted_drafts(core: Core, slot: Slot, live: bool | None) -> int:
     if live is None:
         drafted = as_int(drafts_of(core)[(slot.position + slot.shift) & core.places].drafted)
     return min(slot.budget, drafted)
-
-
-@entry
-def admit_all(cores: Array[Core]) -> None:
-    """Admit where nothing but slots can hold a rollout back."""
-    admit(cores[0], cores[0].max_num_batched_tokens)
 
 
 @compiled

@@ -8,18 +8,17 @@ from simulator.engine.state import Core, pool_of
 
 
 @compiled
-def switches_on(core: Core) -> bool:
-    """Count the decode step to come, before it is scheduled; whether drafting begins with it and the policy must be asked."""
+def switch_on(core: Core) -> None:
+    """Count the decode step to come, before it is scheduled, and begin to draft with it if it is time to."""
     if core.live == 0 or core.counted == core.steps:
-        return False
+        return
     core.counted, core.calm = core.steps, calm_steps(core.calm, core.live, core.few)
     if core.calm < core.patience:
-        return False
+        return
     core.on = core.stale = core.due = True
     pool_of(core).lookahead = core.lookahead
     if core.reprefill:
         recompute(core)
-    return core.asked and not core.chooses
 
 
 @compiled

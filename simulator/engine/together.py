@@ -32,7 +32,7 @@ from simulator.engine.state import (
     log_of,
     padding_of,
 )
-from simulator.engine.switching import switch_off, switches_on
+from simulator.engine.switching import switch_off, switch_on
 from simulator.records import Array
 
 
@@ -103,8 +103,8 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
         core = core_at(cores[i])
         if core.logged == log_of(core).size:
             core.reason = LOG_FULL
-        if core.reason == GOING and not core.on and switches_on(core):
-            core.reason = ASK
+        if core.reason == GOING and not core.on:
+            switch_on(core)
         if core.reason == GOING and core.due and lacks_choice(core):
             core.reason = ASK
         if core.reason == ASK and gives_shares(core):
@@ -211,8 +211,6 @@ def end_rank(core: Core, slowest_s: float) -> None:
         core.waited_s += step.waited_s
         book(core, step)
         core.reason = end_step(core, step)
-        if core.reason == ASK and gives_shares(core):
-            core.reason = GOING
     else:
         core.waited_s += slowest_s
         core.now_s += slowest_s
