@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from simulator.budgets.answers import every_of
@@ -94,8 +94,17 @@ class Asked:
         return self.budget
 
 
+SHORT = [Request(0, tokens) for tokens in (1, 1, 1, 2, 2, 5, 1, 1, 1, 2, 1, 5)]
+
+
 @settings(max_examples=200, **FEW)
 @given(clusters(), switches(), st.sampled_from([1, 1, 2]), st.sampled_from([0, 1, 3]))
+@example(
+    (SHORT, Settings(2, enable_prefix_caching=False), 2, None, False, 0),
+    {"switch_live": 1, "patience": 1, "reprefill": False},
+    1,
+    0,
+)  # who waits was admitted before the placement was told
 def test_a_policy_that_is_asked_begins_with_the_same_step(
     drawn: object, switch: dict[str, int | bool], ranks: int, every: int
 ) -> None:
