@@ -1,5 +1,6 @@
 """Two draft lengths by priority for an interval of decode steps: compiled code gives them, and sums up what they come to."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -126,7 +127,7 @@ def share_from(sharers: Array[Sharer], seen: Array[Seen], steps: int) -> bool:
     return share(sharers[0], seen, seen.size, steps)
 
 
-class Shares:
+class Shares(ABC):
     """Two draft lengths, decided every `interval` decode steps; one object for all replicas.
 
     A simulated engine gives them by its `Sharer`s itself and comes back for decisions; asking gives the same.
@@ -204,6 +205,6 @@ class Shares:
         """Context tokens from which each rollout has high priority, int64[n]; here none ever has."""
         return np.full(requests.prompt.size, UNSEEN)
 
+    @abstractmethod
     def _decide(self, sharer: Pointing, acceptance: float) -> tuple[int, int]:
         """Drafts of each sequence of high priority and of any other, by `live`, `first` and `context_tokens`."""
-        raise NotImplementedError

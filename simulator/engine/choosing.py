@@ -25,9 +25,14 @@ from simulator.engine.state import (
 def lacks_choice(core: Core) -> bool:
     """Choose budgets if it is time to; whether that takes somebody else: the policy, its random numbers, or more drafts.
 
-    Those by priority are left to `lacks_shares`, outside the innermost loop, which is as fast as it is small.
+    Those by priority are left to `gives_shares`, outside the innermost loop, which is as fast as it is small.
     """
-    if not (core.due and core.on and core.asked) or nobody_there(core):
+    if not (core.due and core.on and core.asked):
+        return False
+    if core.plain:
+        admit(core, core.max_num_batched_tokens)
+    if core.live == 0:
+        core.due = False
         return False
     if core.chooses in (0, BY_PRIORITY):
         return True
@@ -40,27 +45,6 @@ def lacks_choice(core: Core) -> bool:
         give_chosen(core)
     core.due, core.stale, core.asked_at = False, True, core.steps
     return False
-
-
-@compiled
-def lacks_shares(core: Core) -> bool:
-    """Give budgets by priority if it is time to; whether there is no decision, or no drafts, for it."""
-    if not (core.due and core.on) or nobody_there(core):
-        return False
-    if not give_shares(core):
-        return True
-    core.due, core.stale, core.asked_at = False, True, core.steps
-    return False
-
-
-@compiled
-def nobody_there(core: Core) -> bool:
-    """Whether nobody is live, those included who are admitted at once: then there is nothing to choose."""
-    if core.plain:
-        admit(core, core.max_num_batched_tokens)
-    if core.live == 0:
-        core.due = False
-    return core.live == 0
 
 
 @compiled
@@ -100,11 +84,13 @@ def give_each(core: Core) -> bool:
 
 
 @compiled
-def give_shares(core: Core) -> bool:
-    """Give every live rollout what is decided for it by its priority; whether that is decided, and there are drafts of it.
+def gives_shares(core: Core) -> bool:
+    """Give every live rollout what is decided for it by its priority, where `lacks_choice` has left that.
 
-    Where not, doing it again gives the same.
+    False where it has not, or where a decision or drafts are lacking; doing it again then gives the same.
     """
+    if core.chooses != BY_PRIORITY:
+        return False
     sharer, slots, tables = sharer_of(core), slots_of(core), tables_of(core)
     if not share(sharer, slots, core.live, core.steps):
         return False
@@ -113,4 +99,6 @@ def give_shares(core: Core) -> bool:
         slot, budget = slots[i], batch[i].budget
         slot.budget, slot.shift = budget, tables[budget] * core.positions
         all_there &= 0 <= slot.shift < there
+    if all_there:
+        core.due, core.stale, core.asked_at = False, True, core.steps
     return all_there

@@ -9,9 +9,8 @@ and `AgRsAll2AllManager` (distributed/device_communicators/all2all.py).
 
 import numpy as np
 
-from simulator.budgets.policy import BY_PRIORITY
 from simulator.compiled import compiled, entry
-from simulator.engine.choosing import lacks_choice, lacks_shares
+from simulator.engine.choosing import gives_shares, lacks_choice
 from simulator.engine.kernel import begin_step, decode, end_step, looks_again, run_step
 from simulator.engine.moves import goes_on_unheard
 from simulator.engine.next_up import furthest_behind, next_start
@@ -80,12 +79,6 @@ def decode_on(core: Core, live: bool | None) -> int:
 
 
 @compiled
-def gives_shares(core: Core) -> bool:
-    """Whether budgets for which a replica stopped are by priority, and given now."""
-    return core.chooses == BY_PRIORITY and not lacks_shares(core)
-
-
-@compiled
 def go_on_at(core: Core, time_s: float) -> None:
     """Let time pass in which it does nothing: nothing is scheduled ahead after that."""
     release_departed(core)
@@ -105,10 +98,8 @@ def step_together(fleet: Fleet, first: int, start_s: float, live: bool | None) -
             core.reason = LOG_FULL
         if core.reason == GOING and not core.on:
             switch_on(core)
-        if core.reason == GOING and core.due and lacks_choice(core):
+        if core.reason == GOING and core.due and lacks_choice(core) and not gives_shares(core):
             core.reason = ASK
-        if core.reason == ASK and gives_shares(core):
-            core.reason = GOING
         if core.reason in (ASK, LOG_FULL):
             return i
     busy = 0
