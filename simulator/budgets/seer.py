@@ -80,7 +80,6 @@ class Seer(Shares):
         self._settings, self._context = settings, context
         prediction = predict(context, None, settings.long)
         self._long_from = prediction.points[prediction.row_of_prompt, 1]  # emitted tokens, by prompt
-        self._probes: Int64 | None = None
 
     def _decide(self, sharer: Pointing, acceptance: float) -> tuple[int, int]:
         """Algorithm 1: the draft length that suits the whole batch, and its tokens shared out by priority."""
@@ -94,10 +93,9 @@ class Seer(Shares):
         if self._settings.high == "long":
             long_from: Int64 = np.minimum(self._long_from[requests.prompt], UNSEEN) + requests.prompt_tokens
             return long_from
-        if self._probes is None:  # the first of each group
-            self._probes = np.full(requests.prompt.size, UNSEEN)
-            self._probes[np.unique(requests.prompt, return_index=True)[1]] = 0
-        return self._probes
+        high_from = np.full(requests.prompt.size, UNSEEN)
+        high_from[np.unique(requests.prompt, return_index=True)[1]] = 0  # the first of each group
+        return high_from
 
 
 def seer(argument: str, context: Context) -> Seer:
